@@ -1,0 +1,10 @@
+"""ElasticZO: train the first layers with two forward passes, the last by backpropagation.
+
+Sugiura and Matsutani, "ElasticZO: A Memory-Efficient On-Device Learning with Combined Zeroth- and
+First-Order Optimization", arXiv 2501.04287.
+"""
+
+from ezo.optim import ElasticZO, Estimate
+from ezo.split import layers, split
+
+__all__ = ["ElasticZO", "Estimate", "layers", "split"]

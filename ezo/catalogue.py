@@ -1,0 +1,64 @@
+"""Find models, data sets and methods: every file in their folder is one, by being there.
+
+A file of a kind defines ``NAMES``, the names it answers to, and the function of its kind
+(``build``, ``load``, ``optimizer``: see `KINDS`). A name may hold one placeholder for an integer,
+``elastic-<k>``; the function gets the name as the caller wrote it, and `number` reads the integer.
+Nothing is registered anywhere: to add a model, write ``ezo/models/yours.py``.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from types import ModuleType
+
+KINDS = {"model": "ezo.models", "data": "ezo.data", "method": "ezo.methods"}
+
+
+def members(kind: str) -> Iterator[ModuleType]:
+    """Every member of a kind, in the order of their file names.
+
+    Args:
+        kind: ``model``, ``data`` or ``method``.
+    """
+    package = importlib.import_module(KINDS[kind])
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        if not info.name.startswith("_"):
+            yield importlib.import_module(f"{package.__name__}.{info.name}")
+
+
+def names(kind: str) -> list[str]:
+    """All names of a kind, placeholders as written.
+
+    >>> "elastic-<k>" in names("method")
+    True
+    """
+    return [name for module in members(kind) for name in module.NAMES]
+
+
+def find(kind: str, name: str) -> ModuleType:
+    """The file that answers to ``name``.
+
+    Raises:
+        ValueError: no file does; the message lists the known names.
+    """
+    for module in members(kind):
+        if any(_pattern(known).fullmatch(name) for known in module.NAMES):
+            return module
+    raise ValueError(f"unknown {kind} '{name}'; known: {', '.join(names(kind))}")
+
+
+def number(name: str) -> int:
+    """The integer that a name ends in.
+
+    >>> number("elastic-2")
+    2
+    """
+    found = re.search(r"(\d+)$", name)
+    if found is None:
+        raise ValueError(f"expected a name that ends in an integer, got '{name}'")
+    return int(found.group(1))
+
+
+def _pattern(known: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"<\w+>", r"\\d+", re.escape(known).replace(r"\<", "<").replace(r"\>", ">")))

@@ -1,0 +1,80 @@
+"""Checkpoints without pickle: one safetensors file, whose header holds the rest as JSON.
+
+One file, written beside and moved into place, so that a kill at any moment leaves either the
+old checkpoint or the new one.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def save(path: Path, state: Any) -> None:
+    """Write nested dicts, lists, numbers, strings, None and tensors."""
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_encode(state, tensors))
+    beside = path.with_name(path.name + ".tmp")
+    save_file(tensors, beside, metadata={"ezo": text})
+    os.replace(beside, path)
+
+
+def load(path: Path) -> Any:
+    """Read what `save` wrote; tensors come on CPU.
+
+    Raises:
+        ValueError: the file is no checkpoint of ours, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        return _decode(json.loads(metadata["ezo"]), tensors)
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path}: expected a checkpoint that ezo wrote, got a damaged or foreign file "
+            f"({error}); remove it to start this run again"
+        ) from error
+
+
+def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """JSON for a value: dicts as lists of pairs, for JSON's keys are text only."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[key, _encode(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {type(value).__name__: [_encode(item, tensors) for item in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise TypeError(f"expected plain values and tensors in a checkpoint, got {type(value).__name__}")
+
+
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _decode(item, tensors) for key, item in content}
+    if kind in ("list", "tuple"):
+        items = [_decode(item, tensors) for item in content]
+        return tuple(items) if kind == "tuple" else items
+    return content
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of tensors' names and bytes, hexadecimal."""
+    import hashlib
+
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode())
+        sha.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()

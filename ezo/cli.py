@@ -1,0 +1,107 @@
+"""The command line: ``ezo train`` and ``ezo list``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+
+import torch
+
+from ezo import catalogue, train
+from ezo.methods import Hyper
+from ezo.methods._hyper import tuned
+from ezo.train import PRECISIONS, Run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 (diverged) or 2 (unusable arguments)."""
+    parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_train(commands.add_parser(
+        "train", help="train a model and report its accuracy",
+        description="Train a model. With --out, rows.jsonl and a checkpoint are kept there, and the "
+        "same command goes on where it was stopped.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    ))
+    commands.add_parser("list", help="list the models, data sets and methods")
+    given = parser.parse_args(arguments)
+    try:
+        return _list() if given.command == "list" else _train(given)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"ezo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ezo: stopped" + ("; the same command goes on from the last checkpoint"
+                                if given.command == "train" and given.out else ""), file=sys.stderr)
+        return 130
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, help="a model that `ezo list` shows")
+    add("--data", required=True, help="a data set that `ezo list` shows")
+    add("--method", required=True, help="a method that `ezo list` shows, for example elastic-2")
+    add("--precision", default="fp32", help=f"number format: {', '.join(PRECISIONS)}")
+    add("--epochs", type=int, default=20, help="passes over the training data")
+    add("--batch-size", type=int, default=32, help="examples a step")
+    add("--seed", type=int, default=0, help="of initial weights, order of batches, and noise")
+    add("--train-examples", type=int, help="use only so many training examples")
+    add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
+    add("--out", type=Path, help="folder for rows.jsonl and the checkpoint")
+    add("--device", default="cpu", help="cpu, cuda or another torch device")
+    add("--threads", type=int, help="CPU threads; by default torch's choice")
+    add("--checkpoint-steps", type=int, default=1000, help="steps between checkpoints")
+    hyper = parser.add_argument_group(
+        "hyperparameters", "by default the values tuned for this model, data set and method"
+    )
+    for field in fields(Hyper):
+        default = field.default if field.default is not MISSING else None
+        kind = _number_or_none if field.name == "clip" else type(default)
+        hyper.add_argument(
+            "--" + field.name.replace("_", "-"), type=kind, default=argparse.SUPPRESS,
+            help=field.metadata["help"],
+        )
+
+
+def _number_or_none(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
+def _train(given: argparse.Namespace) -> int:
+    if given.threads is not None:
+        torch.set_num_threads(given.threads)
+    for kind in ("model", "data", "method"):
+        catalogue.find(kind, getattr(given, kind))
+    chosen = {f.name: getattr(given, f.name) for f in fields(Hyper) if hasattr(given, f.name)}
+    run = Run(
+        given.model, given.data, given.method, given.precision, given.epochs, given.batch_size,
+        given.seed, given.train_examples,
+        hyper=replace(tuned(given.model, given.data, given.method), **chosen),
+    )
+    steps = train.train(
+        run, root=given.data_root, out=given.out, device=given.device,
+        checkpoint_steps=given.checkpoint_steps, progress=sys.stderr.isatty(),
+    )
+    for row in steps:
+        if row.metric == "diverged":
+            print(f"diverged: {row.note}")
+            return 1
+        if row.metric == "finished":
+            print(f"finished at step {row.value:,}, weights {row.note[:16]}")
+        else:
+            print(f"step {row.step:>7,}  {row.metric:<15} {row.value:>12,.4f} {row.unit}", flush=True)
+    return 0
+
+
+def _list() -> int:
+    for kind in catalogue.KINDS:
+        print(f"{kind}:")
+        for module in catalogue.members(kind):
+            about = (module.__doc__ or "").strip().splitlines()[0]
+            print(f"  {', '.join(module.NAMES):<52} {about}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+// Philox 4x32-10 (Salmon et al., SC 2011) and Box-Muller, 64 counters at a time.
+//
+// Compiled once per instruction set with EZO_ISA naming it, always with -ffp-contract=off:
+// with no fused multiply-add and polynomials of our own, every processor draws the same bits.
+// Arrays of 64 lanes let the compiler use whatever vector width there is.
+//
+// Index letters: l lane (counter within the group), w word of a counter, i element.
+// Element i of a tensor: group i / 256, word (i % 256) / 64, lane i % 64.
+#include "noise.hpp"
+
+#include <cmath>
+#include <cstring>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace ezo {
+namespace EZO_ISA {
+namespace {
+
+constexpr int kLanes = 64;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+constexpr bool kLittleEndian = false;
+#else
+constexpr bool kLittleEndian = true;
+#endif
+constexpr float kGrid = 0x1p-22f;    // spacing of the grid that perturbed weights stay on
+constexpr float kPerGrid = 0x1p22f;
+
+inline float snap(float x) { return std::rint(x * kPerGrid) * kGrid; }
+
+inline std::uint32_t bits_of(float x) {
+  std::uint32_t u;
+  std::memcpy(&u, &x, sizeof u);
+  return u;
+}
+
+inline float float_of(std::uint32_t u) {
+  float x;
+  std::memcpy(&x, &u, sizeof x);
+  return x;
+}
+
+// Wide: a register of 64-bit lanes, each with a 32-bit word in its lower half and anything above.
+// The processor's 32 x 32 -> 64 multiplication reads lower halves only, so the words need no packing
+// between rounds; it is the one operation that a compiler does not find by itself.
+#if defined(__AVX512F__)
+typedef std::uint64_t Wide __attribute__((vector_size(64)));
+inline Wide multiply(Wide a, Wide b) { return (Wide)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
+#elif defined(__AVX2__)
+typedef std::uint64_t Wide __attribute__((vector_size(32)));
+inline Wide multiply(Wide a, Wide b) { return (Wide)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
+#elif defined(__SSE2__)
+typedef std::uint64_t Wide __attribute__((vector_size(16)));
+inline Wide multiply(Wide a, Wide b) { return (Wide)_mm_mul_epu32((__m128i)a, (__m128i)b); }
+#else
+typedef std::uint64_t Wide;
+inline Wide multiply(Wide a, Wide b) { return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu); }
+#endif
+constexpr int kWide = sizeof(Wide) / sizeof(std::uint64_t);
+
+inline Wide all(std::uint64_t word) { return Wide{} + word; }
+
+// Four words for each of the 64 counters of group `group`.
+inline void philox(std::uint32_t (&c)[4][kLanes], std::size_t group, Place at) {
+  alignas(64) std::uint64_t count[kWide];
+  for (int l = 0; l < kLanes; l += 2 * kWide) {
+    // Even lanes and odd lanes apart, two counters' worth of work to overlap.
+    Wide x[2][4];
+    for (int odd = 0; odd < 2; ++odd) {
+      for (int j = 0; j < kWide; ++j) {
+        count[j] = static_cast<std::uint32_t>(group * kLanes + l + 2 * j + odd);
+      }
+      std::memcpy(&x[odd][0], count, sizeof(Wide));
+      x[odd][1] = all(at.tensor);
+      x[odd][2] = all(at.step);
+      x[odd][3] = all(at.stream);
+    }
+    std::uint32_t k0 = static_cast<std::uint32_t>(at.seed);
+    std::uint32_t k1 = static_cast<std::uint32_t>(at.seed >> 32);
+    for (int round = 0; round < 10; ++round) {
+      for (int odd = 0; odd < 2; ++odd) {
+        Wide(&w)[4] = x[odd];
+        const Wide a = multiply(w[0], all(0xD2511F53u));
+        const Wide b = multiply(w[2], all(0xCD9E8D57u));
+        w[0] = (b >> 32) ^ w[1] ^ all(k0);
+        w[1] = b;
+        w[2] = (a >> 32) ^ w[3] ^ all(k1);
+        w[3] = a;
+      }
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    for (int w = 0; w < 4; ++w) {
+      const Wide packed = (x[0][w] & all(0xFFFFFFFFu)) | (x[1][w] << 32);
+      if constexpr (kLittleEndian) {
+        std::memcpy(&c[w][l], &packed, sizeof packed);
+      } else {
+        std::uint64_t pairs[kWide];
+        std::memcpy(pairs, &packed, sizeof packed);
+        for (int j = 0; j < kWide; ++j) {
+          c[w][l + 2 * j] = static_cast<std::uint32_t>(pairs[j]);
+          c[w][l + 2 * j + 1] = static_cast<std::uint32_t>(pairs[j] >> 32);
+        }
+      }
+    }
+  }
+}
+
+// A uniform number in (0, 1), a multiple of 2^-24, from the upper 23 bits: exact.
+inline float unit(std::uint32_t w) { return float_of((w >> 9) | 0x3F800000u) - 0x1.fffffep-1f; }
+
+// -2 ln u for u in (0, 1): u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and a minimax
+// polynomial for -2 ln(1 + f) with a relative error of 3e-7.
+inline float minus_two_log(float u) {
+  const std::uint32_t shifted = bits_of(u) - 0x3F3504F3u;
+  const std::int32_t e = static_cast<std::int32_t>(shifted) >> 23;
+  const float f = float_of((shifted & 0x007FFFFFu) + 0x3F3504F3u) - 1.0f;
+  float q = 0.20383448898792267f;
+  q = q * f + -0.3204875886440277f;
+  q = q * f + 0.3427425622940063f;
+  q = q * f + -0.3984900712966919f;
+  q = q * f + 0.4996653497219086f;
+  q = q * f + -0.6666849255561829f;
+  q = q * f + 1.0f;
+  q = q * f + -2.0f;
+  return q * f + static_cast<float>(e) * -1.3862943649291992f;
+}
+
+// Two standard normal numbers from two words. The angle's lower 30 bits place it within
+// [-pi/4, pi/4), bit 30 mirrors it at the diagonal, bit 31 turns it by half a circle.
+// Minimax polynomials, absolute error 1e-6 (sine) and 1e-7 (cosine).
+inline void box_muller(std::uint32_t w_radius, std::uint32_t w_angle, float& first, float& second) {
+  const float r = std::sqrt(minus_two_log(unit(w_radius)));
+  const float x = static_cast<float>(static_cast<std::int32_t>(w_angle << 2)) *
+                  3.6572951981e-10f;  // (pi / 2) 2^-32
+  const float y = x * x;
+  float s = 0.008152992464601994f;
+  s = s * y + -0.16662833094596863f;
+  s = s * (y * x) + x;
+  float c = -0.0013652449706569314f;
+  c = c * y + 0.041661277413368225f;
+  c = c * y + -0.5f;
+  c = c * y + 1.0f;
+  const float signed_r = float_of(bits_of(r) ^ (w_angle & 0x80000000u));
+  const bool mirror = (w_angle & 0x40000000u) != 0;
+  first = signed_r * (mirror ? s : c);
+  second = signed_r * (mirror ? c : s);
+}
+
+template <Noise noise>
+inline void draw(float (&z)[kGroup], std::size_t group, Place at) {
+  alignas(64) std::uint32_t c[4][kLanes];
+  philox(c, group, at);
+  for (int l = 0; l < kLanes; ++l) {
+    if constexpr (noise == Noise::gaussian) {
+      box_muller(c[0][l], c[1][l], z[l], z[kLanes + l]);
+      box_muller(c[2][l], c[3][l], z[2 * kLanes + l], z[3 * kLanes + l]);
+    }
+  }
+  for (int w = 0; w < 4; ++w) {
+    for (int l = 0; l < kLanes; ++l) {
+      if constexpr (noise == Noise::rademacher) {
+        z[w * kLanes + l] = float_of(0x3F800000u | (c[w][l] & 0x80000000u));
+      } else if constexpr (noise == Noise::uniform) {
+        z[w * kLanes + l] = (unit(c[w][l]) - 0.5f) * 3.4641016151f;  // 2 sqrt(3): variance 1
+      }
+    }
+  }
+}
+
+// Calls apply(p, z) on each element of [begin, end), a group of noise at a time.
+template <Noise noise, class Apply>
+inline void sweep(float* p, std::size_t begin, std::size_t end, Place at, Apply apply) {
+  alignas(64) float z[kGroup];
+  for (std::size_t start = begin; start < end; start += kGroup) {
+    draw<noise>(z, start / kGroup, at);
+    float* q = p + start;
+    if (end - start >= kGroup) {
+      for (std::size_t i = 0; i < kGroup; ++i) q[i] = apply(q[i], z[i]);
+    } else {
+      for (std::size_t i = 0; i < end - start; ++i) q[i] = apply(q[i], z[i]);
+    }
+  }
+}
+
+template <class Apply>
+inline void dispatch(float* p, std::size_t begin, std::size_t end, Place at, Noise noise,
+                     Apply apply) {
+  switch (noise) {
+    case Noise::gaussian: return sweep<Noise::gaussian>(p, begin, end, at, apply);
+    case Noise::rademacher: return sweep<Noise::rademacher>(p, begin, end, at, apply);
+    case Noise::uniform: return sweep<Noise::uniform>(p, begin, end, at, apply);
+  }
+}
+
+void fill(float* z, std::size_t begin, std::size_t end, Place at, Noise noise) {
+  dispatch(z, begin, end, at, noise, [](float, float zi) { return zi; });
+}
+
+void shift(float* p, std::size_t begin, std::size_t end, Place at, Noise noise, Shift how) {
+  dispatch(p, begin, end, at, noise,
+           [how](float pi, float zi) { return snap(pi) + how.times * snap(how.eps * zi); });
+}
+
+void update(float* p, std::size_t begin, std::size_t end, Place at, Noise noise, Update how) {
+  auto updated = [how](float theta, float e, float zi) {
+    return theta + (snap(how.eps_minus_rate * zi - how.decay * theta) - e);
+  };
+  if (how.restore) {  // a weight that was shifted is on the grid
+    dispatch(p, begin, end, at, noise, [how, updated](float pi, float zi) {
+      const float e = snap(how.eps * zi);
+      return updated(pi + e, e, zi);
+    });
+  } else {
+    dispatch(p, begin, end, at, noise, [how, updated](float pi, float zi) {
+      return updated(snap(pi), snap(how.eps * zi), zi);
+    });
+  }
+}
+
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels = {EZO_ISA_NAME, fill, shift, update};
+
+}  // namespace EZO_ISA
+}  // namespace ezo

@@ -1,0 +1,58 @@
+"""The hyperparameters that a method may use, and the values found for each model and data set."""
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ezo import catalogue
+
+
+def _about(default: object, text: str) -> object:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """Hyperparameters; a method reads those that it knows.
+
+    The learning rates are those of the first step; ``schedule`` scales both from there.
+    """
+
+    lr: float = _about(2e-4, "ZO learning rate")  # type: ignore[assignment]
+    eps: float = _about(1e-3, "ZO perturbation, in units of a weight")  # type: ignore[assignment]
+    clip: float | None = _about(5.0, "bound on |g|, loss per unit of z")  # type: ignore[assignment]
+    queries: int = _about(1, "ZO perturbations a step")  # type: ignore[assignment]
+    noise: str = _about("gaussian", "gaussian, rademacher or uniform")  # type: ignore[assignment]
+    bp_gradient: str = _about("mean", "where the BP gradient is taken: mean, plus, minus or unperturbed")  # type: ignore[assignment]
+    bp_lr: float = _about(0.01, "BP learning rate (SGD)")  # type: ignore[assignment]
+    momentum: float = _about(0.9, "BP momentum")  # type: ignore[assignment]
+    weight_decay: float = _about(0.0, "weight decay of both parts, per unit of learning rate")  # type: ignore[assignment]
+    schedule: str = _about("cosine", "learning rate over the run: cosine (to 0) or constant")  # type: ignore[assignment]
+
+    def sgd(self) -> Callable[[list[nn.Parameter]], Optimizer]:
+        """Makes the BP part's optimiser."""
+        return functools.partial(
+            torch.optim.SGD, lr=self.bp_lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+
+@functools.cache
+def _tuned() -> dict[str, dict[str, object]]:
+    path = Path(__file__).with_name("tuned.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def tuned(model: str, data: str, method: str) -> Hyper:
+    """The values searched for this model, data set and method, else the method's own.
+
+    ``tuned.json`` is written by ``python -m reproduce.search``, which spends the same number of
+    trials on every method.
+    """
+    default = catalogue.find("method", method).HYPER
+    return replace(default, **_tuned().get(f"{model}/{data}/{method}", {}))

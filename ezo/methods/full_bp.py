@@ -1,0 +1,15 @@
+"""Backpropagation through every layer, SGD with momentum."""
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ezo.methods import Hyper
+from ezo.optim import ElasticZO
+
+NAMES = ("full-bp",)
+HYPER = Hyper()
+
+
+def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
+    """No ZO layer: one forward and one backward pass a step."""
+    return ElasticZO(model, "all", bp_optimizer=hyper.sgd(), seed=seed)

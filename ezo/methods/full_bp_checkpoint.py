@@ -1,0 +1,69 @@
+"""Backpropagation through every layer with activation checkpointing: less memory, one more forward."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
+
+from ezo.methods import Hyper
+from ezo.optim import ElasticZO
+
+NAMES = ("full-bp-checkpoint",)
+HYPER = Hyper()
+
+
+def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
+    """Each ``nn.Sequential`` of n modules keeps about sqrt(n) activations (Chen et al. 2016)."""
+    for module in _outermost_sequentials(model):
+        module.forward = _checkpointed(module)  # type: ignore[method-assign]
+    return ElasticZO(model, "all", bp_optimizer=hyper.sgd(), seed=seed)
+
+
+def _outermost_sequentials(module: nn.Module) -> Iterator[nn.Sequential]:
+    if isinstance(module, nn.Sequential):
+        yield module
+    else:
+        for child in module.children():
+            yield from _outermost_sequentials(child)
+
+
+def _checkpointed(sequential: nn.Sequential) -> Callable[[Tensor], Tensor]:
+    modules = list(sequential)
+    length = math.ceil(len(modules) / max(1, round(math.sqrt(len(modules)))))
+    segments = [modules[i : i + length] for i in range(0, len(modules), length)]
+
+    def run(segment: list[nn.Module], x: Tensor) -> Tensor:
+        for module in segment:
+            x = module(x)
+        return x
+
+    def forward(x: Tensor) -> Tensor:
+        for segment in segments:
+            x = checkpoint(
+                run, segment, x, use_reentrant=False,
+                context_fn=lambda s=segment: (contextlib.nullcontext(), _still_norms(s)),
+            )
+        return x
+
+    return forward
+
+
+@contextlib.contextmanager
+def _still_norms(segment: list[nn.Module]) -> Iterator[None]:
+    """The second forward pass must not update batch norm's running statistics again."""
+    norms: list[Any] = [
+        m for module in segment for m in module.modules()
+        if isinstance(m, _NormBase) and m.track_running_stats and m.training
+    ]
+    for m in norms:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in norms:
+            m.track_running_stats = True

@@ -1,0 +1,15 @@
+"""Zeroth order through every layer: two forward passes a step, nothing stored (vanilla ZO, MeZO)."""
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ezo.methods import Hyper
+from ezo.methods.elastic import elastic
+
+NAMES = ("full-zo",)
+HYPER = Hyper()
+
+
+def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
+    """No BP layer."""
+    return elastic(0, model, hyper, seed)

@@ -1,0 +1,6 @@
+"""Models, one file each.
+
+A file defines ``NAMES``, ``INPUT`` (``image`` or ``points``) and ``build(name, classes, channels)
+-> nn.Module``; its docstring's first line describes it in ``ezo list``. Initial weights come from
+torch's generator, which the caller forks and seeds (see `ezo.train.build`).
+"""

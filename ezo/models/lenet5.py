@@ -1,0 +1,33 @@
+"""LeNet-5 for 28 x 28 images: 107,786 parameters with one channel and ten classes."""
+
+from torch import nn
+
+NAMES = ("lenet5",)
+INPUT = "image"
+
+
+def build(name: str, classes: int = 10, channels: int = 1) -> nn.Module:
+    """Two 5 x 5 convolutions and three linear layers (paper, section "Models").
+
+    Args:
+        name: ``lenet5``.
+        classes: number of classes.
+        channels: channels of the images.
+
+    Returns:
+        A module from (N, channels, 28, 28) to logits (N, classes).
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * 7 * 7, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, classes),
+    )

@@ -1,0 +1,124 @@
+"""The noise stream: counter-based, the same bits on every device, any part of it drawn alone.
+
+Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a
+counter and a key into four 32-bit words. Ours is indexed by (seed, step, tensor, element):
+
+    key      = (seed's low 32 bits, seed's high 32 bits)
+    counter  = (64 group + lane, tensor, step, stream)
+    element i of a tensor: group = i // 256, word = i % 256 // 64, lane = i % 64
+
+``stream`` tells apart the draws of one step (the queries, for one). This file is the definition, in
+plain torch, for any device; ``csrc/noise.cpp`` is the same, compiled, for float32 on CPU, and a
+test holds them together bit by bit. Floating-point operations here are kept apart (no fused
+multiply-add), since the two must round alike.
+"""
+
+import torch
+from torch import Tensor
+
+NOISES = ("gaussian", "rademacher", "uniform")
+GROUP = 256  # elements per group: 64 lanes of four words
+_LANES = 64
+_LOW = 0xFFFFFFFF
+
+
+def words(
+    seed: int, step: int, tensor: int, stream: int, first: int, last: int, device: torch.device | str
+) -> Tensor:
+    """Words of the stream for the groups ``first`` to ``last`` - 1.
+
+    Args:
+        seed: below 2^64. step, tensor, stream: below 2^32.
+
+    Returns:
+        int64 in [0, 2^32), (last - first, 4, 64): group, word, lane.
+    """
+    groups = last - first
+    c0 = torch.arange(first * _LANES, last * _LANES, device=device) & _LOW
+    c1 = torch.full_like(c0, tensor)
+    c2 = torch.full_like(c0, step)
+    c3 = torch.full_like(c0, stream)
+    k0, k1 = seed & _LOW, seed >> 32
+    for _ in range(10):
+        a = c0.mul_(0xD2511F53)  # int64 wraps around, its 64 bits are the product's
+        b = c2.mul_(0xCD9E8D57)
+        c0, c1 = (b >> 32).bitwise_and_(_LOW).bitwise_xor_(c1).bitwise_xor_(k0), b.bitwise_and_(_LOW)
+        c2, c3 = (a >> 32).bitwise_and_(_LOW).bitwise_xor_(c3).bitwise_xor_(k1), a.bitwise_and_(_LOW)
+        k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
+    return torch.stack([c.view(groups, _LANES) for c in (c0, c1, c2, c3)], dim=1)
+
+
+def draw(
+    noise: str,
+    seed: int,
+    step: int,
+    tensor: int,
+    stream: int,
+    first: int,
+    last: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Noise of mean 0 and variance 1 for the groups ``first`` to ``last`` - 1 of a tensor.
+
+    Args:
+        noise: ``gaussian``, ``rademacher`` (-1 or 1) or ``uniform`` (on +-sqrt(3)).
+
+    Returns:
+        float32, ((last - first) * 256,): element i of the tensor at i - 256 first.
+
+    >>> draw("rademacher", seed=0, step=0, tensor=0, stream=0, first=0, last=1)[:4]
+    tensor([ 1., -1., -1.,  1.])
+    """
+    w = words(seed, step, tensor, stream, first, last, device)
+    if noise == "gaussian":
+        pairs = [_box_muller(w[:, 0], w[:, 1]), _box_muller(w[:, 2], w[:, 3])]
+        z = torch.stack([z for pair in pairs for z in pair], dim=1)
+    elif noise == "rademacher":
+        z = 1.0 - 2.0 * (w >> 31).to(torch.float32)
+    elif noise == "uniform":
+        z = (_unit(w) - 0.5) * 3.4641016151
+    else:
+        raise ValueError(f"expected noise to be one of {', '.join(NOISES)}, got '{noise}'")
+    return z.flatten()
+
+
+def _unit(w: Tensor) -> Tensor:
+    """Words to numbers in (0, 1), odd multiples of 2^-24, from their upper 23 bits: exact."""
+    return ((w >> 9).to(torch.float32) + 0.5) * 2.0**-23
+
+
+def _minus_two_log(u: Tensor) -> Tensor:
+    """-2 ln u, relative error 3e-7: u = 2^e (1 + f), and a minimax polynomial in f."""
+    bits = u.view(torch.int32) - 0x3F3504F3
+    e = (bits >> 23).to(torch.float32)
+    f = ((bits & 0x007FFFFF) + 0x3F3504F3).view(torch.float32) - 1.0
+    q = torch.full_like(f, 0.20383448898792267)
+    for coefficient in (
+        -0.3204875886440277,
+        0.3427425622940063,
+        -0.3984900712966919,
+        0.4996653497219086,
+        -0.6666849255561829,
+        1.0,
+        -2.0,
+    ):
+        q = q * f + coefficient
+    return q * f + e * -1.3862943649291992
+
+
+def _box_muller(w_radius: Tensor, w_angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Two words to two standard normal numbers.
+
+    The angle's lower 30 bits place it within [-pi/4, pi/4), bit 30 mirrors it at the diagonal,
+    bit 31 turns it by half a circle.
+    """
+    # By way of float64, which rounds once: torch's float32 root is off by one bit at times.
+    r = _minus_two_log(_unit(w_radius)).to(torch.float64).sqrt().to(torch.float32)
+    x = (((w_angle << 34) >> 32).to(torch.float32)) * 3.6572951981e-10  # (pi / 2) 2^-32
+    y = x * x
+    s = (y * 0.008152992464601994 + -0.16662833094596863) * (y * x) + x
+    c = y * -0.0013652449706569314 + 0.041661277413368225
+    c = (c * y + -0.5) * y + 1.0
+    r = torch.where(w_angle >> 31 == 1, -r, r)
+    mirror = (w_angle >> 30) & 1 == 1
+    return r * torch.where(mirror, s, c), r * torch.where(mirror, c, s)

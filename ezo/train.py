@@ -1,0 +1,348 @@
+"""The one training loop: a `Run` in, rows out, resumable at any step to the same bits."""
+
+import contextlib
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from ezo import catalogue, checkpoint, rows
+from ezo.data import Dataset
+from ezo.methods import Hyper
+from ezo.methods._hyper import tuned
+from ezo.rows import Row
+
+PRECISIONS = ("fp32",)
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the result of a training run depends on.
+
+    Attributes:
+        model, data, method: names that ``ezo list`` shows.
+        precision: ``fp32``.
+        epochs: passes over the training data. Batches are full: a remainder waits for the next
+            epoch's shuffle.
+        batch_size: examples per step.
+        seed: of initial weights, order of batches, and noise.
+        train_examples: use only so many training examples, or None for all; for trials.
+        held_out: keep the last so many training examples for validation, and report on them in
+            place of the test set; for choosing hyperparameters.
+        hyper: hyperparameters; None for those in ``tuned.json``, else the method's defaults.
+    """
+
+    model: str
+    data: str
+    method: str
+    precision: str = "fp32"
+    epochs: int = 20
+    batch_size: int = 32
+    seed: int = 0
+    train_examples: int | None = None
+    held_out: int = 0
+    hyper: Hyper | None = None
+
+    def settled(self) -> "Run":
+        """The run with its hyperparameters filled in and its names and numbers checked.
+
+        Raises:
+            ValueError: a name is unknown or a number out of range.
+        """
+        for kind in ("model", "data", "method"):
+            catalogue.find(kind, getattr(self, kind))
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision '{self.precision}'; known: {', '.join(PRECISIONS)}")
+        for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"expected {name} of {least} or more, got {getattr(self, name)}")
+        return replace(self, hyper=self.hyper or tuned(self.model, self.data, self.method))
+
+    def config(self) -> dict[str, Any]:
+        """Settings that are no field of a row of their own, flat."""
+        settings = asdict(self.settled())
+        hyper = settings.pop("hyper")
+        for name in ("model", "data", "method", "precision", "seed"):
+            settings.pop(name)
+        return {**settings, **hyper}
+
+    @property
+    def case(self) -> str:
+        """A name for the run that differs wherever a setting does."""
+        settings = json.dumps(asdict(self.settled()), sort_keys=True)
+        tag = hashlib.sha256(settings.encode()).hexdigest()[:8]
+        return f"{self.model}-{self.data}-{self.method}-{self.precision}-seed{self.seed}-{tag}"
+
+
+def build(run: Run, classes: int, channels: int) -> nn.Module:
+    """The run's model at its initial weights; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        return catalogue.find("model", run.model).build(run.model, classes, channels)
+
+
+def load(run: Run, root: Path | None = None) -> Dataset:
+    """The run's data: cut to ``train_examples``, with ``held_out`` in place of the test set.
+
+    Raises:
+        ValueError: the model takes another kind of input, or the data set has too few examples.
+    """
+    data: Dataset = catalogue.find("data", run.data).load(run.data, root)
+    kind = "image" if data.train_x.dim() == 4 else "points"
+    wanted = catalogue.find("model", run.model).INPUT
+    if kind != wanted:
+        raise ValueError(f"expected data of {wanted} for {run.model}, got {kind} from {run.data}")
+    n = len(data.train_x) - run.held_out
+    examples = min(n, run.train_examples or n)
+    if examples < run.batch_size:
+        raise ValueError(f"expected at least one batch of {run.batch_size} examples, got {examples} "
+                         f"from {run.data}; lower the batch size")
+    test = (data.train_x[n:], data.train_y[n:]) if run.held_out else (data.test_x, data.test_y)
+    if examples == len(data.train_x):
+        return data
+    return replace(
+        data, train_x=data.train_x[:examples], train_y=data.train_y[:examples],
+        test_x=test[0], test_y=test[1],
+    )
+
+
+def train(
+    run: Run,
+    *,
+    root: Path | None = None,
+    out: Path | None = None,
+    device: str = "cpu",
+    checkpoint_steps: int = 1000,
+    progress: bool = False,
+) -> Iterator[Row]:
+    """Train, and yield a row for each number measured, when it is.
+
+    At step 0 and after each epoch: ``test_accuracy`` (%), ``test_loss``; after each epoch also
+    ``train_loss`` (mean over its steps), ``train_seconds`` (since the start, without evaluation) and
+    ``forward_passes`` (of a batch, since the start). Last: ``finished``, whose note is the
+    weights' digest, or ``diverged``, whose note is the reason; both give the step.
+
+    Args:
+        run: what to train.
+        root: where data sets lie; None for ``EZO_DATA``, else ``data``.
+        out: folder for ``rows.jsonl`` and ``checkpoint.safetensors``; a run found there goes on where
+            it stopped, and its earlier rows come first. None keeps nothing.
+        device: ``cpu``, ``cuda`` or any torch device.
+        checkpoint_steps: steps between checkpoints, besides one after each epoch.
+        progress: show a progress bar on stderr.
+    """
+    loop = _Loop(run.settled(), root, out, torch.device(device), checkpoint_steps)
+    yield from loop.earlier_rows
+    if loop.ended:
+        return
+    with tqdm(
+        total=loop.total_steps, initial=loop.step, desc=run.case, unit="step", disable=not progress,
+        mininterval=0.5,
+    ) as bar:
+        for row in loop.rows(bar):
+            yield row
+
+
+class _Loop:
+    """The state of a run while it runs."""
+
+    def __init__(
+        self, run: Run, root: Path | None, out: Path | None, device: torch.device, checkpoint_steps: int
+    ) -> None:
+        self.run, self.out, self.device, self.checkpoint_steps = run, out, device, checkpoint_steps
+        data = load(run, root)
+        self.data = replace(
+            data, **{k: getattr(data, k).to(device) for k in ("train_x", "train_y", "test_x", "test_y")}
+        ) if device.type != "cpu" else data
+        channels = data.train_x.shape[1 if data.train_x.dim() == 4 else 2]
+        self.model = build(run, data.classes, channels).to(device)
+        method = catalogue.find("method", run.method)
+        self.optimizer: Optimizer = method.optimizer(run.method, self.model, run.hyper, run.seed)
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        self.steps_per_epoch = len(data.train_x) // run.batch_size
+        self.total_steps = run.epochs * self.steps_per_epoch
+        self.step = 0
+        self.seconds = 0.0
+        self.forward_passes = 0
+        self.loss_sum = 0.0  # over this epoch's steps
+        self.random_state = torch.Generator().manual_seed(run.seed).get_state()
+        self.ended = False
+        self.earlier_rows: list[Row] = []
+        self.rows_bytes = 0
+        if out is not None:
+            self._resume(out)
+
+    def rows(self, bar: tqdm) -> Iterator[Row]:
+        if self.step == 0 and not self.earlier_rows:
+            yield from self._keep(self._evaluate())
+        while self.step < self.total_steps:
+            until = min(
+                (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch,
+                (self.step // self.checkpoint_steps + 1) * self.checkpoint_steps,
+            )
+            reason = self._train(until, bar)
+            if reason:
+                self.ended = True
+                yield from self._keep([self._row("diverged", self.step, "step", reason)])
+                return
+            if self.step % self.steps_per_epoch == 0:
+                measured = [
+                    self._row("train_loss", self.loss_sum / self.steps_per_epoch, "nat"),
+                    self._row("train_seconds", self.seconds, "s"),
+                    self._row("forward_passes", self.forward_passes, "pass"),
+                    *self._evaluate(),
+                ]
+                self.loss_sum = 0.0
+                yield from self._keep(measured)
+            else:
+                self._checkpoint()
+        self.ended = True
+        weights = checkpoint.digest(self.model.state_dict())
+        yield from self._keep([self._row("finished", self.step, "step", weights)])
+
+    def _train(self, until: int, bar: tqdm) -> str:
+        """Train to step ``until``; returns why the run diverged, or nothing."""
+        self.model.train()
+        loss_function = nn.CrossEntropyLoss()
+        batch = self.run.batch_size
+        epoch = self.step // self.steps_per_epoch
+        order = torch.randperm(len(self.data.train_x), generator=_generator(self.run.seed, epoch))
+        order = order.to(self.device)
+        passes = 0
+
+        def closure() -> Tensor:
+            nonlocal passes
+            passes += 1
+            return loss_function(self.model(x), y)
+
+        with self._own_random_state():
+            started = time.perf_counter()
+            try:
+                while self.step < until:
+                    k = self.step % self.steps_per_epoch
+                    chosen = order[k * batch : (k + 1) * batch]
+                    x, y = self.data.train_x[chosen], self.data.train_y[chosen]
+                    if self.data.augment is not None:
+                        x = self.data.augment(x, _generator(self.run.seed, epoch, k))
+                    factor = _schedule(self.run.hyper.schedule, self.step / self.total_steps)
+                    for group in self.optimizer.param_groups:
+                        group["lr"] = group["initial_lr"] * factor
+                    loss = self.optimizer.step(closure).item()
+                    if not math.isfinite(loss):
+                        return (f"the loss is {loss} at step {self.step}; lower the learning rate "
+                                "or clip g")
+                    self.loss_sum += loss
+                    self.step += 1
+                    bar.update()
+                return ""
+            finally:
+                self.seconds += time.perf_counter() - started
+                self.forward_passes += passes
+
+    @torch.no_grad()
+    def _evaluate(self) -> list[Row]:
+        self.model.eval()
+        loss, right = 0.0, 0
+        x, y = self.data.test_x, self.data.test_y
+        for first in range(0, len(x), EVALUATION_BATCH):
+            logits = self.model(x[first : first + EVALUATION_BATCH])
+            labels = y[first : first + EVALUATION_BATCH]
+            loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            right += int((logits.argmax(1) == labels).sum())
+        note = "on held-out training examples" if self.run.held_out else ""
+        return [
+            self._row("test_accuracy", 100 * right / len(x), "%", note),
+            self._row("test_loss", loss / len(x), "nat", note),
+        ]
+
+    def _row(self, metric: str, value: float, unit: str, note: str = "") -> Row:
+        run = self.run
+        return Row(
+            case=run.case, metric=metric, value=value, unit=unit, note=note,
+            model=run.model, data=run.data, method=run.method, precision=run.precision,
+            seed=run.seed, step=self.step, config=run.config(),
+            device=str(self.device), threads=torch.get_num_threads(),
+            data_checksum=self.data.checksum, **rows.provenance(),
+        )
+
+    def _keep(self, measured: list[Row]) -> list[Row]:
+        """Write rows and a checkpoint that knows of them."""
+        if self.out is not None:
+            path = self.out / "rows.jsonl"
+            rows.write(path, measured, append=True)
+            self.rows_bytes = path.stat().st_size
+            self._checkpoint()
+        return measured
+
+    def _checkpoint(self) -> None:
+        if self.out is None:
+            return
+        checkpoint.save(self.out / "checkpoint.safetensors", {
+            "case": self.run.case,
+            "data_checksum": self.data.checksum,
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "random_state": self.random_state,
+            **{name: getattr(self, name) for name in self._COUNTERS},
+        })
+
+    _COUNTERS = ("step", "seconds", "forward_passes", "loss_sum", "rows_bytes", "ended")
+
+    def _resume(self, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        path, rows_path = out / "checkpoint.safetensors", out / "rows.jsonl"
+        if not path.exists():
+            rows_path.unlink(missing_ok=True)
+            return
+        state = checkpoint.load(path)
+        for name, ours in (("case", self.run.case), ("data_checksum", self.data.checksum)):
+            if state[name] != ours:
+                raise ValueError(f"{path}: expected {name} {ours}, got {state[name]}: another run "
+                                 "or other data; give another --out, or remove the folder")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.random_state = state["random_state"]
+        for name in self._COUNTERS:
+            setattr(self, name, state[name])
+        with rows_path.open("r+b") as file:  # rows that the checkpoint doesn't know come again
+            file.truncate(self.rows_bytes)
+        self.earlier_rows = rows.read(rows_path)
+
+    @contextlib.contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """Within, torch's global generators are this run's; outside, as the caller left them."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.set_rng_state(self.random_state)
+            if devices:
+                torch.cuda.manual_seed(_seed(self.run.seed, self.step))
+            yield
+            self.random_state = torch.get_rng_state()
+
+
+def _schedule(name: str, done: float) -> float:
+    """Factor on the learning rates when the fraction ``done`` of the steps is done."""
+    if name == "constant":
+        return 1.0
+    if name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    raise ValueError(f"unknown schedule '{name}'; known: cosine, constant")
+
+
+def _seed(*numbers: int) -> int:
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "little") >> 1
+
+
+def _generator(*numbers: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(*numbers))
