@@ -35,7 +35,7 @@ def load(path: Path) -> Any:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         return _decode(json.loads(metadata["ezo"]), tensors)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: expected a checkpoint that ezo wrote, got a damaged or foreign file "
             f"({error}); remove it to start this run again"

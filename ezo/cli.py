@@ -1,6 +1,7 @@
 """The command line: ``ezo train`` and ``ezo list``."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, replace
@@ -70,7 +71,10 @@ def _number_or_none(text: str) -> float | None:
 
 def _train(given: argparse.Namespace) -> int:
     if given.threads is not None:
+        if given.threads < 1:
+            raise ValueError(f"expected --threads of 1 or more, got {given.threads}")
         torch.set_num_threads(given.threads)
+    _check_device(given.device)
     for kind in ("model", "data", "method"):
         catalogue.find(kind, getattr(given, kind))
     chosen = {f.name: getattr(given, f.name) for f in fields(Hyper) if hasattr(given, f.name)}
@@ -90,8 +94,21 @@ def _train(given: argparse.Namespace) -> int:
         if row.metric == "finished":
             print(f"finished at step {row.value:,}, weights {row.note[:16]}")
         else:
-            print(f"step {row.step:>7,}  {row.metric:<15} {row.value:>12,.4f} {row.unit}", flush=True)
+            value = math.nan if row.value is None else row.value  # rows on disk have no NaN
+            print(f"step {row.step:>7,}  {row.metric:<15} {value:>12,.4f} {row.unit}", flush=True)
     return 0
+
+
+def _check_device(name: str) -> None:
+    """Raises:
+    ValueError: torch has no such device here.
+    """
+    try:
+        torch.empty(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"expected a device that works here, got '{name}': {reason}; "
+                         "give --device cpu") from error
 
 
 def _list() -> int:

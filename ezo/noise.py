@@ -67,7 +67,7 @@ def draw(
         float32, ((last - first) * 256,): element i of the tensor at i - 256 first.
 
     >>> draw("rademacher", seed=0, step=0, tensor=0, stream=0, first=0, last=1)[:4]
-    tensor([ 1., -1., -1.,  1.])
+    tensor([ 1., -1.,  1., -1.])
     """
     w = words(seed, step, tensor, stream, first, last, device)
     if noise == "gaussian":

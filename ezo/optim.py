@@ -55,8 +55,9 @@ class ElasticZO(Optimizer):
     the batch in every pass; its running statistics are updated by the step's first pass alone, at
     theta + eps z (at theta with ``unperturbed``), as often as in ordinary training.
 
-    A loss that is not finite leaves every parameter as it was, and counts as a step. So does an
-    exception from the closure, which is passed on.
+    A loss that is not finite leaves every parameter as it was, and counts as a step. An exception
+    from the closure does so too, is passed on, and counts as none. (The first step of all may change a
+    weight by 2^-23 in float32: it puts them on the grid that makes undoing exact, `ezo.perturb`.)
 
     Args:
         model: the module to train. Parameters that don't require a gradient stay as they are.
@@ -111,7 +112,9 @@ class ElasticZO(Optimizer):
         zo_groups: Sequence[dict[str, Any]] | None = None,
         scratch_bytes: int = SCRATCH_BYTES,
     ) -> None:
-        _expect("queries", queries, queries >= 1, "an integer of 1 or more")
+        _expect(
+            "queries", queries, isinstance(queries, int) and queries >= 1, "an integer of 1 or more"
+        )
         _expect("noise", noise, noise in NOISES, f"one of {', '.join(NOISES)}")
         _expect(
             "bp_gradient", bp_gradient, bp_gradient in BP_GRADIENTS, f"one of {', '.join(BP_GRADIENTS)}"
@@ -232,7 +235,7 @@ class ElasticZO(Optimizer):
         return then
 
     def _update(self, query: int, estimates: list[Estimate], restore: bool) -> float:
-        """theta <- theta - lr (g z + weight_decay theta) / queries; returns 0: not shifted."""
+        """theta <- theta - lr g z / queries, the first time less lr weight_decay theta; returns 0."""
         losses = estimates[query]
         for first, group in self._zo_groups():
             g = projected_gradient(
@@ -242,7 +245,7 @@ class ElasticZO(Optimizer):
                 group["params"],
                 eps=group["eps"],
                 rate=float(group["lr"]) * g / self._queries,
-                decay=float(group["lr"]) * group["weight_decay"] / self._queries,
+                decay=float(group["lr"]) * group["weight_decay"] if query == 0 else 0.0,
                 restore=restore,
                 first_tensor=first,
                 **self._place(query),
@@ -273,7 +276,7 @@ class ElasticZO(Optimizer):
         zo = [p for _, group in self._zo_groups() for p in group["params"]]
         required = [p for p in zo if p.requires_grad]
         norms = [
-            m for m in self._model.modules()
+            (m, m.running_mean, m.running_var) for m in self._model.modules()
             if isinstance(m, _NormBase) and m.training and m.track_running_stats
         ] if zo else []
         random_state = _RandomState(self._model) if zo else None
@@ -286,8 +289,9 @@ class ElasticZO(Optimizer):
             loss = _evaluate(closure, weight if self.bp_optimizer is not None else 0.0)
             if first:
                 first = False
-                for m in norms:  # one update of the running statistics a step
+                for m, _, _ in norms:  # one update of the running statistics a step
                     m.track_running_stats = False
+                    m.running_mean = m.running_var = None  # instance norm heeds nothing else
             return loss
 
         self._stepping = True
@@ -299,8 +303,9 @@ class ElasticZO(Optimizer):
             self._stepping = False
             for p in required:
                 p.requires_grad_(True)
-            for m in norms:
+            for m, mean, variance in norms:
                 m.track_running_stats = True
+                m.running_mean, m.running_var = mean, variance
 
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """Everything that the next step depends on, but the parameters; see ``load_state_dict``."""

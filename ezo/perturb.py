@@ -32,7 +32,6 @@ except ImportError:
 
 GRID = {torch.float32: 2.0**-22, torch.float64: 2.0**-51}
 SCRATCH_BYTES = 64 * 1024
-_GROUP_BYTES = 10 * 1024  # the reference's words and noise for one group, at its peak (tested)
 _warned = False
 
 
@@ -190,6 +189,12 @@ def _snap(x: Tensor, grid: float | None) -> Tensor:
     return x if grid is None else x.mul_(1 / grid).round_().mul_(grid)
 
 
+def _group_bytes(parameter: Tensor) -> int:
+    """The reference's peak for one group: words, noise, sums, and where they go (tested)."""
+    wide = parameter.dtype == torch.float64
+    return (8 + 4 * wide + 4 * (not parameter.is_contiguous())) * 1024
+
+
 class _Chunk:
     """Elements ``first`` to ``last`` - 1 of a tensor in row-major order, whatever its strides."""
 
@@ -197,11 +202,11 @@ class _Chunk:
         self.dtype = dtype
         if tensor.is_contiguous():
             self.tensor = tensor.view(-1)
-            self.at: slice | tuple[Tensor, ...] = slice(first, last)
+            self.at: slice | Tensor = slice(first, last)
         else:
-            self.tensor = tensor
-            elements = torch.arange(first, last, device=tensor.device)
-            self.at = torch.unravel_index(elements, tensor.shape)
+            extent = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride()))
+            self.tensor = tensor.as_strided((extent,), (1,))
+            self.at = _places(tensor, first, last)
 
     def take(self) -> Tensor:
         """A copy, in the type to compute in."""
@@ -211,6 +216,16 @@ class _Chunk:
         self.tensor[self.at] = values.to(self.tensor.dtype)
 
 
+def _places(tensor: Tensor, first: int, last: int) -> Tensor:
+    """Where elements ``first`` to ``last`` - 1 stand in memory, counted from the first of all."""
+    rest = torch.arange(first, last, device=tensor.device)
+    at = torch.zeros_like(rest)
+    for n, stride in zip(reversed(tensor.shape), reversed(tensor.stride())):
+        at.add_(rest % n, alpha=stride)
+        rest.div_(n, rounding_mode="floor")
+    return at
+
+
 @torch.no_grad()
 def _chunks(
     parameter: Tensor, noise: str, place: tuple[int, int, int], t: int, scratch_bytes: int
@@ -218,7 +233,7 @@ def _chunks(
     """Pieces of a parameter, each with its noise in the type to compute in."""
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     seed, step, stream = place
-    groups = max(1, scratch_bytes // _GROUP_BYTES)
+    groups = max(1, scratch_bytes // _group_bytes(parameter))
     size = parameter.numel()
     for first in range(0, size, groups * _noise.GROUP):
         last = min(size, first + groups * _noise.GROUP)

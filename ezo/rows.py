@@ -79,12 +79,15 @@ def read(path: Path) -> list[Row]:
         ValueError: a line is not a row; the message names the file and the line.
     """
     rows = []
-    for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(Row(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{path}, line {n}: expected a row as JSON, got {line[:80]!r}: {error}; "
-                             "remove the line or measure again") from error
+    with path.open(encoding="utf-8") as file:
+        for n, line in enumerate(file, start=1):
+            try:
+                rows.append(Row(**json.loads(line)))
+            except (json.JSONDecodeError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {n}: expected a row as JSON, got {line[:80].rstrip()!r}: {error}; "
+                    "remove the line or measure again"
+                ) from error
     return rows
 
 

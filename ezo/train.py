@@ -1,6 +1,7 @@
 """The one training loop: a `Run` in, rows out, resumable at any step to the same bits."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import math
@@ -66,7 +67,15 @@ class Run:
         for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} of {least} or more, got {getattr(self, name)}")
-        return replace(self, hyper=self.hyper or tuned(self.model, self.data, self.method))
+        if self.train_examples is not None and self.train_examples < 1:
+            raise ValueError(f"expected train_examples of 1 or more, or None for all, got "
+                             f"{self.train_examples}")
+        hyper = self.hyper or tuned(self.model, self.data, self.method)
+        for name, value in asdict(hyper).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"expected {name} to be finite, got {value}")
+        _schedule(hyper.schedule, 0.0)
+        return replace(self, hyper=hyper)
 
     def config(self) -> dict[str, Any]:
         """Settings that are no field of a row of their own, flat."""
@@ -159,11 +168,13 @@ class _Loop:
     def __init__(
         self, run: Run, root: Path | None, out: Path | None, device: torch.device, checkpoint_steps: int
     ) -> None:
+        if checkpoint_steps < 1:
+            raise ValueError(f"expected checkpoint_steps of 1 or more, got {checkpoint_steps}")
         self.run, self.out, self.device, self.checkpoint_steps = run, out, device, checkpoint_steps
         data = load(run, root)
-        self.data = replace(
-            data, **{k: getattr(data, k).to(device) for k in ("train_x", "train_y", "test_x", "test_y")}
-        ) if device.type != "cpu" else data
+        self.data = copy.copy(data)
+        for name in ("train_x", "train_y", "test_x", "test_y"):  # the checksum stays the CPU's
+            object.__setattr__(self.data, name, getattr(data, name).to(device))
         channels = data.train_x.shape[1 if data.train_x.dim() == 4 else 2]
         self.model = build(run, data.classes, channels).to(device)
         method = catalogue.find("method", run.method)

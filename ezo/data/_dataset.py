@@ -36,5 +36,5 @@ class Dataset:
     def __post_init__(self) -> None:
         digest = hashlib.sha256()
         for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
-            digest.update(tensor.contiguous().numpy())
+            digest.update(tensor.contiguous().numpy().data)
         object.__setattr__(self, "checksum", digest.hexdigest())

@@ -25,7 +25,8 @@ def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer
 
 
 def _outermost_sequentials(module: nn.Module) -> Iterator[nn.Sequential]:
-    if isinstance(module, nn.Sequential):
+    # A subclass with a forward of its own is more than its modules in a row.
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         yield module
     else:
         for child in module.children():
@@ -55,15 +56,19 @@ def _checkpointed(sequential: nn.Sequential) -> Callable[[Tensor], Tensor]:
 
 @contextlib.contextmanager
 def _still_norms(segment: list[nn.Module]) -> Iterator[None]:
-    """The second forward pass must not update batch norm's running statistics again."""
+    """The second forward pass must not update batch norm's running statistics again.
+
+    It updates copies: without statistics, autograd would save other tensors than in the first.
+    """
     norms: list[Any] = [
         m for module in segment for m in module.modules()
         if isinstance(m, _NormBase) and m.track_running_stats and m.training
     ]
+    statistics = [dict(m._buffers) for m in norms]
     for m in norms:
-        m.track_running_stats = False
+        m._buffers.update({name: None if x is None else x.clone() for name, x in m._buffers.items()})
     try:
         yield
     finally:
-        for m in norms:
-            m.track_running_stats = True
+        for m, ours in zip(norms, statistics):
+            m._buffers.update(ours)

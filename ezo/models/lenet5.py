@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from ezo.models._init import xavier
+
 NAMES = ("lenet5",)
 INPUT = "image"
 
@@ -17,7 +19,7 @@ def build(name: str, classes: int = 10, channels: int = 1) -> nn.Module:
     Returns:
         A module from (N, channels, 28, 28) to logits (N, classes).
     """
-    return nn.Sequential(
+    return xavier(nn.Sequential(
         nn.Conv2d(channels, 6, 5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2),
@@ -30,4 +32,4 @@ def build(name: str, classes: int = 10, channels: int = 1) -> nn.Module:
         nn.Linear(120, 84),
         nn.ReLU(),
         nn.Linear(84, classes),
-    )
+    ))

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from ezo.models._init import xavier
+
 NAMES = ("pointnet", "pointnet-bn")
 INPUT = "points"
 
@@ -17,7 +19,7 @@ def build(name: str, classes: int = 40, channels: int = 3) -> nn.Module:
     Returns:
         A module from (N, P, channels), any number P of points, to logits (N, classes).
     """
-    return PointNet(classes, channels, batch_norm=name == "pointnet-bn")
+    return xavier(PointNet(classes, channels, batch_norm=name == "pointnet-bn"))
 
 
 class PointNet(nn.Module):

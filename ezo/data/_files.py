@@ -1,0 +1,158 @@
+"""Files of data sets: where they lie, and strict reading, downloading and unpacking of them."""
+
+import gzip
+import hashlib
+import http.client
+import importlib
+import math
+import os
+import shutil
+import struct
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WHERE = "say where data lies with --data-root or the environment variable EZO_DATA"
+
+
+def data_root(root: Path | None) -> Path:
+    """The folder of all data sets: ``root``, else ``$EZO_DATA``, else ``data``."""
+    return Path(root) if root is not None else Path(os.environ.get("EZO_DATA") or "data")
+
+
+def extra(module: str) -> Any:
+    """Import a module of the ``train`` extra.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the message gives the command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise ModuleNotFoundError(
+            f"expected the package of '{package}', got none installed; pip install ezo[train]",
+            name=error.name,
+        ) from error
+
+
+def exists(path: Path) -> bool:
+    """Whether ``path`` is there for `read_idx`, as it is or gzipped."""
+    return path.is_file() or _zipped(path).is_file()
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Read an IDX file of unsigned bytes: ``path``, or ``path``.gz where only that is there.
+
+    Args:
+        path: without ``.gz``.
+        shape: the one shape the file may have.
+
+    Returns:
+        uint8, of ``shape``.
+
+    Raises:
+        FileNotFoundError: neither file is there.
+        ValueError: the file is truncated, corrupt, too long, no IDX file of bytes, or of another
+            shape.
+    """
+    path = path if path.is_file() else _zipped(path)
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"expected {path.with_suffix('')} or the same with .gz, got "
+                                f"neither; {WHERE}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _bad(path, "a whole gzip file", str(error)) from error
+    start = 4 * (1 + len(shape))
+    if len(data) < start:
+        raise _bad(path, f"a header of {start} bytes", f"{len(data)} bytes in all")
+    magic, *sizes = struct.unpack_from(f">{1 + len(shape)}I", data)
+    if magic != 0x0800 + len(shape):
+        raise _bad(path, f"the magic number {0x0800 + len(shape):#010x} (unsigned bytes in "
+                   f"{len(shape)} dimensions)", f"{magic:#010x}")
+    if tuple(sizes) != shape:
+        raise _bad(path, f"the shape {shape}", f"{tuple(sizes)}")
+    if len(data) - start != math.prod(shape):
+        raise _bad(path, f"{math.prod(shape)} bytes after the header", f"{len(data) - start}")
+    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
+
+
+def download(url: str, destination: Path, digest: str) -> None:
+    """Fetch a file; ``destination`` appears only whole and checked.
+
+    Args:
+        url: any that ``urllib`` opens.
+        destination: in a folder that is there.
+        digest: the algorithm and the expected checksum, for example ``md5:<32 hex digits>``.
+
+    Raises:
+        OSError: nothing came, or not all of it, or it could not be written.
+        ValueError: what came has another checksum.
+    """
+    algorithm, _, expected = digest.partition(":")
+    checksum = hashlib.new(algorithm)
+    # Beside the destination: renaming is atomic only within one file system.
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".download-") as folder:
+        part = Path(folder) / "part"
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response, part.open("wb") as file:
+                while block := response.read(1 << 20):
+                    checksum.update(block)
+                    file.write(block)
+                length = response.headers.get("Content-Length")
+            if length is not None and part.stat().st_size != int(length):
+                raise OSError(f"{part.stat().st_size} of {length} bytes")
+        except (OSError, http.client.HTTPException) as error:
+            raise OSError(f"expected to fetch {url} to {destination}, got: {error}; check the "
+                          "network and try again, or fetch it by hand") from error
+        if checksum.hexdigest() != expected.lower():
+            raise ValueError(f"{url}: expected a file of {digest}, got "
+                             f"{algorithm}:{checksum.hexdigest()} ({part.stat().st_size} bytes); "
+                             f"{destination} was not written; try again, or fetch it by hand from "
+                             "a place you trust")
+        os.replace(part, destination)
+
+
+def unzip(archive: Path, folder: Path) -> None:
+    """Unpack an archive under ``folder``, which is there.
+
+    Raises:
+        ValueError: it is no whole zip file, or a member would land outside ``folder``; in the
+            latter case nothing is written.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for name in file.namelist():
+                if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                    raise ValueError(f"{archive}: expected members inside {folder}, got '{name}'; "
+                                     "don't use this archive")
+            for member in file.infolist():
+                target = folder / member.filename
+                if member.is_dir():
+                    target.mkdir(parents=True, exist_ok=True)
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with file.open(member) as source, target.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise _bad(archive, "a whole zip file", str(error)) from error
+
+
+def _zipped(path: Path) -> Path:
+    return path.with_name(path.name + ".gz")
+
+
+def _bad(path: Path, expected: str, got: str) -> ValueError:
+    return ValueError(f"{path}: expected {expected}, got {got}; delete the file and fetch it "
+                      f"again, or {WHERE}")

@@ -1,0 +1,46 @@
+"""scikit-learn's 1,797 handwritten digits, 8x8 pixels resized to 28x28: needs no download."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from ezo.data._dataset import Dataset
+from ezo.data._files import extra
+
+NAMES = ("digits",)
+
+
+def load(name: str, root: Path | None = None) -> Dataset:
+    """The digits of the UCI Optical Recognition test set, as they come with scikit-learn.
+
+    The split is fixed: every fifth image of each class is for testing, 355 of 1,797.
+
+    Args:
+        name: ``digits``.
+        root: not used, scikit-learn holds the images.
+
+    Returns:
+        Images (N, 1, 28, 28) in 10 classes.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+    """
+    digits = extra("sklearn.datasets").load_digits()
+    labels = digits.target.astype(np.int64)
+    testing = np.zeros(len(labels), dtype=bool)
+    for label in range(10):
+        testing[np.flatnonzero(labels == label)[4::5]] = True
+    small = torch.from_numpy(digits.images).unsqueeze(1)  # (N, 1, 8, 8), float64, 0 to 16
+    images = interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    train_x, test_x = images[~testing], images[testing]
+    # By numpy: the same bits on any number of threads.
+    mean, std = float(train_x.numpy().mean()), float(train_x.numpy().std())
+    return Dataset(
+        train_x=((train_x - mean) / std).float(),
+        train_y=torch.from_numpy(labels[~testing]),
+        test_x=((test_x - mean) / std).float(),
+        test_y=torch.from_numpy(labels[testing]),
+        classes=10,
+    )

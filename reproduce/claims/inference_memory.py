@@ -1,0 +1,21 @@
+"""Memory: full ZO against inference."""
+
+from ezo.rows import Row
+from reproduce.judge import Claim, Finding, finding, peak_ratios
+
+CLAIM = Claim(
+    id="inference-memory",
+    text="Full ZO needs almost the memory of inference; what it needs more",
+    printed="qualitative (ours: at most 2 %)",
+    low=float("-inf"),
+    high=2.0,
+    unit="%",
+)
+
+
+def judge(rows: list[Row], full: bool) -> list[Finding]:
+    """Exact, so that one measurement is enough."""
+    return [
+        finding(CLAIM, comparison, [value], full, cases, exact=True)
+        for comparison, value, cases in peak_ratios(rows, [("full-zo", "inference")])
+    ] or [finding(CLAIM, "full-zo over inference", [], full, ())]

@@ -1,0 +1,572 @@
+"""What every model, data set and method must satisfy. Each file of a kind is found by itself."""
+
+import dataclasses
+import inspect
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ezo import catalogue, checkpoint
+from ezo.data import Dataset
+from ezo.methods import Hyper
+from ezo.split import layers
+from ezo.train import Run, build
+
+# Letters: N examples, C channels or coordinates, P points, k BP layers.
+
+FUNCTIONS = {
+    "model": ("build", ["name", "classes", "channels"]),
+    "data": ("load", ["name", "root"]),
+    "method": ("optimizer", ["name", "model", "hyper", "seed"]),
+}
+LONGEST_LINE = 110
+NUMBERS = {"<points>": "256", "<degrees>": "45", "<k>": "1"}
+BUILTIN = [(kind, module) for kind in catalogue.KINDS for module in catalogue.members(kind)]
+
+
+def concrete(name: str) -> str:
+    """A name that a caller could write: placeholders filled in."""
+    return re.sub(r"<\w+>", lambda found: NUMBERS.get(found[0], "2"), name)
+
+
+def examples(kind: str) -> list[str]:
+    return [concrete(name) for name in catalogue.names(kind)]
+
+
+every_member = pytest.mark.parametrize(
+    ("kind", "module"), BUILTIN, ids=[module.__name__ for _, module in BUILTIN]
+)
+every_model = pytest.mark.parametrize("name", examples("model"))
+
+
+# Every kind
+
+
+@every_member
+def test_member_describes_itself_in_one_short_line(kind: str, module: ModuleType) -> None:
+    first = (module.__doc__ or "").splitlines()[0]
+    assert first == first.strip()
+    assert 10 <= len(first) <= LONGEST_LINE
+    assert first.endswith(".")
+
+
+@every_member
+def test_member_has_the_function_of_its_kind(kind: str, module: ModuleType) -> None:
+    function, parameters = FUNCTIONS[kind]
+    assert list(inspect.signature(getattr(module, function)).parameters) == parameters
+    assert getattr(module, function).__doc__
+
+
+@every_member
+def test_member_is_found_by_each_of_its_names(kind: str, module: ModuleType) -> None:
+    assert isinstance(module.NAMES, tuple) and module.NAMES
+    for name in module.NAMES:
+        assert catalogue.find(kind, concrete(name)) is module
+
+
+@pytest.mark.parametrize("kind", catalogue.KINDS)
+def test_names_are_unique_within_their_kind(kind: str) -> None:
+    names = catalogue.names(kind)
+    assert names and len(set(names)) == len(names)
+    for name in examples(kind):
+        matching = [n for n in names if re.fullmatch(re.sub(r"<\w+>", r"\\d+", n), name)]
+        assert len(matching) == 1
+
+
+@pytest.mark.parametrize("kind", catalogue.KINDS)
+@pytest.mark.parametrize("name", ["nonsense", "", "elastic-", "elastic-x", "lenet5 ", "_files"])
+def test_an_unknown_name_lists_the_known_names(kind: str, name: str) -> None:
+    with pytest.raises(ValueError) as error:
+        catalogue.find(kind, name)
+    assert str(error.value) == f"unknown {kind} '{name}'; known: {', '.join(catalogue.names(kind))}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("model", "INPUT = 'image'\ndef build(name, classes, channels): return name"),
+        ("data", "def load(name, root): return name"),
+        ("method", "HYPER = None\ndef optimizer(name, model, hyper, seed): return name"),
+    ],
+)
+def test_a_new_file_is_found_by_being_there(
+    drop_in: Callable[[str, str, str], Path], kind: str, body: str
+) -> None:
+    before = catalogue.names(kind)
+    drop_in(kind, "novel", f'"""A new one."""\nNAMES = ("novel", "novel-<n>")\n{body}\n')
+    assert sorted(catalogue.names(kind)) == sorted([*before, "novel", "novel-<n>"])
+    for name in ("novel", "novel-17"):
+        function = getattr(catalogue.find(kind, name), FUNCTIONS[kind][0])
+        assert function(name, *[None] * (len(FUNCTIONS[kind][1]) - 1)) == name
+
+
+def test_a_file_with_an_underscore_is_no_member(drop_in: Callable[[str, str, str], Path]) -> None:
+    drop_in("model", "_helper", "raise AssertionError('imported')")
+    assert "_helper" not in catalogue.names("model")
+
+
+@pytest.mark.parametrize(("name", "number"), [("elastic-2", 2), ("a-rot45", 45), ("lenet5", 5)])
+def test_number_is_the_integer_at_the_end(name: str, number: int) -> None:
+    assert catalogue.number(name) == number
+
+
+def test_number_of_a_name_without_one_is_an_error() -> None:
+    with pytest.raises(ValueError, match="ends in an integer, got 'full-zo'"):
+        catalogue.number("full-zo")
+
+
+# Models
+
+
+def inputs(name: str, channels: int, n: int = 4) -> Tensor:
+    shape = {"image": (n, channels, 28, 28), "points": (n, 32, channels)}
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(shape[catalogue.find("model", name).INPUT], generator=generator)
+
+
+def channels_of(name: str) -> int:
+    return {"image": 1, "points": 3}[catalogue.find("model", name).INPUT]
+
+
+def built(name: str, classes: int = 10, channels: int | None = None, seed: int = 0) -> nn.Module:
+    run = Run(name, "digits", "full-zo", seed=seed)
+    return build(run, classes, channels_of(name) if channels is None else channels)
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    return checkpoint.digest(a.state_dict()) == checkpoint.digest(b.state_dict())
+
+
+@every_model
+def test_model_says_what_it_takes(name: str) -> None:
+    assert catalogue.find("model", name).INPUT in ("image", "points")
+
+
+@every_model
+@pytest.mark.parametrize(("classes", "channels"), [(10, 1), (7, 3)])
+def test_model_gives_finite_logits(name: str, classes: int, channels: int) -> None:
+    model = built(name, classes, channels)
+    for mode in (model.train(), model.eval()):
+        logits = mode(inputs(name, channels))
+        assert logits.shape == (4, classes)
+        assert logits.dtype == torch.float32 and torch.isfinite(logits).all()
+
+
+@every_model
+def test_model_in_evaluation_sees_each_example_by_itself(name: str) -> None:
+    model, x = built(name, channels=3).eval(), inputs(name, 3)
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        whole, parts = model(x), torch.cat([model(x[:1]), model(x[1:])])
+    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(whole[0], whole[1])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_model
+def test_building_leaves_the_global_generator_as_it_was(name: str) -> None:
+    before = torch.get_rng_state()
+    built(name)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_model
+def test_initial_weights_depend_on_the_seed_alone(name: str) -> None:
+    first = built(name, seed=5)
+    torch.rand(3)
+    assert same_weights(first, built(name, seed=5))
+    assert not same_weights(first, built(name, seed=6))
+
+
+@every_model
+def test_layers_of_a_model_hold_each_parameter_once(name: str) -> None:
+    model = built(name, classes=7)
+    found = layers(model)
+    assert len(found) >= 2
+    assert [id(p) for _, own in found for p in own] == [id(p) for p in model.parameters()]
+    assert found[-1][1][0].shape[0] == 7
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters"),
+    [("lenet5", 10, 107_786), ("pointnet", 40, 815_400), ("pointnet-bn", 40, 819_624)],
+)
+def test_models_have_the_papers_number_of_parameters(
+    name: str, classes: int, parameters: int
+) -> None:
+    assert sum(p.numel() for p in built(name, classes).parameters()) == parameters
+
+
+# Methods. On three networks: tiny has batch norm and dropout.
+
+DEEPEST = {"tiny": 3, "lenet5": 5, "pointnet-bn": 8}
+
+
+def concrete_methods(deepest: int) -> list[str]:
+    """All methods, those with a k with every k from 1 to all layers."""
+    ks = range(1, deepest + 1)
+    return [
+        name
+        for known in catalogue.names("method")
+        for name in dict.fromkeys(known.replace("<k>", str(k)) for k in ks)
+    ]
+
+
+on_every_network = pytest.mark.parametrize(
+    ("network", "method"),
+    [(n, m) for n in ("tiny", "lenet5") for m in concrete_methods(DEEPEST[n])],
+)
+on_tiny = pytest.mark.parametrize("method", concrete_methods(DEEPEST["tiny"]))
+
+
+class Steps:
+    """A method's steps on one batch, always the same, with random numbers of its own."""
+
+    def __init__(self, network: str, method: str, seed: int = 0, **hyper: Any) -> None:
+        file = catalogue.find("method", method)
+        self.classes = 3 if network == "tiny" else 10
+        self.model = built(network, self.classes)
+        self.x = inputs(network, channels_of(network))
+        if network == "tiny":
+            self.x = self.x[..., :4, :4]
+        self.y = torch.arange(len(self.x)) % self.classes
+        self.start = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.optimizer: Any = file.optimizer(
+            method, self.model, dataclasses.replace(file.HYPER, **hyper), seed
+        )
+        self.model.train()
+        self.random_state = torch.Generator().manual_seed(11).get_state()
+
+    def closure(self) -> Tensor:
+        return nn.functional.cross_entropy(self.model(self.x), self.y)
+
+    def step(self, steps: int = 1) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.random_state)
+            for _ in range(steps):
+                loss: Tensor = self.optimizer.step(self.closure)
+            self.random_state = torch.get_rng_state()
+        return loss
+
+    def changed(self) -> list[str]:
+        """Names of parameters that moved by more than snapping to a grid does."""
+        return [
+            name
+            for name, p in self.model.named_parameters()
+            if (p.detach() - self.start[name]).abs().max() > 1e-6
+        ]
+
+    def digest(self) -> str:
+        return checkpoint.digest({**self.model.state_dict(), "random state": self.random_state})
+
+
+@pytest.fixture(autouse=True)
+def networks(tiny: None) -> None:
+    """The tiny network is there in every test."""
+
+
+@on_every_network
+def test_step_gives_a_finite_loss(network: str, method: str) -> None:
+    steps = Steps(network, method)
+    expected = steps.closure().item()  # at the initial weights, another dropout mask on tiny
+    loss = steps.step()
+    assert loss.shape == () and not loss.requires_grad
+    assert loss.item() == pytest.approx(expected, rel=1e-2 if network == "lenet5" else 0.5)
+
+
+@on_every_network
+def test_step_changes_the_parameters_it_should(network: str, method: str) -> None:
+    steps = Steps(network, method)
+    every = [name for name, _ in steps.model.named_parameters()]
+    expected = every
+    if method.startswith("tail-only-"):
+        trained = layers(built(network))[-catalogue.number(method) :]
+        expected = every[-sum(len(parameters) for _, parameters in trained) :]
+    steps.step(2)
+    assert steps.changed() == expected
+    for name, p in steps.model.named_parameters():
+        assert name in expected or torch.equal(p, steps.start[name])
+
+
+@on_tiny
+def test_steps_lower_the_loss(method: str) -> None:
+    steps = Steps("tiny", method, lr=3e-2, bp_lr=0.05)
+
+    def loss() -> float:
+        steps.model.eval()
+        with torch.no_grad():
+            value = steps.closure().item()
+        steps.model.train()
+        return value
+
+    steps.step(20)  # batch norm's running statistics settle
+    before = loss()
+    steps.step(120)
+    assert loss() < 0.8 * before
+
+
+@on_every_network
+def test_steps_depend_on_the_seed_alone(network: str, method: str) -> None:
+    first, again = Steps(network, method), Steps(network, method)
+    first.step(2)
+    torch.rand(3)
+    again.step(2)
+    assert first.digest() == again.digest()
+
+
+@pytest.mark.parametrize("method", ["full-zo", "elastic-1", "elastic-2"])
+def test_noise_depends_on_the_seed(method: str) -> None:
+    first, other = Steps("tiny", method, seed=0), Steps("tiny", method, seed=1)
+    first.step()
+    other.step()
+    assert first.digest() != other.digest()
+
+
+@on_tiny
+def test_step_draws_random_numbers_as_one_forward_pass_does(method: str) -> None:
+    steps = Steps("tiny", method)
+    torch.manual_seed(4)
+    steps.closure()
+    after_forward = torch.get_rng_state()
+    torch.manual_seed(4)
+    steps.optimizer.step(steps.closure)
+    assert torch.equal(torch.get_rng_state(), after_forward)
+
+
+@on_tiny
+def test_method_updates_running_statistics_once_a_step(method: str) -> None:
+    steps = Steps("tiny", method)
+    steps.step(3)
+    norm: Any = steps.model.get_submodule("2")
+    assert norm.num_batches_tracked == 3
+    assert norm.track_running_stats and steps.model.training
+
+
+@on_every_network
+def test_method_goes_on_from_its_state_to_the_same_bits(
+    network: str, method: str, tmp_path: Path
+) -> None:
+    steps, resumed = Steps(network, method), Steps(network, method, seed=1)
+    steps.step(2)
+    checkpoint.save(
+        tmp_path / "c", [steps.model.state_dict(), steps.optimizer.state_dict(), steps.random_state]
+    )
+    steps.step(2)
+    model, optimizer, resumed.random_state = checkpoint.load(tmp_path / "c")
+    resumed.model.load_state_dict(model)
+    resumed.optimizer.load_state_dict(optimizer)
+    resumed.step(2)
+    assert resumed.digest() == steps.digest()
+
+
+@on_tiny
+def test_learning_rates_are_in_the_parameter_groups(method: str) -> None:
+    steps = Steps("tiny", method)
+    assert len({id(p) for group in steps.optimizer.param_groups for p in group["params"]}) == sum(
+        p.requires_grad for p in steps.model.parameters()
+    )
+    for group in steps.optimizer.param_groups:
+        group["lr"] = 0.0
+    steps.step(2)
+    assert steps.changed() == []
+
+
+@pytest.mark.parametrize("network", ["tiny", "lenet5"])
+@pytest.mark.parametrize(("ends", "same_as"), [("elastic-0", "full-zo"), ("elastic-{}", "full-bp")])
+def test_elastic_at_its_ends_is_the_full_method(network: str, ends: str, same_as: str) -> None:
+    elastic = Steps(network, ends.format(DEEPEST[network]))
+    full = Steps(network, same_as)
+    elastic.step(3)
+    full.step(3)
+    assert elastic.digest() == full.digest()
+
+
+@pytest.mark.parametrize("network", DEEPEST)
+def test_activation_checkpointing_changes_no_bit(network: str) -> None:
+    plain, stored = Steps(network, "full-bp"), Steps(network, "full-bp-checkpoint")
+    for _ in range(3):
+        assert torch.equal(plain.step(), stored.step())
+    assert plain.digest() == stored.digest()
+    with torch.no_grad():
+        assert torch.equal(plain.model.eval()(plain.x), stored.model.eval()(plain.x))
+
+
+def saved_bytes(steps: Steps) -> int:
+    """Of tensors that autograd keeps for the backward pass, without parameters, each once."""
+    parameters = {p.data_ptr() for p in steps.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in parameters:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = steps.closure()
+    assert loss.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("network", ["lenet5", "pointnet-bn"])
+def test_activation_checkpointing_keeps_less(network: str) -> None:
+    stored = saved_bytes(Steps(network, "full-bp-checkpoint"))
+    assert 0 <= stored < saved_bytes(Steps(network, "full-bp")) / 2
+
+
+def test_activation_checkpointing_keeps_a_sequentials_own_forward() -> None:
+    class Residual(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + super().forward(x)
+
+    model = Residual(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+    x = torch.ones(2, 3)
+    expected = model(x)
+    catalogue.find("method", "full-bp-checkpoint").optimizer(
+        "full-bp-checkpoint", model, Hyper(), 0
+    )
+    assert torch.equal(model(x), expected)
+    assert "forward" in vars(model[1])
+
+
+@pytest.mark.parametrize("method", ["elastic-6", "tail-only-6"])
+def test_more_bp_layers_than_there_are_is_an_error_that_names_them(method: str) -> None:
+    with pytest.raises(ValueError, match="expected 0 to 5 BP layers, got 6; .* 0, 3, 7, 9, 11"):
+        Steps("lenet5", method)
+
+
+@pytest.mark.parametrize(
+    "module", list(catalogue.members("method")), ids=lambda module: str(module.__name__)
+)
+def test_method_has_default_hyperparameters(module: ModuleType) -> None:
+    assert isinstance(module.HYPER, Hyper)
+
+
+def test_every_hyperparameter_says_what_it_is() -> None:
+    for field in dataclasses.fields(Hyper):
+        assert field.metadata["help"]
+
+
+# Data sets
+
+
+MISSING = (FileNotFoundError, ModuleNotFoundError)
+
+
+@pytest.fixture(scope="module")
+def no_network() -> Iterator[None]:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network in tests")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for place, name in (
+            (socket.socket, "connect"),
+            (socket.socket, "connect_ex"),
+            (socket, "getaddrinfo"),
+        ):
+            patch.setattr(place, name, refuse)
+        yield
+
+
+@pytest.fixture(scope="module", params=examples("data"))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def loading(
+    name: str, tmp_path_factory: pytest.TempPathFactory, no_network: None
+) -> Callable[[], Dataset]:
+    """Loads the data set from ``EZO_DATA`` where that is set, else from an empty folder."""
+    root = None if os.environ.get("EZO_DATA") else tmp_path_factory.mktemp("empty")
+    return lambda: catalogue.find("data", name).load(name, root)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def found(loading: Callable[[], Dataset]) -> Dataset | Exception:
+    try:
+        return loading()
+    except MISSING as error:
+        return error
+
+
+@pytest.fixture
+def dataset(name: str, found: Dataset | Exception) -> Dataset:
+    if isinstance(found, Exception):
+        pytest.skip(f"{name} is not on this machine")
+    return found
+
+
+def test_missing_files_are_named_with_the_fix(found: Dataset | Exception) -> None:
+    if isinstance(found, Exception):
+        assert str(found).startswith("expected ")
+        assert re.search(r"--data-root.*EZO_DATA|pip install ezo\[train\]", str(found))
+
+
+@pytest.mark.parametrize("needless", ["digits", "shapes-256"])
+def test_some_data_sets_need_no_files(needless: str, tmp_path: Path, no_network: None) -> None:
+    assert len(catalogue.find("data", needless).load(needless, tmp_path).train_x)
+
+
+def test_data_set_is_whole_and_well_formed(name: str, dataset: Dataset) -> None:
+    for x, y in ((dataset.train_x, dataset.train_y), (dataset.test_x, dataset.test_y)):
+        assert x.dtype == torch.float32 and y.dtype == torch.int64
+        assert len(x) == len(y) > 0 and y.dim() == 1
+        assert x.dim() in (3, 4) and x.shape[1:] == dataset.train_x.shape[1:]
+        assert torch.isfinite(x).all()
+        assert y.unique().tolist() == list(range(dataset.classes))
+    if dataset.train_x.dim() == 4:
+        assert dataset.train_x.shape[1:] == (1, 28, 28)
+    else:
+        assert dataset.train_x.shape[2] == 3
+        assert dataset.train_x.shape[1] == (256 if name.endswith("-256") else 1024)
+    assert re.fullmatch("[0-9a-f]{64}", dataset.checksum)
+
+
+def test_images_have_mean_0_and_variance_1(name: str, dataset: Dataset) -> None:
+    if dataset.train_x.dim() != 4 or "-rot" in name:  # rotated images have the scale of unrotated
+        return
+    assert dataset.train_x.mean(dtype=torch.float64).item() == pytest.approx(0, abs=1e-4)
+    assert dataset.train_x.double().var().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_data_set_is_the_same_on_every_load(
+    dataset: Dataset, loading: Callable[[], Dataset]
+) -> None:
+    before = torch.get_rng_state()
+    again = loading()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert again.checksum == dataset.checksum
+    assert torch.equal(again.test_x, dataset.test_x)
+
+
+def test_augmentation_depends_on_its_generator_alone(dataset: Dataset) -> None:
+    if dataset.augment is None:
+        return
+    x = dataset.train_x[:4].clone()
+    before = torch.get_rng_state()
+    first, again, other = (
+        dataset.augment(x, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(x, dataset.train_x[:4])
+    assert first.shape == x.shape and first.dtype == x.dtype
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("part", ["train_x", "train_y", "test_x", "test_y"])
+def test_checksum_sees_one_element_of_each_tensor(part: str) -> None:
+    data = catalogue.find("data", "tiny-images").load("tiny-images")
+    changed = getattr(data, part).clone()
+    changed.view(-1)[-1] += 1
+    assert dataclasses.replace(data, **{part: changed}).checksum != data.checksum
+    assert dataclasses.replace(data).checksum == data.checksum

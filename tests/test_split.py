@@ -1,0 +1,147 @@
+"""Where ZO ends and BP begins."""
+
+import pytest
+import torch
+from torch import nn
+
+import ezo
+from ezo.models import lenet5, pointnet
+from ezo.split import layers, split
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.hidden = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+class Own(nn.Module):
+    """Parameters of the model's own, before those of its modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.inner = nn.Linear(3, 3)
+        self.table = nn.Parameter(torch.ones(3, 3))
+
+
+def mlp():
+    return nn.Sequential(
+        nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)
+    )
+
+
+def names(model, parameters):
+    known = {id(p): name for name, p in model.named_parameters()}
+    return [known[id(p)] for p in parameters]
+
+
+def test_layers_of_lenet5():
+    found = layers(lenet5.build("lenet5"))
+    assert [name for name, _ in found] == ["0", "3", "7", "9", "11"]
+    sizes = [sum(p.numel() for p in parameters) for _, parameters in found]
+    assert sizes == [156, 2416, 94200, 10164, 850] and sum(sizes) == 107_786
+
+
+def test_norms_belong_to_the_layer_before_them():
+    model = pointnet.build("pointnet-bn")
+    found = layers(model)
+    assert len(found) == 8
+    assert names(model, found[0][1]) == [
+        "points.0.weight", "points.0.bias", "points.1.weight", "points.1.bias",
+    ]  # fmt: skip
+
+
+def test_a_first_norm_is_a_layer_of_its_own():
+    assert [n for n, _ in layers(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)))] == ["0", "1"]
+
+
+def test_frozen_parameters_are_in_no_layer_and_no_part():
+    model = mlp()
+    model[0].requires_grad_(False)
+    model[5].bias.requires_grad_(False)
+    assert [name for name, _ in layers(model)] == ["1", "3", "5"]
+    zo, bp = split(model, 1)
+    assert names(model, zo) == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    assert names(model, bp) == ["5.weight"]
+
+
+@pytest.mark.parametrize("bp", [*range(6), "all", "0", "3", "9.bias", "11"])
+def test_the_parts_are_all_parameters_once_in_order(bp):
+    model = lenet5.build("lenet5")
+    zo, last = split(model, bp)
+    assert [id(p) for p in zo + last] == [id(p) for p in model.parameters()]
+
+
+@pytest.mark.parametrize(("bp", "first"), [
+    (0, None), (1, "5.weight"), (2, "3.weight"), (3, "0.weight"), ("all", "0.weight"),
+    ("1", "1.weight"), ("1.bias", "1.bias"), ("2", "3.weight"), ("5", "5.weight"),
+])  # fmt: skip
+def test_where_bp_begins(bp, first):
+    model = mlp()
+    _, last = split(model, bp)
+    every = [name for name, _ in model.named_parameters()]
+    assert names(model, last) == ([] if first is None else every[every.index(first) :])
+
+
+def test_parameters_may_be_given_one_by_one():
+    model = mlp()
+    chosen = [model[5].weight, model[0].bias]
+    for bp in (chosen, iter(chosen), tuple(chosen)):
+        zo, last = split(model, bp)
+        assert names(model, last) == ["0.bias", "5.weight"]
+        assert len(zo) == 6
+    assert names(model, split(model, model[3].weight)[1]) == ["3.weight"]
+    assert split(model, [])[1] == []
+
+
+def test_a_frozen_parameter_that_is_given_stays_out():
+    model = mlp()
+    model[5].weight.requires_grad_(False)
+    assert names(model, split(model, model[5].parameters())[1]) == ["5.bias"]
+
+
+def test_a_shared_parameter_stands_where_it_stands_first():
+    model = Tied()
+    assert [name for name, _ in layers(model)] == ["embedding", "hidden"]
+    zo, bp = split(model, "hidden")
+    assert names(model, zo) == ["embedding.weight"]
+    assert names(model, bp) == ["hidden.weight", "hidden.bias"]
+    assert split(model, "head")[1] == []
+    assert names(model, split(model, 1)[1]) == ["hidden.weight", "hidden.bias"]
+
+
+def test_parameters_of_the_model_itself_stand_before_its_modules():
+    model = Own()
+    assert [name for name, _ in layers(model)] == ["", "inner"]
+    assert names(model, split(model, "table")[1]) == ["table", "inner.weight", "inner.bias"]
+    assert names(model, split(model, 1)[1]) == ["inner.weight", "inner.bias"]
+
+
+def test_split_is_public():
+    assert ezo.split is split and ezo.layers is layers
+
+
+@pytest.mark.parametrize(("bp", "message"), [
+    (-1, r"0 to 3 BP layers, got -1; the parametric layers are 0, 3, 5"),
+    (4, r"0 to 3 BP layers, got 4"),
+    (True, "number of layers, a name or parameters, got True"),
+    (1.5, "number of layers, a name or parameters, got 1.5"),
+    (None, "number of layers, a name or parameters, got None"),
+    ("head", "name a submodule or parameter of the model, got 'head'; known: 0, 0.weight"),
+    ("", "name a submodule or parameter of the model, got ''"),
+    ([torch.zeros(3)], r"others at positions \[0\]"),
+    ([nn.Linear(1, 1).weight], "expected parameters of the model"),
+])  # fmt: skip
+def test_what_bp_may_not_be(bp, message):
+    with pytest.raises(ValueError, match=message):
+        split(mlp(), bp)
+
+
+@pytest.mark.parametrize("model", [nn.ReLU(), nn.Linear(2, 2).requires_grad_(False)])
+def test_a_model_with_nothing_to_train_is_refused(model):
+    with pytest.raises(ValueError, match="requires_grad=True"):
+        split(model, 0)
