@@ -2,15 +2,25 @@
 
 import argparse
 import importlib
+import pkgutil
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+import bench
 from bench.isolate import measure_alone
 from ezo import rows
 
-BENCHMARKS = ("memory", "steptime")
+
+
+def benchmarks() -> list[str]:
+    """Every file of this folder that can be measured."""
+    found = []
+    for info in pkgutil.iter_modules(bench.__path__):
+        if info.name != "__main__" and hasattr(importlib.import_module(f"bench.{info.name}"), "measure"):
+            found.append(info.name)
+    return sorted(found)
 
 
 def main() -> int:
@@ -18,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run.add_argument("benchmark", choices=BENCHMARKS, help="what to measure")
+    run.add_argument("benchmark", choices=benchmarks(), help="what to measure")
     run.add_argument("--models", nargs="+", default=["lenet5", "pointnet"], help="names that `ezo list` shows")
     run.add_argument("--methods", nargs="+", help="methods; by default the benchmark's own")
     run.add_argument("--batch-size", type=int, default=32, help="examples a step")

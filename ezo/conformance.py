@@ -6,8 +6,8 @@ The equation is that of simultaneous perturbation with central differences (Spal
     theta <- theta - lr g z
 
 and the checks see a step function from outside: the parameters at each call of its closure, and
-the parameters afterwards. To judge an implementation, wrap it in a factory (`MakeStep`) that sets it
-up plainly: one query a step, no clipping, momentum or weight decay, float32. Nothing here knows
+the parameters afterwards. To judge an implementation, wrap it in a factory (`MakeStep`) that sets
+it up plainly: one query a step, no clipping, momentum or weight decay, float32. Nothing here knows
 anything of the rest of this package, and everything is deterministic.
 
 Each check stands for a mistake that public implementations make:
@@ -67,7 +67,9 @@ class Finding:
 
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "FAILED"
-        return f"{self.check}: {verdict}, {self.measured:.3g} (bound {self.bound:.3g}): {self.detail}"
+        return (
+            f"{self.check}: {verdict}, {self.measured:.3g} (bound {self.bound:.3g}): {self.detail}"
+        )
 
 
 def run(make_step: MakeStep, drift_steps: int = 1000, drift_bound: float = DRIFT) -> list[Finding]:
@@ -94,14 +96,15 @@ def assert_conforms(
         AssertionError: a check failed; the message lists those that did.
     """
     failed = [str(f) for f in run(make_step, drift_steps, drift_bound) if not f.passed]
-    assert not failed, "the step function does not conform:\n" + "\n".join(failed)
+    if failed:
+        raise AssertionError("\n".join(["the step function does not conform:", *failed]))
 
 
 def sign(make_step: MakeStep, steps: int = 64) -> Finding:
     """A step goes downhill.
 
-    On a linear loss <c, theta> the step is -lr <c, z> z, so it changes the loss by -lr <c, z>^2: never
-    upwards, and by -lr |c|^2 on average.
+    On a linear loss <c, theta> the step is -lr <c, z> z, so it changes the loss by -lr <c, z>^2:
+    never upwards, and by -lr |c|^2 on average.
 
     Measured: mean change of a linear loss by a step, over lr |c|^2. Bound: below 0.
     """
@@ -111,19 +114,18 @@ def sign(make_step: MakeStep, steps: int = 64) -> Finding:
     )
 
 
-def scale(make_step: MakeStep, steps: int = 1000) -> Finding:
+def scale(make_step: MakeStep, steps: int = 400) -> Finding:
     """A step is lr g z, with g over 2 eps: its mean is -lr grad, whatever lr and eps are.
 
-    On a linear loss, central differences are exact at any eps. The size of a step along the gradient,
-    <c, z>^2 / |c|^2, has mean 1, and variance 2 for Gaussian z (chi-squared with one degree of
-    freedom; less for noise with lighter tails). So the mean over n steps is within 5 sqrt(2 / n) of 1,
-    for (lr, eps), (lr, eps / 2) and (2 lr, eps).
+    On a linear loss, central differences are exact at any eps. The size of a step along the
+    gradient, <c, z>^2 / |c|^2, has mean 1, and variance 2 for Gaussian z (chi-squared with one
+    degree of freedom; less for noise with lighter tails). So the mean over n steps is within
+    5 sqrt(2 / n) of 1, for (lr, eps), (lr, eps / 2) and (2 lr, eps).
 
     Measured: the largest of the three deviations from 1. Bound: 5 sqrt(2 / n).
     """
     sizes = [
-        _size(make_step, lr, eps, steps)
-        for lr, eps in ((LR, EPS), (LR, EPS / 2), (2 * LR, EPS))
+        _size(make_step, lr, eps, steps) for lr, eps in ((LR, EPS), (LR, EPS / 2), (2 * LR, EPS))
     ]
     measured, bound = _largest([abs(size - 1.0) for size in sizes]), 5 * math.sqrt(2 / steps)
     shown = ", ".join(f"{size:.3f}" for size in sizes)
@@ -141,7 +143,7 @@ def independence(make_step: MakeStep, steps: int = 4) -> Finding:
 
     Steps are along z. Independent z of m elements have a cosine of about 1 / sqrt(m).
 
-    Measured: largest |cosine| between the steps of two tensors, or of two steps. Bound: 6 / sqrt(m).
+    Measured: largest |cosine| between two tensors' steps, or between steps. Bound: 6 / sqrt(m).
     """
     shape = (32, 32)
     probe = _Linear([shape, shape, shape])
@@ -165,8 +167,8 @@ def same_noise(make_step: MakeStep, steps: int = 8) -> Finding:
     """The update is along the noise of the perturbation, by the g of the observed losses.
 
     From the two points where the closure was called, theta+ and theta-, and its losses there:
-    z = (theta+ - theta-) / (2 eps), g = (loss+ - loss-) / (2 eps), and the step must be -lr g z. (Swapping
-    the two points changes nothing.)
+    z = (theta+ - theta-) / (2 eps), g = (loss+ - loss-) / (2 eps), and the step must be -lr g z.
+    (Swapping the two points changes nothing.)
 
     Measured: |step + lr g z| / |lr g z|, over a few steps. Bound: 1e-3, for rounding in float32.
     """
@@ -271,15 +273,17 @@ def global_state(make_step: MakeStep, steps: int = 3) -> Finding:
 def drift(make_step: MakeStep, steps: int = 1000, bound: float = DRIFT) -> Finding:
     """With g = 0 the weights stay: perturbing and restoring leaves nothing behind.
 
-    On a constant loss g is 0, so all that a step does is rounding. A first step may put the weights on a
-    grid, once; from then on no bit may change, however many steps. (Sweeps that round on their own make a
-    weight walk: after n steps by about 2^-25 sqrt(3 n) in float32, and by far more in 16 bits.)
+    On a constant loss g is 0, so all that a step does is rounding. A first step may put the weights
+    on a grid, once; from then on no bit may change, however many steps. (Sweeps that round on their
+    own make a weight walk: after n steps by about 2^-25 sqrt(3 n) in float32, and by far more in
+    16 bits.)
 
     Args:
         steps: how many.
         bound: what the first step may change: half the grid's spacing.
 
-    Measured: largest |theta after ``steps`` - theta|. Bound: ``bound``, and the same bits as after one.
+    Measured: largest |theta after ``steps`` - theta|. Bound: ``bound``, and no bit changed after
+    the first step.
     """
     probe = _Linear(_SHAPES)
     loss = torch.ones(())
@@ -300,16 +304,17 @@ def drift(make_step: MakeStep, steps: int = 1000, bound: float = DRIFT) -> Findi
     )
 
 
-def gradient(make_step: MakeStep, steps: int = 1000) -> Finding:
+def gradient(make_step: MakeStep, steps: int = 500) -> Finding:
     """The mean over many steps from one point is along autograd's gradient.
 
     For Gaussian z in d dimensions, the mean m of n estimates g z has E<m, grad> = |grad|^2 and
     E|m|^2 = |grad|^2 (1 + (d + 1) / n), so its squared cosine with the gradient is about
     n / (n + d + 1), and its squared sine about (d + 1) / (n + d + 1), which varies by a share of
-    sqrt(2 / d) about that. Twice that is some five deviations off. Lighter-tailed noise does better. The
-    loss is that of a small network, with an error from eps of the order of eps^2, negligible.
+    sqrt(2 / d) about that. Twice that is some five deviations off. Lighter-tailed noise does
+    better. The loss is that of a small network, with an error of the order of eps^2, negligible.
 
-    Measured: 1 - cos |cos|, the squared sine where the sign is right. Bound: 2 (d + 1) / (n + d + 1).
+    Measured: 1 - cos |cos|, the squared sine where the sign is right. Bound:
+    2 (d + 1) / (n + d + 1).
     """
     probe = _Network()
     wanted = probe.gradient()
@@ -325,7 +330,7 @@ def gradient(make_step: MakeStep, steps: int = 1000) -> Finding:
         measured <= bound,
         measured,
         bound,
-        f"squared sine between the mean of {steps} steps and autograd's gradient in {d} dimensions; "
+        f"squared sine between the mean of {steps} steps and the gradient in {d} dimensions; "
         f"{bound / 2:.3f} expected",
     )
 
@@ -358,6 +363,7 @@ class _Probe(nn.Module):
         self.weights = nn.ParameterList(
             nn.Parameter(self._normal(*shape).clamp(-1, 1)) for shape in shapes
         )
+        self._tensors = list(self.weights)
         self.start = self.flat()
         self._points: list[Tensor] = []
         self._losses: list[float] = []
@@ -369,12 +375,12 @@ class _Probe(nn.Module):
         raise NotImplementedError
 
     def flat(self) -> Tensor:
-        return torch.cat([w.detach().flatten() for w in self.weights]).double()
+        return torch.cat([w.detach().flatten() for w in self._tensors]).double()
 
     def closure(self) -> Tensor:
+        self._points.append(self.flat())
         with torch.no_grad():
             loss = self.loss()
-        self._points.append(self.flat())
         self._losses.append(loss.item())
         return loss
 
@@ -383,13 +389,13 @@ class _Probe(nn.Module):
         self._points, self._losses = [], []
         step(self.closure)
         update = self.flat() - self.start
-        sizes = [w.numel() for w in self.weights]
+        sizes = [w.numel() for w in self._tensors]
         parts = [
-            part.view(w.shape) for part, w in zip(update.split(sizes), self.weights, strict=True)
+            part.view(w.shape) for part, w in zip(update.split(sizes), self._tensors, strict=True)
         ]
         with torch.no_grad():
-            for part, w in zip(self.start.split(sizes), self.weights, strict=True):
-                w.copy_(part.view(w.shape))
+            for start, w in zip(self.start.split(sizes), self._tensors, strict=True):
+                w.copy_(start.view(w.shape))
         away = [i for i, p in enumerate(self._points) if (p - self.start).abs().max() > EPS / 100]
         return _Seen(
             [self._points[i] for i in away], [self._losses[i] for i in away], update, parts
@@ -404,7 +410,7 @@ class _Linear(_Probe):
         self.c = self._normal(self.start.numel()).double()
 
     def loss(self) -> Tensor:
-        return self.flat() @ self.c
+        return self._points[-1] @ self.c
 
 
 class _Network(_Probe):
@@ -415,12 +421,12 @@ class _Network(_Probe):
         self.x, self.y = self._normal(16, 4).double(), self._normal(16, 2).double()
 
     def loss(self) -> Tensor:
-        w1, b1, w2, b2 = (w.double() for w in self.weights)
+        w1, b1, w2, b2 = (w.double() for w in self._tensors)
         return (torch.tanh(self.x @ w1.T + b1) @ w2.T + b2 - self.y).square().mean()
 
     def gradient(self) -> Tensor:
         with torch.enable_grad():
-            gradients = torch.autograd.grad(self.loss(), list(self.weights))
+            gradients = torch.autograd.grad(self.loss(), self._tensors)
         return torch.cat([g.flatten() for g in gradients]).double()
 
 

@@ -56,8 +56,8 @@ class ElasticZO(Optimizer):
     theta + eps z (at theta with ``unperturbed``), as often as in ordinary training.
 
     A loss that is not finite leaves every parameter as it was, and counts as a step. An exception
-    from the closure does so too, is passed on, and counts as none. (The first step of all may change a
-    weight by 2^-23 in float32: it puts them on the grid that makes undoing exact, `ezo.perturb`.)
+    from the closure does so too, is passed on, and counts as none. (The first step of all may
+    change a float32 weight by 2^-23: onto the grid that makes undoing exact, see `ezo.perturb`.)
 
     Args:
         model: the module to train. Parameters that don't require a gradient stay as they are.
@@ -235,7 +235,7 @@ class ElasticZO(Optimizer):
         return then
 
     def _update(self, query: int, estimates: list[Estimate], restore: bool) -> float:
-        """theta <- theta - lr g z / queries, the first time less lr weight_decay theta; returns 0."""
+        """theta <- theta - lr g z / queries; query 0 decays too. Returns 0: not shifted."""
         losses = estimates[query]
         for first, group in self._zo_groups():
             g = projected_gradient(

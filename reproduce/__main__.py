@@ -5,12 +5,12 @@ import json
 import sys
 from pathlib import Path
 
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from bench import memory
 from bench.isolate import measure_alone
 from ezo import rows
-from reproduce import report
 from reproduce.execute import execute
 from reproduce.presets import PRESETS, Preset
 
@@ -38,6 +38,8 @@ def main() -> int:
         out.mkdir(parents=True, exist_ok=True)
         (out / "preset.json").write_text(json.dumps({"preset": name}) + "\n")
         _run(PRESETS[name], out, given)
+    from reproduce import report  # drawing is slow to import, and every measuring process would
+
     findings = report.write(out, name, PRESETS[name].about, PRESETS[name].full)
     for finding in findings:
         value = "-" if finding.value is None else f"{finding.value:+.3f}"
@@ -56,9 +58,10 @@ def _run(preset: Preset, out: Path, given: argparse.Namespace) -> None:
     runs = preset.runs()
     measured = []
     with tqdm(total=len(cells) + len(runs), unit="case") as bar:
-        for cell in cells:
-            bar.set_description(cell.name)
-            measured.append(measure_alone("memory", cell))
+        alone = Parallel(given.jobs, prefer="threads", return_as="generator_unordered")
+        bar.set_description("memory")
+        for cell_rows in alone(delayed(measure_alone)("memory", cell) for cell in cells):
+            measured.append(cell_rows)
             bar.update()
         bar.set_description("training")
         for run_rows in execute(

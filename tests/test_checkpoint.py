@@ -75,11 +75,12 @@ def test_infinity_and_nan_come_back(tmp_path: Path) -> None:
 
 def test_tied_tensors_come_back_equal_and_stay_tied_in_the_model(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    model[1].weight = model[0].weight
+    model.get_submodule("1").weight = model[0].weight
     checkpoint.save(tmp_path / "c", dict(model.state_dict()))
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
-        model[0].weight.zero_()
+        for parameter in model.parameters():
+            parameter.zero_()
     model.load_state_dict(checkpoint.load(tmp_path / "c"))
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert model[0].weight is model[1].weight

@@ -65,7 +65,9 @@ def test_extreme_words_give_finite_gaussians_within_the_stated_range():
     edge = torch.tensor([0, 1, 511, 512, 2**29 - 1, 2**29, 2**30, 2**31 - 1, 2**31, 2**32 - 1])
     radius, angle = (x.flatten() for x in torch.meshgrid(edge, edge, indexing="ij"))
     first, second = noise._box_muller(radius, angle)
-    for r, a, x, y in zip(radius.tolist(), angle.tolist(), first.tolist(), second.tolist()):
+    for r, a, x, y in zip(
+        radius.tolist(), angle.tolist(), first.tolist(), second.tolist(), strict=True
+    ):
         length = math.sqrt(-2 * math.log(philox.unit(r)))
         assert x == pytest.approx(length * math.cos(philox.angle(a)), abs=6e-6)
         assert y == pytest.approx(length * math.sin(philox.angle(a)), abs=6e-6)
@@ -99,10 +101,7 @@ def test_moments(kind, kurtosis, eighth):
 def test_distribution_by_kolmogorov_smirnov(kind):
     z = _sample(kind).sort().values
     n = z.numel()
-    if kind == "gaussian":
-        below = torch.special.ndtr(z)
-    else:
-        below = (z / math.sqrt(3) + 1) / 2
+    below = torch.special.ndtr(z) if kind == "gaussian" else (z / math.sqrt(3) + 1) / 2
     rank = torch.arange(n, dtype=torch.float64) / n
     distance = max((below - rank).max().item(), (rank + 1 / n - below).max().item())
     assert distance * math.sqrt(n) < 1.95  # one sample in a thousand is farther off

@@ -76,7 +76,7 @@ def assert_other(a, b):
 
 
 def on_grid(model):
-    """Snap the weights, as a first step would, so that a step that changes nothing changes no bit."""
+    """Snap the weights, as a first step would, so that undoing one gives every bit back."""
     with torch.no_grad():
         for p in model.parameters():
             grid = perturb.GRID[p.dtype]
@@ -125,7 +125,9 @@ def elastic_by_hand(model, zo, loss_of, step, seed=0, queries=1, lr=LR, eps=EPS,
         minus = loss_at(-1.0, z, {"mean": 0.5, "minus": 1.0}.get(where, 0.0) / queries)
         g = (plus - minus) / (2 * eps)
         slopes.append(g if clip is None else min(max(g, -clip), clip))
-    mean = [sum(g * z[i] for g, z in zip(slopes, noises)) / queries for i in range(len(zo))]
+    mean = [
+        sum(g * z[i] for g, z in zip(slopes, noises, strict=True)) / queries for i in range(len(zo))
+    ]
     move(zo, [t - lr * (m + decay * t) for t, m in zip(theta, mean, strict=True)])
     for p, g in zip(rest, total, strict=True):
         p.grad = g
@@ -243,15 +245,20 @@ def test_bp_gradient_is_autograds_at_the_perturbed_parameters(where, queries, bp
     zo = list(other.parameters())[: 6 - 2 * bp]
     elastic_by_hand(other, zo, lambda: cross_entropy(other, x, y), 0, seed=2, queries=queries,
                     eps=0.05, where=where)  # fmt: skip
-    for ours, theirs, old in list(zip(model.parameters(), other.parameters(), before))[6 - 2 * bp :]:
+    for ours, theirs, old in list(zip(model.parameters(), other.parameters(), before, strict=True))[
+        6 - 2 * bp :
+    ]:
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-13)
         torch.testing.assert_close(ours, old - 0.1 * theirs.grad, rtol=1e-10, atol=1e-13)
-    assert calls == {
-        "mean": [True, True] * queries,
-        "plus": [True, False] * queries,
-        "minus": [False, True] * queries,
-        "unperturbed": [True] + [False, False] * queries,
-    }[where]
+    assert (
+        calls
+        == {
+            "mean": [True, True] * queries,
+            "plus": [True, False] * queries,
+            "minus": [False, True] * queries,
+            "unperturbed": [True] + [False, False] * queries,
+        }[where]
+    )
     if where == "unperturbed":
         assert loss.item() == cross_entropy(mlp(torch.float64), x, y).item()
 
@@ -327,7 +334,18 @@ def test_golden_losses():
     assert [x.item() for x in losses] == pytest.approx(GOLDEN, rel=1e-5)
 
 
-GOLDEN = [1.6735241, 1.6632435, 1.6728916, 1.6053996, 1.6590323, 1.6986609, 1.6449544, 1.6414721, 1.6431184, 1.6073642]
+GOLDEN = [
+    1.6735241,
+    1.6632435,
+    1.6728916,
+    1.6053996,
+    1.6590323,
+    1.6986609,
+    1.6449544,
+    1.6414721,
+    1.6431184,
+    1.6073642,
+]
 
 
 # --- groups, schedulers, state -------------------------------------------------------------------

@@ -259,14 +259,14 @@ def test_bits_do_not_depend_on_the_chunks(dtype, kind):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided", "expanded stride"])
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided", "offset"])
 def test_bits_do_not_depend_on_the_layout(dtype, layout):
     base = weights(6, 7, 3, 5, dtype=dtype)
     theta = {
         "channels_last": lambda: base.clone().contiguous(memory_format=torch.channels_last),
         "transposed": lambda: base.transpose(0, 3).contiguous().transpose(0, 3),
         "strided": lambda: base.repeat_interleave(2, dim=1)[:, ::2],
-        "expanded stride": lambda: torch.cat([base, base], dim=3)[..., :5],
+        "offset": lambda: torch.cat([base, base], dim=3)[..., 5:],
     }[layout]()
     assert not theta.is_contiguous() and torch.equal(theta, base)
     perturb.shift_([theta, base], eps=EPS, **PLACE)

@@ -17,7 +17,9 @@ sizes = st.floats(1e-6, 1.0)
 @given(losses, losses, sizes)
 def test_is_the_slope_between_the_two_losses(plus, minus, eps):
     exact = (Fraction(plus) - Fraction(minus)) / (2 * Fraction(eps))
-    assert projected_gradient(plus, minus, eps) == pytest.approx(float(exact), rel=1e-15, abs=1e-300)
+    assert projected_gradient(plus, minus, eps) == pytest.approx(
+        float(exact), rel=1e-15, abs=1e-300
+    )
 
 
 @settings(deadline=None, derandomize=True)

@@ -1,4 +1,4 @@
-"""The noise stream, slow and obvious: integers of Python, one counter at a time, then numpy float64.
+"""The noise stream, slow and obvious: Python integers, one counter at a time, then float64.
 
 Written from Salmon et al. 2011 and from the mapping that ``ezo.noise`` documents; no code of ezo.
 """
@@ -47,7 +47,7 @@ def unit(word):
 
 
 def angle(word):
-    """Lower 30 bits, signed: within +-pi/4. Bit 30: mirrored at the diagonal. Bit 31: half a turn."""
+    """Lower 30 bits, signed: within +-pi/4. Bit 30: mirrored at the diagonal. Bit 31: turned."""
     low = word % 2**30
     a = (low - 2**30 if low >= 2**29 else low) / 2**30 * math.pi / 2
     if word // 2**30 % 2 == 1:
