@@ -24,7 +24,9 @@ UNIT = "B"
 
 def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
     """Every method on every model."""
-    return [Workload(model, method, batch_size) for model in models for method in methods or METHODS]
+    return [
+        Workload(model, method, batch_size) for model in models for method in methods or METHODS
+    ]
 
 
 def measure(case: Workload) -> list[Row]:
@@ -36,9 +38,16 @@ def measure(case: Workload) -> list[Row]:
     peak = peak_bytes(step)
     return [
         Row(
-            case=case.name, metric="peak_tensor_bytes", value=peak, unit=UNIT, model=case.model,
-            data="random", method=case.method, config={"batch_size": case.batch_size},
-            threads=torch.get_num_threads(), **rows.provenance(),
+            case=case.name,
+            metric="peak_tensor_bytes",
+            value=peak,
+            unit=UNIT,
+            model=case.model,
+            data="random",
+            method=case.method,
+            config={"batch_size": case.batch_size},
+            threads=torch.get_num_threads(),
+            **rows.provenance(),
         )
     ]
 
@@ -81,9 +90,7 @@ class _LiveBytes(TorchDispatchMode):
             self.now += size
         self.peak = max(self.peak, self.now)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.add(tree_iter((args, kwargs, result)))
         return result

@@ -6,7 +6,7 @@ all alike; the ratio of each round is one sample, with a bootstrap interval over
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +41,7 @@ def cases(
 
 
 def measure(case: Comparison) -> list[Row]:
-    """``step_over_two_forwards`` for every method, on one thread: median, and 95 % interval as note."""
+    """``step_over_two_forwards`` for every method, on one thread: median, with its interval."""
     torch.set_num_threads(1)
     steps, found = {}, []
     for method in ("inference", *case.methods):
@@ -53,7 +53,9 @@ def measure(case: Comparison) -> list[Row]:
             found.append(_row(case, method, None, f"not installed: {error.name}"))
             continue
         if not all(math.isfinite(loss) and 0 < loss < 100 for loss in losses):
-            raise AssertionError(f"{workload.name}: expected finite losses before timing, got {losses}")
+            raise AssertionError(
+                f"{workload.name}: expected finite losses before timing, got {losses}"
+            )
         steps[method] = step
     repeats = {}
     for method, step in steps.items():
@@ -71,17 +73,17 @@ def measure(case: Comparison) -> list[Row]:
         if method != "inference":
             ratios = torch.tensor(samples[method]) / (2 * forwards)
             low, high = _interval(ratios)
-            found.append(_row(
-                case, method, ratios.median().item(), f"95 % interval {low:.3f} to {high:.3f}"
-            ))
+            found.append(
+                _row(case, method, ratios.median().item(), f"95 % interval {low:.3f} to {high:.3f}")
+            )
     return found
 
 
-def _seconds(step: object, repeats: int) -> float:
+def _seconds(step: Callable[[], object], repeats: int) -> float:
     """Seconds a step."""
     started = time.perf_counter()
     for _ in range(repeats):
-        step()  # type: ignore[operator]
+        step()
     return (time.perf_counter() - started) / repeats
 
 
@@ -96,8 +98,15 @@ def _interval(samples: torch.Tensor, resamples: int = 2000) -> tuple[float, floa
 
 def _row(case: Comparison, method: str, value: float | None, note: str) -> Row:
     return Row(
-        case=f"{case.model}-{method}-batch{case.batch_size}", metric="step_over_two_forwards",
-        value=value, unit="1", note=note, model=case.model, data="random", method=method,
-        config={"batch_size": case.batch_size}, threads=torch.get_num_threads(),
+        case=f"{case.model}-{method}-batch{case.batch_size}",
+        metric="step_over_two_forwards",
+        value=value,
+        unit="1",
+        note=note,
+        model=case.model,
+        data="random",
+        method=method,
+        config={"batch_size": case.batch_size},
+        threads=torch.get_num_threads(),
         **rows.provenance(),
     )

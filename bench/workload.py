@@ -1,4 +1,4 @@
-"""What is measured: one step of a method, or a pass of inference, on random data of a real shape."""
+"""What is measured: a step of a method, or a pass of inference, on random data of real shape."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -61,4 +61,6 @@ def number(name: str) -> int:
 
 
 def _pattern(known: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"<\w+>", r"\\d+", re.escape(known).replace(r"\<", "<").replace(r"\>", ">")))
+    return re.compile(
+        re.sub(r"<\w+>", r"\\d+", re.escape(known).replace(r"\<", "<").replace(r"\>", ">"))
+    )

@@ -4,6 +4,7 @@ One file, written beside and moved into place, so that a kill at any moment leav
 old checkpoint or the new one.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -33,7 +34,7 @@ def load(path: Path) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
         return _decode(json.loads(metadata["ezo"]), tensors)
     except (SafetensorError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
@@ -54,7 +55,9 @@ def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {type(value).__name__: [_encode(item, tensors) for item in value]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
-    raise TypeError(f"expected plain values and tensors in a checkpoint, got {type(value).__name__}")
+    raise TypeError(
+        f"expected plain values and tensors in a checkpoint, got {type(value).__name__}"
+    )
 
 
 def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -71,10 +74,10 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 of tensors' names and bytes, hexadecimal."""
-    import hashlib
-
     sha = hashlib.sha256()
     for name in sorted(tensors):
         sha.update(name.encode())
-        sha.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        sha.update(
+            tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+        )
     return sha.hexdigest()

@@ -19,12 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 (diverged) or 2 (unusable arguments)."""
     parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_train(commands.add_parser(
-        "train", help="train a model and report its accuracy",
-        description="Train a model. With --out, rows.jsonl and a checkpoint are kept there, and the "
-        "same command goes on where it was stopped.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    ))
+    _add_train(
+        commands.add_parser(
+            "train",
+            help="train a model and report its accuracy",
+            description="Train a model. With --out, rows.jsonl and a checkpoint stay there, and "
+            "the same command goes on where it was stopped.",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+    )
     commands.add_parser("list", help="list the models, data sets and methods")
     given = parser.parse_args(arguments)
     try:
@@ -33,8 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ezo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("ezo: stopped" + ("; the same command goes on from the last checkpoint"
-                                if given.command == "train" and given.out else ""), file=sys.stderr)
+        print(
+            "ezo: stopped"
+            + (
+                "; the same command goes on from the last checkpoint"
+                if given.command == "train" and given.out
+                else ""
+            ),
+            file=sys.stderr,
+        )
         return 130
 
 
@@ -60,7 +70,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         default = field.default if field.default is not MISSING else None
         kind = _number_or_none if field.name == "clip" else type(default)
         hyper.add_argument(
-            "--" + field.name.replace("_", "-"), type=kind, default=argparse.SUPPRESS,
+            "--" + field.name.replace("_", "-"),
+            type=kind,
+            default=argparse.SUPPRESS,
             help=field.metadata["help"],
         )
 
@@ -79,13 +91,23 @@ def _train(given: argparse.Namespace) -> int:
         catalogue.find(kind, getattr(given, kind))
     chosen = {f.name: getattr(given, f.name) for f in fields(Hyper) if hasattr(given, f.name)}
     run = Run(
-        given.model, given.data, given.method, given.precision, given.epochs, given.batch_size,
-        given.seed, given.train_examples,
+        given.model,
+        given.data,
+        given.method,
+        given.precision,
+        given.epochs,
+        given.batch_size,
+        given.seed,
+        given.train_examples,
         hyper=replace(tuned(given.model, given.data, given.method), **chosen),
     )
     steps = train.train(
-        run, root=given.data_root, out=given.out, device=given.device,
-        checkpoint_steps=given.checkpoint_steps, progress=sys.stderr.isatty(),
+        run,
+        root=given.data_root,
+        out=given.out,
+        device=given.device,
+        checkpoint_steps=given.checkpoint_steps,
+        progress=sys.stderr.isatty(),
     )
     for row in steps:
         if row.metric == "diverged":
@@ -107,8 +129,9 @@ def _check_device(name: str) -> None:
         torch.empty(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"expected a device that works here, got '{name}': {reason}; "
-                         "give --device cpu") from error
+        raise ValueError(
+            f"expected a device that works here, got '{name}': {reason}; give --device cpu"
+        ) from error
 
 
 def _list() -> int:

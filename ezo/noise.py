@@ -23,7 +23,13 @@ _LOW = 0xFFFFFFFF
 
 
 def words(
-    seed: int, step: int, tensor: int, stream: int, first: int, last: int, device: torch.device | str
+    seed: int,
+    step: int,
+    tensor: int,
+    stream: int,
+    first: int,
+    last: int,
+    device: torch.device | str,
 ) -> Tensor:
     """Words of the stream for the groups ``first`` to ``last`` - 1.
 
@@ -42,8 +48,14 @@ def words(
     for _ in range(10):
         a = c0.mul_(0xD2511F53)  # int64 wraps around, its 64 bits are the product's
         b = c2.mul_(0xCD9E8D57)
-        c0, c1 = (b >> 32).bitwise_and_(_LOW).bitwise_xor_(c1).bitwise_xor_(k0), b.bitwise_and_(_LOW)
-        c2, c3 = (a >> 32).bitwise_and_(_LOW).bitwise_xor_(c3).bitwise_xor_(k1), a.bitwise_and_(_LOW)
+        c0, c1 = (
+            (b >> 32).bitwise_and_(_LOW).bitwise_xor_(c1).bitwise_xor_(k0),
+            b.bitwise_and_(_LOW),
+        )
+        c2, c3 = (
+            (a >> 32).bitwise_and_(_LOW).bitwise_xor_(c3).bitwise_xor_(k1),
+            a.bitwise_and_(_LOW),
+        )
         k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
     return torch.stack([c.view(groups, _LANES) for c in (c0, c1, c2, c3)], dim=1)
 

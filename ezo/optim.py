@@ -117,7 +117,10 @@ class ElasticZO(Optimizer):
         )
         _expect("noise", noise, noise in NOISES, f"one of {', '.join(NOISES)}")
         _expect(
-            "bp_gradient", bp_gradient, bp_gradient in BP_GRADIENTS, f"one of {', '.join(BP_GRADIENTS)}"
+            "bp_gradient",
+            bp_gradient,
+            bp_gradient in BP_GRADIENTS,
+            f"one of {', '.join(BP_GRADIENTS)}",
         )
         _expect("seed", seed, 0 <= seed < 1 << 64, "an integer in [0, 2^64)")
         zo, bp_parameters = split(model, bp)
@@ -174,8 +177,10 @@ class ElasticZO(Optimizer):
             where that was computed.
         """
         if closure is None:
-            raise ValueError("expected a closure that returns the loss, got None; "
-                             "call step(lambda: loss_function(model(x), y))")
+            raise ValueError(
+                "expected a closure that returns the loss, got None; "
+                "call step(lambda: loss_function(model(x), y))"
+            )
         self.zero_grad()
         with self._passes(closure) as loss_at:
             if self._zo_groups():
@@ -238,9 +243,7 @@ class ElasticZO(Optimizer):
         """theta <- theta - lr g z / queries; query 0 decays too. Returns 0: not shifted."""
         losses = estimates[query]
         for first, group in self._zo_groups():
-            g = projected_gradient(
-                losses.loss_plus, losses.loss_minus, group["eps"], group["clip"]
-            )
+            g = projected_gradient(losses.loss_plus, losses.loss_minus, group["eps"], group["clip"])
             perturb.update_(
                 group["params"],
                 eps=group["eps"],
@@ -274,11 +277,17 @@ class ElasticZO(Optimizer):
     def _passes(self, closure: Callable[[], Tensor]) -> Iterator[Callable[[float], Tensor]]:
         """Gives the function that runs a pass; afterwards the model is as it was."""
         zo = [p for _, group in self._zo_groups() for p in group["params"]]
+        bp = [p for g in self.param_groups if not g.get("zo", False) for p in g["params"]]
         required = [p for p in zo if p.requires_grad]
-        norms = [
-            (m, m.running_mean, m.running_var) for m in self._model.modules()
-            if isinstance(m, _NormBase) and m.training and m.track_running_stats
-        ] if zo else []
+        norms = (
+            [
+                (m, m.running_mean, m.running_var)
+                for m in self._model.modules()
+                if isinstance(m, _NormBase) and m.training and m.track_running_stats
+            ]
+            if zo
+            else []
+        )
         random_state = _RandomState(self._model) if zo else None
         first = True
 
@@ -286,7 +295,7 @@ class ElasticZO(Optimizer):
             nonlocal first
             if not first and random_state is not None:
                 random_state.restore()
-            loss = _evaluate(closure, weight if self.bp_optimizer is not None else 0.0)
+            loss = _evaluate(closure, weight if bp else 0.0, bp)
             if first:
                 first = False
                 for m, _, _ in norms:  # one update of the running statistics a step
@@ -307,25 +316,29 @@ class ElasticZO(Optimizer):
                 m.track_running_stats = True
                 m.running_mean, m.running_var = mean, variance
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but the parameters; see ``load_state_dict``."""
         own = super().state_dict()
         bp = None if self.bp_optimizer is None else self.bp_optimizer.state_dict()
         return {**own, "ezo": {"seed": self._seed, "steps": self._steps, "bp": bp}}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where a state dict was taken, to the same bits.
 
         Raises:
             ValueError: it is from another kind of optimiser, or from another split.
         """
         if "ezo" not in state_dict:
-            raise ValueError("expected a state dict of ElasticZO, got one with the keys "
-                             f"{', '.join(state_dict)}; load it into the optimiser that made it")
+            raise ValueError(
+                "expected a state dict of ElasticZO, got one with the keys "
+                f"{', '.join(state_dict)}; load it into the optimiser that made it"
+            )
         ours = state_dict["ezo"]
         if (ours["bp"] is None) != (self.bp_optimizer is None):
-            raise ValueError("expected a state dict of the same split, got one where BP trains "
-                             f"{'nothing' if ours['bp'] is None else 'something'}; give the same bp")
+            raise ValueError(
+                "expected a state dict of the same split, got one where BP trains "
+                f"{'nothing' if ours['bp'] is None else 'something'}; give the same bp"
+            )
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "ezo"})
         if self.bp_optimizer is not None:
             self.bp_optimizer.load_state_dict(ours["bp"])
@@ -348,18 +361,25 @@ class _RandomState:
             torch.cuda.set_rng_state(state, device)
 
 
-def _evaluate(closure: Callable[[], Tensor], weight: float) -> Tensor:
+def _evaluate(closure: Callable[[], Tensor], weight: float, bp: list[nn.Parameter]) -> Tensor:
     """The closure's loss, detached; ``weight`` times its gradient is added to the parameters'."""
+    gradients = [p.grad for p in bp]
     try:
         with torch.set_grad_enabled(weight != 0.0):
             loss = torch.as_tensor(closure())
+        for p, gradient in zip(bp, gradients, strict=True):
+            p.grad = gradient  # the closure may have cleared what an earlier pass left
         if loss.numel() != 1:
-            raise ValueError("expected the closure to return a scalar loss, got shape "
-                             f"{tuple(loss.shape)}; reduce it, for example with mean()")
+            raise ValueError(
+                "expected the closure to return a scalar loss, got shape "
+                f"{tuple(loss.shape)}; reduce it, for example with mean()"
+            )
         if weight != 0.0:
             loss.backward(torch.full_like(loss, weight))
     except RuntimeError as error:
-        if "backward through the graph a second time" in str(error) or "does not require grad" in str(error):
+        if "backward through the graph a second time" in str(
+            error
+        ) or "does not require grad" in str(error):
             raise RuntimeError(
                 "the closure must compute the loss from the model, return it, and leave "
                 "backward() to step()"
@@ -379,8 +399,10 @@ def _zo_groups(
         given.append({**group, "params": [params] if isinstance(params, Tensor) else list(params)})
     listed = {id(p) for group in given for p in group["params"]}
     if listed != {id(p) for p in zo}:
-        raise ValueError(f"expected zo_groups to hold each of the {len(zo)} ZO parameters once, got "
-                         f"{len(listed)} parameters; move the missing ones in or the others out")
+        raise ValueError(
+            f"expected zo_groups to hold each of the {len(zo)} ZO parameters once, got "
+            f"{len(listed)} parameters; move the missing ones in or the others out"
+        )
     return given
 
 

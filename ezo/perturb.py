@@ -18,18 +18,21 @@ being smaller than the grid. (Except with Rademacher noise, whose eps z is no ra
 an update is rounded to the grid, and below half its spacing, 1.2e-7, it is lost.)
 """
 
+import importlib
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ezo import noise as _noise
 
+_kernels: Any
 try:
-    from ezo import _kernels
+    _kernels = importlib.import_module("ezo._kernels")
 except ImportError:
-    _kernels = None  # type: ignore[assignment]
+    _kernels = None
 
 GRID = {torch.float32: 2.0**-22, torch.float64: 2.0**-51}
 SCRATCH_BYTES = 64 * 1024
@@ -243,7 +246,5 @@ def _chunks(
     for first in range(0, size, groups * _noise.GROUP):
         last = min(size, first + groups * _noise.GROUP)
         g = first // _noise.GROUP
-        z = _noise.draw(
-            noise, seed, step, t, stream, g, -(-last // _noise.GROUP), parameter.device
-        )
+        z = _noise.draw(noise, seed, step, t, stream, g, -(-last // _noise.GROUP), parameter.device)
         yield _Chunk(parameter.detach(), first, last, dtype), z[: last - first].to(dtype)

@@ -85,8 +85,8 @@ def read(path: Path) -> list[Row]:
                 rows.append(Row(**json.loads(line)))
             except (json.JSONDecodeError, TypeError) as error:
                 raise ValueError(
-                    f"{path}, line {n}: expected a row as JSON, got {line[:80].rstrip()!r}: {error}; "
-                    "remove the line or measure again"
+                    f"{path}, line {n}: expected a row as JSON, got {line[:80].rstrip()!r}: "
+                    f"{error}; remove the line or measure again"
                 ) from error
     return rows
 

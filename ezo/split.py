@@ -49,8 +49,10 @@ def split(model: nn.Module, bp: Split) -> tuple[list[nn.Parameter], list[nn.Para
     """
     every = [p for p in model.parameters() if p.requires_grad]
     if not every:
-        raise ValueError("expected a model with a parameter to train, got one with none; "
-                         "set requires_grad=True on those to train")
+        raise ValueError(
+            "expected a model with a parameter to train, got one with none; "
+            "set requires_grad=True on those to train"
+        )
     last = every if bp == "all" else _bp_part(model, bp)
     chosen = {id(p) for p in last}
     return [p for p in every if id(p) not in chosen], [p for p in every if id(p) in chosen]
@@ -62,8 +64,10 @@ def _bp_part(model: nn.Module, bp: Split) -> list[nn.Parameter]:
     if isinstance(bp, int):
         found = layers(model)
         if not 0 <= bp <= len(found):
-            raise ValueError(f"expected 0 to {len(found)} BP layers, got {bp}; the parametric "
-                             f"layers are {', '.join(name or '(model)' for name, _ in found)}")
+            raise ValueError(
+                f"expected 0 to {len(found)} BP layers, got {bp}; the parametric "
+                f"layers are {', '.join(name or '(model)' for name, _ in found)}"
+            )
         return [p for _, parameters in found[len(found) - bp :] for p in parameters]
     if isinstance(bp, str):
         return _from_name_on(model, bp)
@@ -73,8 +77,10 @@ def _bp_part(model: nn.Module, bp: Split) -> list[nn.Parameter]:
     known = {id(p): p for p in model.parameters()}
     strangers = [i for i, p in enumerate(chosen) if id(p) not in known]
     if strangers:
-        raise ValueError(f"expected parameters of the model, got others at positions {strangers}; "
-                         "pass the tensors that model.parameters() gives")
+        raise ValueError(
+            f"expected parameters of the model, got others at positions {strangers}; "
+            "pass the tensors that model.parameters() gives"
+        )
     return [known[id(p)] for p in chosen]
 
 
@@ -93,8 +99,10 @@ def _from_name_on(model: nn.Module, bp: str) -> list[nn.Parameter]:
                 last.append(p)
             seen.add(id(p))
     if not begun:
-        raise ValueError(f"expected bp to name a submodule or parameter of the model, got '{bp}'; "
-                         f"known: {', '.join(names)}")
+        raise ValueError(
+            f"expected bp to name a submodule or parameter of the model, got '{bp}'; "
+            f"known: {', '.join(names)}"
+        )
     return last
 
 

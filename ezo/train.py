@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ezo import catalogue, checkpoint, rows
@@ -24,6 +23,7 @@ from ezo.rows import Row
 
 PRECISIONS = ("fp32",)
 EVALUATION_BATCH = 256
+LAST_RATE = 0.03  # what the exponential schedule ends at, as a share of the first learning rate
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,16 @@ class Run:
         for kind in ("model", "data", "method"):
             catalogue.find(kind, getattr(self, kind))
         if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision '{self.precision}'; known: {', '.join(PRECISIONS)}")
+            raise ValueError(
+                f"unknown precision '{self.precision}'; known: {', '.join(PRECISIONS)}"
+            )
         for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} of {least} or more, got {getattr(self, name)}")
         if self.train_examples is not None and self.train_examples < 1:
-            raise ValueError(f"expected train_examples of 1 or more, or None for all, got "
-                             f"{self.train_examples}")
+            raise ValueError(
+                f"expected train_examples of 1 or more, or None for all, got {self.train_examples}"
+            )
         hyper = self.hyper or tuned(self.model, self.data, self.method)
         for name, value in asdict(hyper).items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -114,14 +117,19 @@ def load(run: Run, root: Path | None = None) -> Dataset:
     n = len(data.train_x) - run.held_out
     examples = min(n, run.train_examples or n)
     if examples < run.batch_size:
-        raise ValueError(f"expected at least one batch of {run.batch_size} examples, got {examples} "
-                         f"from {run.data}; lower the batch size")
+        raise ValueError(
+            f"expected at least one batch of {run.batch_size} examples, got {examples} "
+            f"from {run.data}; lower the batch size"
+        )
     test = (data.train_x[n:], data.train_y[n:]) if run.held_out else (data.test_x, data.test_y)
     if examples == len(data.train_x):
         return data
     return replace(
-        data, train_x=data.train_x[:examples], train_y=data.train_y[:examples],
-        test_x=test[0], test_y=test[1],
+        data,
+        train_x=data.train_x[:examples],
+        train_y=data.train_y[:examples],
+        test_x=test[0],
+        test_y=test[1],
     )
 
 
@@ -137,15 +145,15 @@ def train(
     """Train, and yield a row for each number measured, when it is.
 
     At step 0 and after each epoch: ``test_accuracy`` (%), ``test_loss``; after each epoch also
-    ``train_loss`` (mean over its steps), ``train_seconds`` (since the start, without evaluation) and
-    ``forward_passes`` (of a batch, since the start). Last: ``finished``, whose note is the
+    ``train_loss`` (mean over its steps), ``train_seconds`` (since the start, without evaluation)
+    and ``forward_passes`` (of a batch, since the start). Last: ``finished``, whose note is the
     weights' digest, or ``diverged``, whose note is the reason; both give the step.
 
     Args:
         run: what to train.
         root: where data sets lie; None for ``EZO_DATA``, else ``data``.
-        out: folder for ``rows.jsonl`` and ``checkpoint.safetensors``; a run found there goes on where
-            it stopped, and its earlier rows come first. None keeps nothing.
+        out: folder for ``rows.jsonl`` and ``checkpoint.safetensors``; a run found there goes on
+            where it stopped, and its earlier rows come first. None keeps nothing.
         device: ``cpu``, ``cuda`` or any torch device.
         checkpoint_steps: steps between checkpoints, besides one after each epoch.
         progress: show a progress bar on stderr.
@@ -155,18 +163,26 @@ def train(
     if loop.ended:
         return
     with tqdm(
-        total=loop.total_steps, initial=loop.step, desc=run.case, unit="step", disable=not progress,
+        total=loop.total_steps,
+        initial=loop.step,
+        desc=run.case,
+        unit="step",
+        disable=not progress,
         mininterval=0.5,
     ) as bar:
-        for row in loop.rows(bar):
-            yield row
+        yield from loop.rows(bar)
 
 
 class _Loop:
     """The state of a run while it runs."""
 
     def __init__(
-        self, run: Run, root: Path | None, out: Path | None, device: torch.device, checkpoint_steps: int
+        self,
+        run: Run,
+        root: Path | None,
+        out: Path | None,
+        device: torch.device,
+        checkpoint_steps: int,
     ) -> None:
         if checkpoint_steps < 1:
             raise ValueError(f"expected checkpoint_steps of 1 or more, got {checkpoint_steps}")
@@ -178,7 +194,8 @@ class _Loop:
         channels = data.train_x.shape[1 if data.train_x.dim() == 4 else 2]
         self.model = build(run, data.classes, channels).to(device)
         method = catalogue.find("method", run.method)
-        self.optimizer: Optimizer = method.optimizer(run.method, self.model, run.hyper, run.seed)
+        self.hyper = run.hyper or method.HYPER
+        self.optimizer: Any = method.optimizer(run.method, self.model, self.hyper, run.seed)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         self.steps_per_epoch = len(data.train_x) // run.batch_size
@@ -246,13 +263,15 @@ class _Loop:
                     x, y = self.data.train_x[chosen], self.data.train_y[chosen]
                     if self.data.augment is not None:
                         x = self.data.augment(x, _generator(self.run.seed, epoch, k))
-                    factor = _schedule(self.run.hyper.schedule, self.step / self.total_steps)
+                    factor = _schedule(self.hyper.schedule, self.step / self.total_steps)
                     for group in self.optimizer.param_groups:
                         group["lr"] = group["initial_lr"] * factor
                     loss = self.optimizer.step(closure).item()
                     if not math.isfinite(loss):
-                        return (f"the loss is {loss} at step {self.step}; lower the learning rate "
-                                "or clip g")
+                        return (
+                            f"the loss is {loss} at step {self.step}; lower the learning rate "
+                            "or clip g"
+                        )
                     self.loss_sum += loss
                     self.step += 1
                     bar.update()
@@ -280,11 +299,22 @@ class _Loop:
     def _row(self, metric: str, value: float, unit: str, note: str = "") -> Row:
         run = self.run
         return Row(
-            case=run.case, metric=metric, value=value, unit=unit, note=note,
-            model=run.model, data=run.data, method=run.method, precision=run.precision,
-            seed=run.seed, step=self.step, config=run.config(),
-            device=str(self.device), threads=torch.get_num_threads(),
-            data_checksum=self.data.checksum, **rows.provenance(),
+            case=run.case,
+            metric=metric,
+            value=value,
+            unit=unit,
+            note=note,
+            model=run.model,
+            data=run.data,
+            method=run.method,
+            precision=run.precision,
+            seed=run.seed,
+            step=self.step,
+            config=run.config(),
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+            data_checksum=self.data.checksum,
+            **rows.provenance(),
         )
 
     def _keep(self, measured: list[Row]) -> list[Row]:
@@ -299,14 +329,17 @@ class _Loop:
     def _checkpoint(self) -> None:
         if self.out is None:
             return
-        checkpoint.save(self.out / "checkpoint.safetensors", {
-            "case": self.run.case,
-            "data_checksum": self.data.checksum,
-            "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "random_state": self.random_state,
-            **{name: getattr(self, name) for name in self._COUNTERS},
-        })
+        checkpoint.save(
+            self.out / "checkpoint.safetensors",
+            {
+                "case": self.run.case,
+                "data_checksum": self.data.checksum,
+                "model": dict(self.model.state_dict()),
+                "optimizer": self.optimizer.state_dict(),
+                "random_state": self.random_state,
+                **{name: getattr(self, name) for name in self._COUNTERS},
+            },
+        )
 
     _COUNTERS = ("step", "seconds", "forward_passes", "loss_sum", "rows_bytes", "ended")
 
@@ -319,8 +352,10 @@ class _Loop:
         state = checkpoint.load(path)
         for name, ours in (("case", self.run.case), ("data_checksum", self.data.checksum)):
             if state[name] != ours:
-                raise ValueError(f"{path}: expected {name} {ours}, got {state[name]}: another run "
-                                 "or other data; give another --out, or remove the folder")
+                raise ValueError(
+                    f"{path}: expected {name} {ours}, got {state[name]}: another run "
+                    "or other data; give another --out, or remove the folder"
+                )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.random_state = state["random_state"]
@@ -346,9 +381,11 @@ def _schedule(name: str, done: float) -> float:
     """Factor on the learning rates when the fraction ``done`` of the steps is done."""
     if name == "constant":
         return 1.0
+    if name == "exponential":
+        return LAST_RATE**done
     if name == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
-    raise ValueError(f"unknown schedule '{name}'; known: cosine, constant")
+    raise ValueError(f"unknown schedule '{name}'; known: exponential, cosine, constant")
 
 
 def _seed(*numbers: int) -> int:

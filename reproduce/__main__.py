@@ -18,16 +18,26 @@ from reproduce.presets import PRESETS, Preset
 def main() -> int:
     """The command line; returns 0, or 1 when a run failed or diverged."""
     parser = argparse.ArgumentParser(
-        prog="python -m reproduce", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Run a preset, judge the claims, draw the figures, write the report. A run that was "
-        "stopped goes on where it was.\n\n" + "\n".join(f"{n}: {p.about}" for n, p in PRESETS.items()),
+        prog="python -m reproduce",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run a preset, judge the claims, draw the figures, write the report. A run "
+        "that was stopped goes on where it was.\n\n"
+        + "\n".join(f"{n}: {p.about}" for n, p in PRESETS.items()),
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--preset", choices=PRESETS, help="what to run")
-    what.add_argument("--redraw", type=Path, metavar="DIR", help="make the report in DIR again, from its rows")
-    parser.add_argument("--out", type=Path, help="folder for rows, figures and report (default: reports/PRESET)")
-    parser.add_argument("--data-root", type=Path, help="folder of the data sets (default: EZO_DATA, else data)")
-    parser.add_argument("--jobs", type=int, default=2, help="training runs side by side (default: 2)")
+    what.add_argument(
+        "--redraw", type=Path, metavar="DIR", help="make the report in DIR again, from its rows"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for rows, figures and report (default: reports/PRESET)"
+    )
+    parser.add_argument(
+        "--data-root", type=Path, help="folder of the data sets (default: EZO_DATA, else data)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="training runs side by side (default: 2)"
+    )
     parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
     given = parser.parse_args()
     if given.redraw:

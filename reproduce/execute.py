@@ -38,9 +38,18 @@ def _one(run: Run, out: Path, root: Path | None, device: str) -> list[Row]:
         where = traceback.format_exc(limit=-1).strip().splitlines()
         return [
             Row(
-                case=run.case, metric="failed", value=None, unit="",
+                case=run.case,
+                metric="failed",
+                value=None,
+                unit="",
                 note=f"{type(error).__name__}: {error} ({where[1].strip()})",
-                model=run.model, data=run.data, method=run.method, precision=run.precision,
-                seed=run.seed, config=run.config(), device=device, **provenance(),
+                model=run.model,
+                data=run.data,
+                method=run.method,
+                precision=run.precision,
+                seed=run.seed,
+                config=run.config(),
+                device=device,
+                **provenance(),
             )
         ]

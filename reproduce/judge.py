@@ -94,14 +94,18 @@ def interval(samples: list[float]) -> tuple[float, float, float]:
 
 
 def finding(
-    claim: Claim, comparison: str, samples: list[float], full: bool, cases: tuple[str, ...],
+    claim: Claim,
+    comparison: str,
+    samples: list[float],
+    full: bool,
+    cases: tuple[str, ...],
     exact: bool = False,
 ) -> Finding:
     """The verdict on samples of the claimed quantity, one a seed.
 
     ``contradicted``: the interval lies below what was printed (above, for a claim of an upper
-    bound, that is with ``low`` of minus infinity). ``exceeded``: it lies beyond the printed range on
-    the good side. ``within noise``: the interval holds zero too. ``reproduced``: otherwise.
+    bound, that is with ``low`` of minus infinity). ``exceeded``: it lies beyond the printed range
+    on the good side. ``within noise``: the interval holds zero too. ``reproduced``: otherwise.
 
     Args:
         exact: the quantity does not vary over seeds, so that one sample is enough.
@@ -152,7 +156,8 @@ def accuracy_differences(
     for model, data in sorted({key[:2] for key in ends}):
         for ours, theirs in pairs:
             seeds = sorted(
-                s for m, d, method, s in ends
+                s
+                for m, d, method, s in ends
                 if (m, d, method) == (model, data, ours) and (model, data, theirs, s) in ends
             )
             if seeds:

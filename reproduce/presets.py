@@ -30,7 +30,8 @@ def _grid(
 ) -> list[Run]:
     return [
         Run(model, data, method, seed=seed, **settings)  # type: ignore[arg-type]
-        for seed in range(seeds) for method in methods
+        for seed in range(seeds)
+        for method in methods
     ]
 
 
@@ -42,11 +43,19 @@ PRESETS = {
         full=False,
     ),
     "quick": Preset(
-        "Digits on LeNet-5, 20 epochs, 3 seeds; shapes on PointNet, 1 seed. No download; under 10 minutes "
-        "on two cores.",
-        lambda: _grid("lenet5", "digits", ACCURACY_METHODS, 3, epochs=20)
-        + _grid("pointnet", "shapes-256", ("full-zo", "elastic-1", "full-bp"), 1, epochs=1,
-                train_examples=1600),
+        "Digits on LeNet-5, 3 seeds; shapes on PointNet, 1 seed. No download; under 10 minutes on "
+        "two cores.",
+        lambda: (
+            _grid("lenet5", "digits", ACCURACY_METHODS, 3, epochs=20)
+            + _grid(
+                "pointnet",
+                "shapes-256",
+                ("full-zo", "elastic-1", "full-bp"),
+                1,
+                epochs=1,
+                train_examples=1600,
+            )
+        ),
         ("lenet5", "pointnet"),
         full=False,
     ),

@@ -23,11 +23,23 @@ from reproduce.judge import Finding, claims, final, interval, judge
 
 LEDGER = (  # what the paper leaves open and no row's config holds
     ("initial weights", "Xavier uniform, zero biases", "full ZO needs it: see ezo/models/_init.py"),
-    ("input scaling", "mean 0, variance 1 over the training set; clouds: centred, unit radius", "usual"),
-    ("learning-rate schedule", "cosine to 0 over the run, both parts", "full ZO diverges or stalls at a constant rate"),
+    (
+        "input scaling",
+        "mean 0, variance 1 over the training set; clouds: centred, unit radius",
+        "usual",
+    ),
+    (
+        "learning-rate schedule",
+        "cosine to 0 over the run, both parts",
+        "full ZO diverges or stalls at a constant rate",
+    ),
     ("where the BP gradient is taken", "mean of the two passes", "no bias from either side"),
-    ("memory", "exact tensor bytes at the peak of a step: weights, gradients, optimiser state and batch "
-     "included, buffers inside an operation not", "exact and repeatable"),
+    (
+        "memory",
+        "exact tensor bytes at the peak of a step: weights, gradients, optimiser state and batch "
+        "included, buffers inside an operation not",
+        "exact and repeatable",
+    ),
     ("last, partial batch of an epoch", "left for the next shuffle", "shapes stay fixed"),
 )
 
@@ -59,8 +71,12 @@ def write(out: Path, preset: str, about: str, full: bool) -> list[Finding]:
     findings = judge(rows, full)
     texts = {module.CLAIM.id: module.CLAIM for module in claims()}
     judged = [{**asdict(texts[f.claim]), **asdict(f)} for f in findings]
-    finite = [{k: None if v in (float("inf"), -float("inf")) else v for k, v in j.items()} for j in judged]
-    (out / "claims.json").write_text(json.dumps(finite, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    finite = [
+        {k: None if v in (float("inf"), -float("inf")) else v for k, v in j.items()} for j in judged
+    ]
+    (out / "claims.json").write_text(
+        json.dumps(finite, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     content = {
         "preset": preset,
         "about": about,
@@ -76,7 +92,10 @@ def write(out: Path, preset: str, about: str, full: bool) -> list[Finding]:
         "row_count": len(rows),
     }
     environment = Environment(
-        loader=PackageLoader("reproduce"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=PackageLoader("reproduce"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         autoescape=lambda name: name is not None and "html" in name,
     )
     for name in ("report.html", "REPORT.md"):
@@ -87,7 +106,9 @@ def write(out: Path, preset: str, about: str, full: bool) -> list[Finding]:
 
 def figures() -> Iterator[ModuleType]:
     """Every figure's file, in the order of their names."""
-    for info in sorted(pkgutil.iter_modules(reproduce.figures.__path__), key=lambda info: info.name):
+    for info in sorted(
+        pkgutil.iter_modules(reproduce.figures.__path__), key=lambda info: info.name
+    ):
         if not info.name.startswith("_"):
             yield importlib.import_module(f"reproduce.figures.{info.name}")
 
@@ -130,7 +151,9 @@ def _accuracy_table(rows: list[Row]) -> Iterator[tuple[str, str, str, str, int]]
     ends = final(rows, "test_accuracy")
     for model, data in sorted({key[:2] for key in ends}):
         for method in order(m for mo, d, m, _ in ends if (mo, d) == (model, data)):
-            values = [r.value or 0.0 for k, r in sorted(ends.items()) if k[:3] == (model, data, method)]
+            values = [
+                r.value or 0.0 for k, r in sorted(ends.items()) if k[:3] == (model, data, method)
+            ]
             mean, low, high = interval(values)
             spread = "" if len(values) == 1 else f" [{low:.2f}, {high:.2f}]"
             yield model, data, method, f"{mean:.2f}{spread}", len(values)
@@ -153,6 +176,8 @@ def _machine(rows: list[Row]) -> dict[str, str]:
         "threads per run": each(r.threads for r in rows),
         "device": each(r.device for r in rows),
         "versions": each(", ".join(f"{k} {v}" for k, v in r.versions.items()) for r in rows),
-        "commit": each((r.commit or "unknown") + (" (with changes)" if r.dirty else "") for r in rows),
+        "commit": each(
+            (r.commit or "unknown") + (" (with changes)" if r.dirty else "") for r in rows
+        ),
         "data checksums": each(f"{r.data} {r.data_checksum[:12]}" for r in rows if r.data_checksum),
     }

@@ -1,16 +1,16 @@
 """Choose hyperparameters, with the same number of trials for every method.
 
 ``python -m reproduce.search --model lenet5 --data mnist --out DIR`` draws the same scrambled Sobol
-points for every method, trains each for a few epochs, trains the best few for the full length, and
-keeps the one with the highest accuracy on held-out training examples: the test set is
-never looked at. ``--write`` puts the result into ``ezo/methods/tuned.json``.
+points for every method, trains each for a few epochs, and keeps the one with the highest accuracy
+on held-out training examples: the test set is never looked at.
+``--write`` puts the result into ``ezo/methods/tuned.json``.
 """
 
 import argparse
 import json
 import math
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,8 +25,8 @@ from reproduce.execute import execute
 
 SEED = 1000  # of every trial; no reported run uses it
 # (lowest, highest), searched on a logarithmic scale
-ZO_SPACE = {"lr": (1e-4, 2e-3), "eps": (1e-3, 1e-2), "clip": (1.0, 20.0)}
-BP_SPACE = {"bp_lr": (3e-3, 1e-1)}
+ZO_SPACE = {"lr": (2e-4, 1e-3), "eps": (1e-3, 1e-2), "clip": (1.5, 10.0)}
+BP_SPACE = {"bp_lr": (5e-3, 1e-1)}
 TUNED = Path(ezo.methods.__file__).with_name("tuned.json")
 
 
@@ -58,34 +58,30 @@ def score(run_rows: list[Row]) -> float:
 
 
 def search(given: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Both rounds for every method; returns the chosen values by method."""
+    """The trials of every method; returns the chosen values by method."""
     base = Run(given.model, given.data, "", epochs=given.epochs, seed=SEED, held_out=given.held_out)
     trials = [
         replace(base, method=method, hyper=hyper)
-        for method in given.methods for hyper in candidates(method, given.trials)
+        for method in given.methods
+        for hyper in candidates(method, given.trials)
     ]
-    first = _run_all(trials, given, "round 1")
-    finals = []
-    for method in given.methods:
-        ranked = sorted((r for r in trials if r.method == method), key=lambda r: -first[r.case])
-        finals += [replace(r, epochs=given.final_epochs) for r in ranked[: given.finalists]]
-    second = _run_all(finals, given, "round 2")
+    scores = _run_all(trials, given)
     chosen = {}
     for method in given.methods:
-        best = max((r for r in finals if r.method == method), key=lambda r: second[r.case])
-        values = asdict(best.hyper)
+        best = max((r for r in trials if r.method == method), key=lambda r: scores[r.case])
+        values = best.config()
         chosen[method] = {name: values[name] for name in space(method)}
-        print(f"{method:<14} {second[best.case]:6.2f} %  {chosen[method]}")
+        print(f"{method:<14} {scores[best.case]:6.2f} %  {chosen[method]}")
     return chosen
 
 
-def _run_all(runs: list[Run], given: argparse.Namespace, title: str) -> dict[str, float]:
+def _run_all(runs: list[Run], given: argparse.Namespace) -> dict[str, float]:
     """Train all; append rows; return scores by case."""
     scores: dict[str, float] = {}
-    path = given.out / f"{title.replace(' ', '-')}.jsonl"
+    path = given.out / "rows.jsonl"
     path.unlink(missing_ok=True)
     done = execute(runs, given.out / "runs", root=given.data_root, jobs=given.jobs)
-    for run_rows in tqdm(done, total=len(runs), desc=title, unit="run"):
+    for run_rows in tqdm(done, total=len(runs), desc="search", unit="run"):
         rows.write(path, run_rows, append=True)
         scores[run_rows[0].case] = score(run_rows)
     return scores
@@ -97,12 +93,13 @@ def main() -> int:
     add = parser.add_argument
     add("--model", default="lenet5")
     add("--data", default="mnist")
-    add("--methods", nargs="+", default=[
-        "full-zo", "elastic-1", "elastic-2", "tail-only-1", "tail-only-2", "full-bp"])
-    add("--trials", type=int, default=6, help="points per method in round 1")
-    add("--epochs", type=int, default=3, help="epochs of a trial in round 1")
-    add("--finalists", type=int, default=2, help="trials per method that reach round 2")
-    add("--final-epochs", type=int, default=10, help="epochs of a trial in round 2")
+    add(
+        "--methods",
+        nargs="+",
+        default=["full-zo", "elastic-1", "elastic-2", "tail-only-1", "tail-only-2", "full-bp"],
+    )
+    add("--trials", type=int, default=6, help="points per method")
+    add("--epochs", type=int, default=5, help="epochs of a trial")
     add("--held-out", type=int, default=10_000, help="training examples kept for choosing")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--jobs", type=int, default=2, help="processes side by side")

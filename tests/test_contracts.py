@@ -488,7 +488,7 @@ def loading(
 ) -> Callable[[], Dataset]:
     """Loads the data set from ``EZO_DATA`` where that is set, else from an empty folder."""
     root = None if os.environ.get("EZO_DATA") else tmp_path_factory.mktemp("empty")
-    return lambda: catalogue.find("data", name).load(name, root)  # type: ignore[no-any-return]
+    return lambda: catalogue.find("data", name).load(name, root)
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,27 @@ from reproduce.judge import Claim, finding
 def run_rows(method, seed, accuracy, *, data="mnist", end="finished"):
     """The rows of a made-up training run of two epochs."""
     case = f"lenet5-{data}-{method}-{seed}"
-    config = {"epochs": 2, "batch_size": 32, "lr": 1e-3, "eps": 1e-3, "clip": 5.0, "bp_lr": 0.01,
-              "momentum": 0.9}
-    row = Row(case=case, metric="", value=None, unit="%", model="lenet5", data=data, method=method,
-              seed=seed, config=config, data_checksum="ab" * 32)
+    config = {
+        "epochs": 2,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "eps": 1e-3,
+        "clip": 5.0,
+        "bp_lr": 0.01,
+        "momentum": 0.9,
+    }
+    row = Row(
+        case=case,
+        metric="",
+        value=None,
+        unit="%",
+        model="lenet5",
+        data=data,
+        method=method,
+        seed=seed,
+        config=config,
+        data_checksum="ab" * 32,
+    )
     accuracies = [
         replace(row, metric="test_accuracy", value=value, step=step)
         for step, value in ((0, 10.0), (5, accuracy / 2), (10, accuracy))
@@ -31,8 +48,15 @@ def run_rows(method, seed, accuracy, *, data="mnist", end="finished"):
 
 def memory_rows(peaks):
     return [
-        Row(case=f"m-{method}", metric="peak_tensor_bytes", value=value, unit="B", model="lenet5",
-            method=method, config={"batch_size": 32})
+        Row(
+            case=f"m-{method}",
+            metric="peak_tensor_bytes",
+            value=value,
+            unit="B",
+            model="lenet5",
+            method=method,
+            config={"batch_size": 32},
+        )
         for method, value in peaks.items()
     ]
 
@@ -76,7 +100,8 @@ def test_the_interval_is_students():
 
 def test_gain_is_paired_by_seed_and_leaves_out_runs_that_did_not_finish():
     made = [
-        row for seed, (zo, ours) in enumerate([(80.0, 88.0), (82.0, 89.0), (84.0, 92.0)])
+        row
+        for seed, (zo, ours) in enumerate([(80.0, 88.0), (82.0, 89.0), (84.0, 92.0)])
         for row in run_rows("full-zo", seed, zo) + run_rows("elastic-1", seed, ours)
     ]
     made += run_rows("full-zo", 3, 85.0) + run_rows("elastic-1", 3, 1.0, end="diverged")
@@ -115,8 +140,12 @@ def test_every_figure_draws_from_rows_and_gives_none_without():
 
 @pytest.fixture
 def reported(tmp_path):
-    made = [row for seed in range(3) for m, a in (("full-zo", 80.0), ("elastic-1", 88.0))
-            for row in run_rows(m, seed, a + seed)]
+    made = [
+        row
+        for seed in range(3)
+        for m, a in (("full-zo", 80.0), ("elastic-1", 88.0))
+        for row in run_rows(m, seed, a + seed)
+    ]
     made += run_rows("full-bp", 0, float("nan"), end="diverged")
     made += memory_rows({"inference": 1000, "full-zo": 1010, "elastic-1": 1020})
     rows.write(tmp_path / "rows.jsonl", made)

@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -407,24 +408,37 @@ def test_a_killed_process_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         command += ["--" + name.replace("_", "-"), str(value)]
     written = out / "checkpoint.safetensors"
     chance = random.Random(5)
-    for _ in range(2):
+    kills = 0
+    while kills < 2:
         before = written.stat().st_mtime_ns if written.exists() else 0
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
-            give_up = time.monotonic() + 60
+            give_up = time.monotonic() + 300
             while not (written.exists() and written.stat().st_mtime_ns > before):
-                assert process.poll() is None and time.monotonic() < give_up
+                ended = process.poll()
+                assert ended is None, process.stderr and process.stderr.read()
+                assert time.monotonic() < give_up, "no checkpoint in 300 s"
                 time.sleep(0.005)
             time.sleep(chance.uniform(0, 0.15))
         finally:
             process.kill()
             process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    assert 0 < checkpoint.load(written)["step"] < 120
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+        else:  # it ended before we came
+            assert process.returncode == 0
+            shutil.rmtree(out)
+            kills = 0
+    assert checkpoint.load(written)["step"] > 0
     run = replace(LENET, **KILLED)
     got = list(train(run, out=out))
-    assert timeless(got) == timeless(list(train(run)))
+    assert sourceless(timeless(got)) == sourceless(timeless(list(train(run))))
     assert rows.read(out / "rows.jsonl") == got
+
+
+def sourceless(measured: list[Row]) -> list[Row]:
+    """Rows without the commit, which may change between two processes while someone works."""
+    return [replace(row, commit="", dirty=None) for row in measured]
 
 
 # Divergence

@@ -70,8 +70,9 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"expected {path.with_suffix('')} or the same with .gz, got "
-                                f"neither; {WHERE}") from None
+        raise FileNotFoundError(
+            f"expected {path.with_suffix('')} or the same with .gz, got neither; {WHERE}"
+        ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _bad(path, "a whole gzip file", str(error)) from error
     start = 4 * (1 + len(shape))
@@ -79,8 +80,12 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise _bad(path, f"a header of {start} bytes", f"{len(data)} bytes in all")
     magic, *sizes = struct.unpack_from(f">{1 + len(shape)}I", data)
     if magic != 0x0800 + len(shape):
-        raise _bad(path, f"the magic number {0x0800 + len(shape):#010x} (unsigned bytes in "
-                   f"{len(shape)} dimensions)", f"{magic:#010x}")
+        raise _bad(
+            path,
+            f"the magic number {0x0800 + len(shape):#010x} (unsigned bytes in "
+            f"{len(shape)} dimensions)",
+            f"{magic:#010x}",
+        )
     if tuple(sizes) != shape:
         raise _bad(path, f"the shape {shape}", f"{tuple(sizes)}")
     if len(data) - start != math.prod(shape):
@@ -114,13 +119,17 @@ def download(url: str, destination: Path, digest: str) -> None:
             if length is not None and part.stat().st_size != int(length):
                 raise OSError(f"{part.stat().st_size} of {length} bytes")
         except (OSError, http.client.HTTPException) as error:
-            raise OSError(f"expected to fetch {url} to {destination}, got: {error}; check the "
-                          "network and try again, or fetch it by hand") from error
+            raise OSError(
+                f"expected to fetch {url} to {destination}, got: {error}; check the "
+                "network and try again, or fetch it by hand"
+            ) from error
         if checksum.hexdigest() != expected.lower():
-            raise ValueError(f"{url}: expected a file of {digest}, got "
-                             f"{algorithm}:{checksum.hexdigest()} ({part.stat().st_size} bytes); "
-                             f"{destination} was not written; try again, or fetch it by hand from "
-                             "a place you trust")
+            raise ValueError(
+                f"{url}: expected a file of {digest}, got "
+                f"{algorithm}:{checksum.hexdigest()} ({part.stat().st_size} bytes); "
+                f"{destination} was not written; try again, or fetch it by hand from "
+                "a place you trust"
+            )
         os.replace(part, destination)
 
 
@@ -135,8 +144,10 @@ def unzip(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as file:
             for name in file.namelist():
                 if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                    raise ValueError(f"{archive}: expected members inside {folder}, got '{name}'; "
-                                     "don't use this archive")
+                    raise ValueError(
+                        f"{archive}: expected members inside {folder}, got '{name}'; "
+                        "don't use this archive"
+                    )
             for member in file.infolist():
                 target = folder / member.filename
                 if member.is_dir():
@@ -154,5 +165,6 @@ def _zipped(path: Path) -> Path:
 
 
 def _bad(path: Path, expected: str, got: str) -> ValueError:
-    return ValueError(f"{path}: expected {expected}, got {got}; delete the file and fetch it "
-                      f"again, or {WHERE}")
+    return ValueError(
+        f"{path}: expected {expected}, got {got}; delete the file and fetch it again, or {WHERE}"
+    )

@@ -46,8 +46,10 @@ def load(name: str, root: Path | None = None) -> Dataset:
     mean = (counts @ grey / counts.sum()).item()
     std = (counts @ (grey - mean).square() / counts.sum()).sqrt().item()
     if std == 0:
-        raise ValueError(f"{_paths(folder, 'train')[0]}: expected images, got {mean:g} in every "
-                         f"pixel; delete the file and fetch it again, or {WHERE}")
+        raise ValueError(
+            f"{_paths(folder, 'train')[0]}: expected images, got {mean:g} in every "
+            f"pixel; delete the file and fetch it again, or {WHERE}"
+        )
 
     def scale(images: Tensor) -> Tensor:
         x = images.unsqueeze(1).float()  # (N, 1, 28, 28)
@@ -67,8 +69,10 @@ def _read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     labels = read_idx(labels_path, (IMAGES[part],))
     if labels.max() > 9:
         first = int((labels > 9).nonzero()[0])
-        raise ValueError(f"{labels_path}: expected labels 0 to 9, got {int(labels[first])} at "
-                         f"{first}; delete the file and fetch it again, or {WHERE}")
+        raise ValueError(
+            f"{labels_path}: expected labels 0 to 9, got {int(labels[first])} at "
+            f"{first}; delete the file and fetch it again, or {WHERE}"
+        )
     return images, labels.long()
 
 
@@ -94,6 +98,9 @@ def _rotate(x: Tensor, degrees: int) -> Tensor:
         return x
     transforms = import_torchvision().transforms
     for batch in x.split(1000):
-        batch.copy_(transforms.functional.rotate(
-            batch, degrees, interpolation=transforms.InterpolationMode.BILINEAR))
+        batch.copy_(
+            transforms.functional.rotate(
+                batch, degrees, interpolation=transforms.InterpolationMode.BILINEAR
+            )
+        )
     return x

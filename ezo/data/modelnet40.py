@@ -78,8 +78,10 @@ def _read(folder: Path, part: str, points: int) -> tuple[Tensor, Tensor]:
     clouds = sum(len(labels) for _, labels in parts)
     if clouds != CLOUDS[part]:
         raise _bad(folder / f"{part}_files.txt", f"{CLOUDS[part]} clouds in its files", str(clouds))
-    return (torch.from_numpy(np.concatenate([x for x, _ in parts])),
-            torch.from_numpy(np.concatenate([y for _, y in parts])))
+    return (
+        torch.from_numpy(np.concatenate([x for x, _ in parts])),
+        torch.from_numpy(np.concatenate([y for _, y in parts])),
+    )
 
 
 def _read_file(path: Path, points: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,9 +96,12 @@ def _read_file(path: Path, points: int) -> tuple[np.ndarray, np.ndarray]:
             n = len(file["label"])
             for key, shape, kind in ("data", (n, LARGEST, 3), "f"), ("label", (n, 1), "iu"):
                 if file[key].shape != shape or file[key].dtype.kind not in kind:
-                    raise _bad(path, f"'{key}' of shape {shape}, of "
-                               + ("floats" if kind == "f" else "integers"),
-                               f"{file[key].shape}, {file[key].dtype}")
+                    raise _bad(
+                        path,
+                        f"'{key}' of shape {shape}, of "
+                        + ("floats" if kind == "f" else "integers"),
+                        f"{file[key].shape}, {file[key].dtype}",
+                    )
             data = file["data"][:, :points].astype(np.float32)
             labels = file["label"][:, 0].astype(np.int64)
     except OSError as error:
@@ -112,8 +117,9 @@ def _read_file(path: Path, points: int) -> tuple[np.ndarray, np.ndarray]:
 def _lines(path: Path) -> list[str]:
     """Lines of a text file that are not blank."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()
-                if line.strip()]
+        return [
+            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     except FileNotFoundError:
         raise _missing(path) from None
     except UnicodeDecodeError as error:
@@ -121,10 +127,14 @@ def _lines(path: Path) -> list[str]:
 
 
 def _missing(path: Path) -> FileNotFoundError:
-    return FileNotFoundError(f"expected {path}, which is missing; delete its folder and load "
-                             f"again to download all, or {WHERE}")
+    return FileNotFoundError(
+        f"expected {path}, which is missing; delete its folder and load "
+        f"again to download all, or {WHERE}"
+    )
 
 
 def _bad(path: Path, expected: str, got: str) -> ValueError:
-    return ValueError(f"{path}: expected {expected}, got {got}; delete its folder and load again "
-                      f"to download all, or {WHERE}")
+    return ValueError(
+        f"{path}: expected {expected}, got {got}; delete its folder and load again "
+        f"to download all, or {WHERE}"
+    )

@@ -1,8 +1,8 @@
 """Training methods, one file each.
 
 A file defines ``NAMES``, ``HYPER`` (its default hyperparameters) and ``optimizer(name, model,
-hyper, seed) -> Optimizer``, whose ``step(closure)`` trains ``model``, where the closure computes the
-loss and leaves ``backward`` to the step. It may change ``model``, for example freeze layers.
+hyper, seed) -> Optimizer``, whose ``step(closure)`` trains ``model``, where the closure computes
+the loss and leaves ``backward`` to the step. It may change ``model``, for example freeze layers.
 Its docstring's first line describes it in ``ezo list``. Names count BP layers.
 """
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 from ezo import catalogue
 
 
-def _about(default: object, text: str) -> object:
+def _about(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
@@ -21,19 +22,24 @@ def _about(default: object, text: str) -> object:
 class Hyper:
     """Hyperparameters; a method reads those that it knows.
 
-    The learning rates are those of the first step; ``schedule`` scales both from there.
+    The learning rates are those of the first step; ``schedule`` scales both from there. The
+    exponential one suits ZO, whose gradient shrinks while its noise goes on to move every weight.
     """
 
-    lr: float = _about(2e-4, "ZO learning rate")  # type: ignore[assignment]
-    eps: float = _about(1e-3, "ZO perturbation, in units of a weight")  # type: ignore[assignment]
-    clip: float | None = _about(5.0, "bound on |g|, loss per unit of z")  # type: ignore[assignment]
-    queries: int = _about(1, "ZO perturbations a step")  # type: ignore[assignment]
-    noise: str = _about("gaussian", "gaussian, rademacher or uniform")  # type: ignore[assignment]
-    bp_gradient: str = _about("mean", "where the BP gradient is taken: mean, plus, minus or unperturbed")  # type: ignore[assignment]
-    bp_lr: float = _about(0.01, "BP learning rate (SGD)")  # type: ignore[assignment]
-    momentum: float = _about(0.9, "BP momentum")  # type: ignore[assignment]
-    weight_decay: float = _about(0.0, "weight decay of both parts, per unit of learning rate")  # type: ignore[assignment]
-    schedule: str = _about("cosine", "learning rate over the run: cosine (to 0) or constant")  # type: ignore[assignment]
+    lr: float = _about(5e-4, "ZO learning rate")
+    eps: float = _about(1e-3, "ZO perturbation, in units of a weight")
+    clip: float | None = _about(5.0, "bound on |g|, loss per unit of z; none for no bound")
+    queries: int = _about(1, "ZO perturbations a step")
+    noise: str = _about("gaussian", "gaussian, rademacher or uniform")
+    bp_gradient: str = _about(
+        "mean", "where the BP gradient is taken: mean, plus, minus or unperturbed"
+    )
+    bp_lr: float = _about(0.01, "BP learning rate (SGD)")
+    momentum: float = _about(0.9, "BP momentum")
+    weight_decay: float = _about(0.0, "weight decay of both parts, per unit of learning rate")
+    schedule: str = _about(
+        "exponential", "learning rates over time: exponential (to 3 %), cosine (to 0) or constant"
+    )
 
     def sgd(self) -> Callable[[list[nn.Parameter]], Optimizer]:
         """Makes the BP part's optimiser."""

@@ -1,6 +1,7 @@
-"""Backpropagation through every layer with activation checkpointing: less memory, one more forward."""
+"""Backpropagation with activation checkpointing: less memory for one more forward pass."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -46,12 +47,20 @@ def _checkpointed(sequential: nn.Sequential) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         for segment in segments:
             x = checkpoint(
-                run, segment, x, use_reentrant=False,
-                context_fn=lambda s=segment: (contextlib.nullcontext(), _still_norms(s)),
+                run,
+                segment,
+                x,
+                use_reentrant=False,
+                context_fn=functools.partial(_contexts, segment),
             )
         return x
 
     return forward
+
+
+def _contexts(segment: list[nn.Module]) -> tuple[Any, Any]:
+    """For the first and for the second forward pass."""
+    return contextlib.nullcontext(), _still_norms(segment)
 
 
 @contextlib.contextmanager
@@ -61,14 +70,18 @@ def _still_norms(segment: list[nn.Module]) -> Iterator[None]:
     It updates copies: without statistics, autograd would save other tensors than in the first.
     """
     norms: list[Any] = [
-        m for module in segment for m in module.modules()
+        m
+        for module in segment
+        for m in module.modules()
         if isinstance(m, _NormBase) and m.track_running_stats and m.training
     ]
     statistics = [dict(m._buffers) for m in norms]
     for m in norms:
-        m._buffers.update({name: None if x is None else x.clone() for name, x in m._buffers.items()})
+        m._buffers.update(
+            {name: None if x is None else x.clone() for name, x in m._buffers.items()}
+        )
     try:
         yield
     finally:
-        for m, ours in zip(norms, statistics):
+        for m, ours in zip(norms, statistics, strict=True):
             m._buffers.update(ours)

@@ -1,4 +1,4 @@
-"""Zeroth order through every layer: two forward passes a step, nothing stored (vanilla ZO, MeZO)."""
+"""Zeroth order through every layer (vanilla ZO, MeZO): two forward passes, nothing stored."""
 
 from torch import nn
 from torch.optim import Optimizer

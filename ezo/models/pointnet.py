@@ -1,4 +1,4 @@
-"""PointNet without T-Nets, for clouds of points: 815,400 parameters with 40 classes, 819,624 with batch norm."""
+"""PointNet without T-Nets: 815,400 parameters with 40 classes, 819,624 with batch norm."""
 
 from torch import Tensor, nn
 
@@ -32,7 +32,7 @@ class PointNet(nn.Module):
             return [nn.BatchNorm1d(width)] if batch_norm else []
 
         points: list[nn.Module] = []
-        for narrow, wide in zip((channels, 64, 64, 64, 128), (64, 64, 64, 128, 1024)):
+        for narrow, wide in zip((channels, 64, 64, 64, 128), (64, 64, 64, 128, 1024), strict=True):
             points += [nn.Conv1d(narrow, wide, 1), *norm(wide), nn.ReLU()]
         head: list[nn.Module] = []
         for wide, narrow in ((1024, 512), (512, 256)):

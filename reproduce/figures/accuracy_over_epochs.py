@@ -23,9 +23,18 @@ def draw(frame: pd.DataFrame) -> Figure | None:
             by_step = mine.groupby("step").value
             epochs = sorted(mine.step.unique() / steps_per_epoch)
             colour = COLOURS.get(method)
-            ax.plot(epochs, by_step.mean(), label=method, color=colour, marker=MARKERS.get(method),
-                    markersize=4, markevery=max(1, len(epochs) // 8))
-            ax.fill_between(epochs, by_step.min(), by_step.max(), color=colour, alpha=0.2, linewidth=0)
+            ax.plot(
+                epochs,
+                by_step.mean(),
+                label=method,
+                color=colour,
+                marker=MARKERS.get(method),
+                markersize=4,
+                markevery=max(1, len(epochs) // 8),
+            )
+            ax.fill_between(
+                epochs, by_step.min(), by_step.max(), color=colour, alpha=0.2, linewidth=0
+            )
         ax.set(title=f"{model}, {data}", xlabel="epoch", ylabel="test accuracy (%)")
         ax.legend(fontsize=7, loc="lower right")
     return figure

@@ -17,7 +17,8 @@ def draw(frame: pd.DataFrame) -> Figure | None:
         return None
     accuracy = accuracy[accuracy.step == accuracy.groupby("case").step.transform("max")]
     groups = [
-        (key, group) for key, group in accuracy.groupby(["model", "data"])
+        (key, group)
+        for key, group in accuracy.groupby(["model", "data"])
         if any((key[0], m) in peaks.index for m in group.method)
     ]
     if not groups:
@@ -30,10 +31,19 @@ def draw(frame: pd.DataFrame) -> Figure | None:
             values = group[group.method == method].value
             mean = values.mean()
             ax.errorbar(
-                peaks[model, method] / 1e6, mean,
+                peaks[model, method] / 1e6,
+                mean,
                 yerr=[[mean - values.min()], [values.max() - mean]],
-                label=method, color=COLOURS.get(method), marker=MARKERS.get(method), capsize=3, linestyle="",
+                label=method,
+                color=COLOURS.get(method),
+                marker=MARKERS.get(method),
+                capsize=3,
+                linestyle="",
             )
-        ax.set(title=f"{model}, {data}", xlabel="peak tensor bytes of a step (MB)", ylabel="final test accuracy (%)")
+        ax.set(
+            title=f"{model}, {data}",
+            xlabel="peak tensor bytes of a step (MB)",
+            ylabel="final test accuracy (%)",
+        )
         ax.legend(fontsize=7, loc="best")
     return figure

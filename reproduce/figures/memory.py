@@ -21,8 +21,16 @@ def draw(frame: pd.DataFrame) -> Figure | None:
         methods = order(peaks.index)[::-1]
         ratios = [peaks[m] / peaks["inference"] for m in methods]
         bars = ax.barh(methods, ratios, color=[COLOURS.get(m) for m in methods], edgecolor="0.2")
-        ax.bar_label(bars, [f"{r:.3f}  ({peaks[m] / 1e6:,.2f} MB)" for r, m in zip(ratios, methods, strict=True)],
-                     padding=3, fontsize=7)
+        ax.bar_label(
+            bars,
+            [f"{r:.3f}  ({peaks[m] / 1e6:,.2f} MB)" for r, m in zip(ratios, methods, strict=True)],
+            padding=3,
+            fontsize=7,
+        )
         batch = int(group["config.batch_size"].iloc[0])
-        ax.set(title=f"{model}, batch {batch}", xlabel="peak bytes / inference's", xlim=(0, max(ratios) * 1.45))
+        ax.set(
+            title=f"{model}, batch {batch}",
+            xlabel="peak bytes / inference's",
+            xlim=(0, max(ratios) * 1.45),
+        )
     return figure

@@ -20,7 +20,7 @@ COUNTS = {"train": 30, "t10k": 12}
 
 def write(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for path, array in zip(mnist._paths(folder, part), (images, labels)):
+    for path, array in zip(mnist._paths(folder, part), (images, labels), strict=True):
         header = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
         path.write_bytes(header + array.astype(np.uint8).tobytes())
 
@@ -107,8 +107,9 @@ def test_any_angle_interpolates_and_keeps_the_scale(root):
         expected = black.double()
         if 0 <= i < 27 and 0 <= j < 27:
             a, b = source_row - i, source_column - j
-            expected = ((1 - a) * ((1 - b) * x[i, j] + b * x[i, j + 1])
-                        + a * ((1 - b) * x[i + 1, j] + b * x[i + 1, j + 1]))
+            expected = (1 - a) * ((1 - b) * x[i, j] + b * x[i, j + 1]) + a * (
+                (1 - b) * x[i + 1, j] + b * x[i + 1, j + 1]
+            )
         assert data.train_x[0, 0, row, column].item() == pytest.approx(expected.item(), abs=1e-4)
 
 
@@ -124,8 +125,13 @@ def test_missing_files_are_listed_where_they_belong(root, offline):
     with pytest.raises(FileNotFoundError) as caught:
         mnist.load("mnist", root)
     message = str(caught.value)
-    for part in ("expected t10k-labels-idx1-ubyte in", str(root / "MNIST/raw"), "no network",
-                 "--data-root", "EZO_DATA"):
+    for part in (
+        "expected t10k-labels-idx1-ubyte in",
+        str(root / "MNIST/raw"),
+        "no network",
+        "--data-root",
+        "EZO_DATA",
+    ):
         assert part in message
     assert "train-images" not in message
 
@@ -211,13 +217,25 @@ def test_a_subset_is_not_mnist(root, monkeypatch):
         mnist.load("mnist", root)
 
 
-@pytest.mark.skipif(not Path(os.environ.get("EZO_DATA", ""), "MNIST/raw").is_dir(),
-                    reason="EZO_DATA names no folder with MNIST")
+@pytest.mark.skipif(
+    not Path(os.environ.get("EZO_DATA", ""), "MNIST/raw").is_dir(),
+    reason="EZO_DATA names no folder with MNIST",
+)
 def test_the_true_mnist():
     data = mnist.load("mnist")
     assert data.train_x.shape == (60_000, 1, 28, 28) and data.test_x.shape == (10_000, 1, 28, 28)
     assert torch.bincount(data.test_y).tolist() == [
-        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
+    ]
     # The well-known mean 0.1307 and deviation 0.3081 of pixels in 0 to 1.
     assert data.train_x.min().item() == pytest.approx(-0.1307 / 0.3081, abs=1e-3)
     assert data.train_x.max().item() == pytest.approx((1 - 0.1307) / 0.3081, abs=1e-3)

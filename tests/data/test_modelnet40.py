@@ -31,8 +31,9 @@ def fill(folder: Path) -> None:
     for part, sizes in FILES.items():
         names = [f"ply_data_{part}{i}.h5" for i in range(len(sizes))]
         (folder / f"{part}_files.txt").write_text(
-            "".join(f"data/modelnet40_ply_hdf5_2048/{name}\n" for name in names))
-        for i, (name, n) in enumerate(zip(names, sizes)):
+            "".join(f"data/modelnet40_ply_hdf5_2048/{name}\n" for name in names)
+        )
+        for i, (name, n) in enumerate(zip(names, sizes, strict=True)):
             labels = (np.arange(n, dtype=np.uint8) + 36 + i)[:, None] % 40
             write(folder / name, clouds(n, i + 10 * (part == "test")), labels)
 
@@ -155,16 +156,19 @@ def serve(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for path in sorted((root / modelnet40.FOLDER).iterdir()):
             file.write(path, f"{modelnet40.FOLDER}/{path.name}")
     monkeypatch.setattr(modelnet40, "URL", archive.as_uri())
-    monkeypatch.setattr(modelnet40, "DIGEST",
-                        f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}")
+    monkeypatch.setattr(
+        modelnet40, "DIGEST", f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}"
+    )
     return archive
 
 
 def test_a_missing_folder_is_downloaded(root, tmp_path, monkeypatch):
     serve(root, tmp_path, monkeypatch)
     fresh = tmp_path / "fresh" / "data"
-    assert (modelnet40.load("modelnet40", fresh).checksum
-            == modelnet40.load("modelnet40", root).checksum)
+    assert (
+        modelnet40.load("modelnet40", fresh).checksum
+        == modelnet40.load("modelnet40", root).checksum
+    )
     assert [path.name for path in fresh.iterdir()] == [modelnet40.FOLDER]
 
 
@@ -180,8 +184,14 @@ def test_without_network_the_error_says_what_belongs_where(tmp_path, monkeypatch
     monkeypatch.setattr(modelnet40, "URL", (tmp_path / "absent.zip").as_uri())
     with pytest.raises(FileNotFoundError) as caught:
         modelnet40.load("modelnet40", tmp_path / "fresh")
-    for part in (str(tmp_path / "fresh" / modelnet40.FOLDER), "train_files.txt", "absent.zip",
-                 "by hand", "--data-root", "EZO_DATA"):
+    for part in (
+        str(tmp_path / "fresh" / modelnet40.FOLDER),
+        "train_files.txt",
+        "absent.zip",
+        "by hand",
+        "--data-root",
+        "EZO_DATA",
+    ):
         assert part in str(caught.value)
     assert list((tmp_path / "fresh").iterdir()) == []
 

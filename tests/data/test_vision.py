@@ -19,8 +19,11 @@ if not Path(__file__).with_name("declared").exists():
 @pytest.fixture
 def package(monkeypatch, tmp_path):
     """Writes a torchvision of our own, which hides the true one during a test."""
-    true = {name: sys.modules.pop(name) for name in list(sys.modules)
-            if name.partition(".")[0] == "torchvision"}
+    true = {
+        name: sys.modules.pop(name)
+        for name in list(sys.modules)
+        if name.partition(".")[0] == "torchvision"
+    }
     folder = tmp_path / "torchvision"
     folder.mkdir()
     (folder / "part.py").write_text("stale = False")
