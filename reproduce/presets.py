@@ -25,11 +25,9 @@ class Preset:
     full: bool
 
 
-def _grid(
-    model: str, data: str, methods: tuple[str, ...], seeds: int, **settings: int
-) -> list[Run]:
+def _grid(model: str, data: str, methods: tuple[str, ...], seeds: int, epochs: int) -> list[Run]:
     return [
-        Run(model, data, method, seed=seed, **settings)  # type: ignore[arg-type]
+        Run(model, data, method, epochs=epochs, seed=seed)
         for seed in range(seeds)
         for method in methods
     ]
@@ -46,15 +44,8 @@ PRESETS = {
         "Digits on LeNet-5, 3 seeds; shapes on PointNet, 1 seed. No download; under 10 minutes on "
         "two cores.",
         lambda: (
-            _grid("lenet5", "digits", ACCURACY_METHODS, 3, epochs=20)
-            + _grid(
-                "pointnet",
-                "shapes-256",
-                ("full-zo", "elastic-1", "full-bp"),
-                1,
-                epochs=1,
-                train_examples=1600,
-            )
+            _grid("lenet5", "digits", ACCURACY_METHODS, 3, epochs=60)
+            + _grid("pointnet", "shapes-256", ("full-zo", "elastic-1", "full-bp"), 1, epochs=2)
         ),
         ("lenet5", "pointnet"),
         full=False,

@@ -483,7 +483,8 @@ def test_a_state_dict_of_another_kind_or_split_is_refused():
 # --- what a step must leave alone ----------------------------------------------------------------
 
 
-def test_zero_grad_in_the_closure_is_harmless():
+@pytest.mark.parametrize("of", ["optimizer", "model"])
+def test_zero_grad_in_the_closure_is_harmless(of):
     runs = []
     for clear in (True, False):
         model = mlp()
@@ -491,7 +492,7 @@ def test_zero_grad_in_the_closure_is_harmless():
 
         def closure(model=model, optimizer=optimizer, clear=clear):
             if clear:
-                optimizer.zero_grad()
+                (optimizer if of == "optimizer" else model).zero_grad()
             return cross_entropy(model, *batch())
 
         for _ in range(3):
