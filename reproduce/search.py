@@ -2,7 +2,9 @@
 
 ``python -m reproduce.search --model lenet5 --data mnist --out DIR`` draws the same scrambled Sobol
 points for every method, trains each for a few epochs, and keeps the one with the highest accuracy
-on held-out training examples: the test set is never looked at.
+on held-out training examples: the test set is never looked at. The ZO learning rate is then scaled
+by sqrt(trial epochs / run epochs): ZO's noise moves the weights by lr sqrt(steps), and a rate that
+a short run stands makes a long one diverge from what it has learnt.
 ``--write`` puts the result into ``ezo/methods/tuned.json``.
 """
 
@@ -71,6 +73,9 @@ def search(given: argparse.Namespace) -> dict[str, dict[str, float]]:
         best = max((r for r in trials if r.method == method), key=lambda r: scores[r.case])
         values = best.config()
         chosen[method] = {name: values[name] for name in space(method)}
+        if "lr" in chosen[method]:
+            scaled = values["lr"] * math.sqrt(given.epochs / given.run_epochs)
+            chosen[method]["lr"] = float(f"{scaled:.2e}")
         print(f"{method:<14} {scores[best.case]:6.2f} %  {chosen[method]}")
     return chosen
 
@@ -100,6 +105,7 @@ def main() -> int:
     )
     add("--trials", type=int, default=6, help="points per method")
     add("--epochs", type=int, default=5, help="epochs of a trial")
+    add("--run-epochs", type=int, default=20, help="epochs of the runs that the values are for")
     add("--held-out", type=int, default=10_000, help="training examples kept for choosing")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--jobs", type=int, default=2, help="processes side by side")
