@@ -164,7 +164,7 @@ def _compiled(
         else:
             rest.append((t, p))
     if _kernels is None or reference:
-        if _kernels is None and fits:
+        if fits and not reference:
             _warn_once()
         return list(enumerate(parameters, start=first_tensor))
     if fits:
