@@ -83,7 +83,10 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
         (["--queries", "0"], "expected queries to be an integer of 1 or more"),
         (["--noise", "nonsense"], "expected noise to be one of gaussian"),
         (["--bp-gradient", "nonsense"], "expected bp_gradient to be one of mean"),
-        (["--schedule", "nonsense"], "unknown schedule 'nonsense'; known: cosine, constant"),
+        (
+            ["--schedule", "nonsense"],
+            "unknown schedule 'nonsense'; known: exponential, cosine, constant",
+        ),
         (["--threads", "0"], "expected --threads of 1 or more, got 0"),
         (["--device", "nonsense"], "expected a device that works here, got 'nonsense'"),
         (["--device", "meta"], "expected a device that works here, got 'meta'"),

@@ -75,7 +75,7 @@ def test_rows_say_which_run_they_are_from() -> None:
         assert (row.model, row.data, row.method) == ("tiny", "tiny-images", "elastic-1")
         assert (row.seed, row.precision, row.threads, row.device) == (3, "fp32", 1, "cpu")
         assert row.config["lr"] == 0.01 and row.config["epochs"] == 2
-        assert row.config["batch_size"] == 8 and row.config["schedule"] == "cosine"
+        assert row.config["batch_size"] == 8 and row.config["schedule"] == "exponential"
         assert row.data_checksum == load(RUN).checksum
         assert row.versions["torch"] == torch.__version__
     assert len({row.case for row in measured}) == 1
@@ -154,6 +154,9 @@ def test_training_is_sgd_with_the_schedule(schedule: str) -> None:
 @pytest.mark.parametrize(
     ("schedule", "done", "factor"),
     [
+        ("exponential", 0.0, 1.0),
+        ("exponential", 0.5, math.sqrt(0.03)),
+        ("exponential", 1.0, 0.03),
         ("cosine", 0.0, 1.0),
         ("cosine", 1 / 3, 0.75),
         ("cosine", 0.5, 0.5),
@@ -178,7 +181,7 @@ def test_schedule_drives_both_parts_and_starts_at_the_full_rate(
 
     monkeypatch.setattr(ElasticZO, "step", noting)
     list(train(replace(RUN, hyper=Hyper(lr=1e-3, bp_lr=0.1))))
-    factors = [(1 + math.cos(math.pi * i / 10)) / 2 for i in range(10)]
+    factors = [0.03 ** (i / 10) for i in range(10)]
     assert seen == [[pytest.approx(1e-3 * f), pytest.approx(0.1 * f)] for f in factors]
 
 
@@ -569,7 +572,10 @@ def test_data_on_another_device_keep_the_checksum(monkeypatch: pytest.MonkeyPatc
         ({"seed": -1}, "expected seed of 0 or more, got -1"),
         ({"held_out": -1}, "expected held_out of 0 or more, got -1"),
         ({"train_examples": 0}, "expected train_examples of 1 or more, or None for all, got 0"),
-        ({"hyper": Hyper(schedule="no")}, "unknown schedule 'no'; known: cosine, constant"),
+        (
+            {"hyper": Hyper(schedule="no")},
+            "unknown schedule 'no'; known: exponential, cosine, constant",
+        ),
         ({"hyper": Hyper(clip=math.inf)}, "expected clip to be finite, got inf"),
         ({"hyper": Hyper(lr=math.nan)}, "expected lr to be finite, got nan"),
         ({"hyper": Hyper(eps=0.0)}, "expected eps to be above 0, got 0.0"),

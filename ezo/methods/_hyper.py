@@ -38,7 +38,7 @@ class Hyper:
     momentum: float = _about(0.9, "BP momentum")
     weight_decay: float = _about(0.0, "weight decay of both parts, per unit of learning rate")
     schedule: str = _about(
-        "exponential", "learning rates over time: exponential (to 3 %), cosine (to 0) or constant"
+        "exponential", "learning rates over time: exponential (to 0.03), cosine (to 0) or constant"
     )
 
     def sgd(self) -> Callable[[list[nn.Parameter]], Optimizer]:
