@@ -134,6 +134,7 @@ class ElasticZO(Optimizer):
             self.param_groups += self.bp_optimizer.param_groups
         self.estimates: list[Estimate] = []
         self._model = model
+        self._norms = [m for m in model.modules() if isinstance(m, _NormBase)]
         self._queries, self._noise, self._bp_gradient = queries, noise, bp_gradient
         self._seed, self._scratch_bytes = seed, scratch_bytes
         self._steps = 0
@@ -282,8 +283,8 @@ class ElasticZO(Optimizer):
         norms = (
             [
                 (m, m.running_mean, m.running_var)
-                for m in self._model.modules()
-                if isinstance(m, _NormBase) and m.training and m.track_running_stats
+                for m in self._norms
+                if m.training and m.track_running_stats
             ]
             if zo
             else []
@@ -352,7 +353,9 @@ class _RandomState:
 
     def __init__(self, model: nn.Module) -> None:
         self.cpu = torch.get_rng_state()
-        devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+        devices = set()
+        if torch.cuda.is_initialized():
+            devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
         self.cuda = [(device, torch.cuda.get_rng_state(device)) for device in devices]
 
     def restore(self) -> None:
