@@ -181,9 +181,9 @@ def _warn_once() -> None:
     if not _warned:
         _warned = True
         warnings.warn(
-            "ezo was installed without its compiled kernels; the torch reference draws the same "
-            "noise, some 30 times slower. To get the kernels, install a C++17 compiler and "
-            "reinstall ezo.",
+            f"no compiled kernels in {__file__}'s ezo; the torch reference draws the same noise, "
+            "some 30 times slower. To get the kernels, install ezo where there is a C++17 "
+            "compiler; in a clone, whose own files Python finds first, with pip install -e .",
             stacklevel=4,
         )
 
