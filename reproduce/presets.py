@@ -44,8 +44,8 @@ PRESETS = {
         "Digits on LeNet-5, 3 seeds; shapes on PointNet, 1 seed. No download; under 10 minutes on "
         "two cores.",
         lambda: (
-            _grid("lenet5", "digits", ACCURACY_METHODS, 3, epochs=60)
-            + _grid("pointnet", "shapes-256", ("full-zo", "elastic-1", "full-bp"), 1, epochs=2)
+            _grid("lenet5", "digits", ACCURACY_METHODS, 3, epochs=40)
+            + _grid("pointnet", "shapes-256", ("full-zo", "elastic-1", "full-bp"), 1, epochs=1)
         ),
         ("lenet5", "pointnet"),
         full=False,
