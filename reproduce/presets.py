@@ -51,7 +51,7 @@ PRESETS = {
         full=False,
     ),
     "paper": Preset(
-        "MNIST on LeNet-5, 20 epochs, 3 seeds. About an hour and a half on two cores.",
+        "MNIST on LeNet-5, 20 epochs, 3 seeds.",
         lambda: _grid("lenet5", "mnist", ACCURACY_METHODS, 3, epochs=20),
         ("lenet5", "pointnet"),
         full=True,

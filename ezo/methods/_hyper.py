@@ -55,10 +55,10 @@ def _tuned() -> dict[str, dict[str, object]]:
 
 
 def tuned(model: str, data: str, method: str) -> Hyper:
-    """The values searched for this model, data set and method, else the method's own.
+    """The values chosen for this model, data set and method, else the method's own.
 
-    ``tuned.json`` is written by ``python -m reproduce.search``, which spends the same number of
-    trials on every method.
+    They stand in ``tuned.json``; ``python -m reproduce.search --write`` puts a search's result
+    there, and reports/README.md says how those of today were chosen.
     """
     default = catalogue.find("method", method).HYPER
     return replace(default, **_tuned().get(f"{model}/{data}/{method}", {}))
