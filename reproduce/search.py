@@ -1,19 +1,19 @@
 """Choose hyperparameters, with the same number of trials for every method.
 
-``python -m reproduce.search --model lenet5 --data mnist --out DIR`` draws the same scrambled Sobol
-points for every method, trains each for a few epochs, and keeps the one with the highest accuracy
-on held-out training examples: the test set is never looked at. The ZO learning rate is then scaled
-by sqrt(trial epochs / run epochs): ZO's noise moves the weights by lr sqrt(steps), and a rate that
-a short run stands makes a long one diverge from what it has learnt.
+``python -m reproduce.search --model lenet5 --data mnist --out DIR`` searches in two rounds, alike
+for every method: scrambled Sobol points over the method's whole space, then a second set in a box
+of a quarter of each side (on the logarithmic scale) around the first round's best. A trial is as
+long as the runs that the values are for, since rates that win short trials ruin long ones; what it
+is judged by is accuracy on held-out training examples: the test set is never looked at.
 ``--write`` puts the result into ``ezo/methods/tuned.json``.
 """
 
 import argparse
 import json
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -26,30 +26,49 @@ from ezo.train import Run
 from reproduce.execute import execute
 
 SEED = 1000  # of every trial; no reported run uses it
-# (lowest, highest), searched on a logarithmic scale
-ZO_SPACE = {"lr": (2e-4, 1e-3), "eps": (1e-3, 1e-2), "clip": (1.5, 10.0)}
-BP_SPACE = {"bp_lr": (5e-3, 1e-1)}
+# (lowest, highest), searched on a logarithmic scale, or the choices
+ZO_SPACE = {"lr": (8e-5, 6e-4), "clip": (1.5, 6.0)}
+BP_SPACE = {"bp_lr": (3e-3, 2e-1)}
+SCHEDULES = ("exponential", "cosine")
+SHRINK = 4  # how much narrower the second round's box is
 TUNED = Path(ezo.methods.__file__).with_name("tuned.json")
 
 
 def space(method: str) -> dict[str, tuple[float, float]]:
-    """The hyperparameters that are searched for a method, with their bounds."""
+    """The numbers that are searched for a method, with their bounds; the schedule comes on top."""
     zo = ZO_SPACE if method == "full-zo" or method.startswith("elastic") else {}
     return zo if method == "full-zo" else {**zo, **BP_SPACE}
 
 
-def candidates(method: str, trials: int) -> list[Hyper]:
-    """``trials`` points of a Sobol sequence in a method's space, rounded to two digits."""
+def candidates(method: str, trials: int, around: Hyper | None = None) -> list[Hyper]:
+    """``trials`` points of a Sobol sequence, rounded to two digits.
+
+    Args:
+        method: whose space.
+        trials: how many.
+        around: None for the whole space and both schedules; otherwise the centre of a narrower
+            box, whose schedule is kept.
+    """
     bounds = space(method)
-    points = torch.quasirandom.SobolEngine(len(bounds), scramble=True, seed=SEED).draw(trials)
+    if around is not None:
+        bounds = {name: _narrow(getattr(around, name), *b) for name, b in bounds.items()}
+    seed = SEED + (around is not None)
+    points = torch.quasirandom.SobolEngine(len(bounds) + 1, scramble=True, seed=seed).draw(trials)
     found = []
-    for point in points.tolist():
-        values = {
+    for *point, last in points.tolist():
+        values: dict[str, Any] = {
             name: float(f"{low * (high / low) ** x:.1e}")
             for x, (name, (low, high)) in zip(point, bounds.items(), strict=True)
         }
+        values["schedule"] = around.schedule if around else SCHEDULES[int(2 * last)]
         found.append(replace(catalogue.find("method", method).HYPER, **values))
     return found
+
+
+def _narrow(centre: float, low: float, high: float) -> tuple[float, float]:
+    """A box of the same shape around ``centre``, ``SHRINK`` times smaller, within the bounds."""
+    half = (high / low) ** (0.5 / SHRINK)
+    return max(low, centre / half), min(high, centre * half)
 
 
 def score(run_rows: list[Row]) -> float:
@@ -59,35 +78,40 @@ def score(run_rows: list[Row]) -> float:
     return next(r.value for r in reversed(run_rows) if r.metric == "test_accuracy") or 0.0
 
 
-def search(given: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """The trials of every method; returns the chosen values by method."""
+def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Both rounds of every method; returns the chosen values by method."""
     base = Run(given.model, given.data, "", epochs=given.epochs, seed=SEED, held_out=given.held_out)
-    trials = [
-        replace(base, method=method, hyper=hyper)
-        for method in given.methods
-        for hyper in candidates(method, given.trials)
-    ]
-    scores = _run_all(trials, given)
+    (given.out / "rows.jsonl").unlink(missing_ok=True)
+    tried: dict[str, dict[Hyper, float]] = {method: {} for method in given.methods}
+    second = given.trials * 2 // 5
+    for trials in (given.trials - second, second):
+        points = [
+            (method, hyper)
+            for method, scored in tried.items()
+            for hyper in candidates(method, trials, _best(scored))
+        ]
+        runs = [replace(base, method=method, hyper=hyper) for method, hyper in points]
+        scores = _run_all(runs, given)
+        for (method, hyper), run in zip(points, runs, strict=True):
+            tried[method][hyper] = scores[run.case]
     chosen = {}
-    for method in given.methods:
-        best = max((r for r in trials if r.method == method), key=lambda r: scores[r.case])
-        values = best.config()
-        chosen[method] = {name: values[name] for name in space(method)}
-        if "lr" in chosen[method]:
-            scaled = values["lr"] * math.sqrt(given.epochs / given.run_epochs)
-            chosen[method]["lr"] = float(f"{scaled:.2e}")
-        print(f"{method:<14} {scores[best.case]:6.2f} %  {chosen[method]}")
+    for method, scored in tried.items():
+        best = _best(scored)
+        chosen[method] = {name: getattr(best, name) for name in (*space(method), "schedule")}
+        print(f"{method:<14} {max(scored.values()):6.2f} %  {chosen[method]}")
     return chosen
+
+
+def _best(scored: dict[Hyper, float]) -> Hyper | None:
+    return max(scored, key=lambda h: scored[h], default=None)
 
 
 def _run_all(runs: list[Run], given: argparse.Namespace) -> dict[str, float]:
     """Train all; append rows; return scores by case."""
     scores: dict[str, float] = {}
-    path = given.out / "rows.jsonl"
-    path.unlink(missing_ok=True)
     done = execute(runs, given.out / "runs", root=given.data_root, jobs=given.jobs)
     for run_rows in tqdm(done, total=len(runs), desc="search", unit="run"):
-        rows.write(path, run_rows, append=True)
+        rows.write(given.out / "rows.jsonl", run_rows, append=True)
         scores[run_rows[0].case] = score(run_rows)
     return scores
 
@@ -103,9 +127,8 @@ def main() -> int:
         nargs="+",
         default=["full-zo", "elastic-1", "elastic-2", "tail-only-1", "tail-only-2", "full-bp"],
     )
-    add("--trials", type=int, default=6, help="points per method")
-    add("--epochs", type=int, default=5, help="epochs of a trial")
-    add("--run-epochs", type=int, default=20, help="epochs of the runs that the values are for")
+    add("--trials", type=int, default=10, help="points per method, two fifths in round two")
+    add("--epochs", type=int, default=20, help="epochs of a trial")
     add("--held-out", type=int, default=10_000, help="training examples kept for choosing")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--jobs", type=int, default=2, help="processes side by side")
@@ -118,7 +141,6 @@ def main() -> int:
         for method, values in chosen.items():
             tuned[f"{given.model}/{given.data}/{method}"] = values
         TUNED.write_text(json.dumps(tuned, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    assert all(math.isfinite(v) for values in chosen.values() for v in values.values())
     return 0
 
 

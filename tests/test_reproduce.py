@@ -205,6 +205,16 @@ def test_the_search_spends_the_same_number_of_trials_on_every_method():
                 assert low * 0.9 <= getattr(hyper, name) <= high * 1.1
 
 
+def test_the_search_s_second_round_stays_near_the_best_of_the_first_and_within_bounds():
+    best = search.candidates("elastic-1", 6)[0]
+    for hyper in search.candidates("elastic-1", 4, best):
+        assert hyper != best and hyper.schedule == best.schedule
+        for name, (low, high) in search.space("elastic-1").items():
+            ratio = getattr(hyper, name) / getattr(best, name)
+            assert (high / low) ** -0.125 * 0.95 <= ratio <= (high / low) ** 0.125 * 1.05
+            assert low * 0.95 <= getattr(hyper, name) <= high * 1.05
+
+
 def test_the_search_scores_a_run_that_did_not_finish_below_any_other():
     assert search.score(run_rows("full-zo", 0, 50.0)) == 50.0
     assert search.score(run_rows("full-zo", 0, 50.0, end="diverged")) == -1.0

@@ -27,7 +27,7 @@ class Hyper:
     """
 
     lr: float = _about(5e-4, "ZO learning rate")
-    eps: float = _about(1e-3, "ZO perturbation, in units of a weight")
+    eps: float = _about(2.5e-3, "ZO perturbation, in units of a weight")
     clip: float | None = _about(5.0, "bound on |g|, loss per unit of z; none for no bound")
     queries: int = _about(1, "ZO perturbations a step")
     noise: str = _about("gaussian", "gaussian, rademacher or uniform")
