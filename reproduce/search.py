@@ -41,7 +41,7 @@ def space(method: str) -> dict[str, tuple[float, float]]:
 
 
 def candidates(method: str, trials: int, around: Hyper | None = None) -> list[Hyper]:
-    """``trials`` points of a Sobol sequence, rounded to two digits.
+    """``trials`` points of a Sobol sequence, rounded to three digits.
 
     Args:
         method: whose space.
@@ -57,7 +57,7 @@ def candidates(method: str, trials: int, around: Hyper | None = None) -> list[Hy
     found = []
     for *point, last in points.tolist():
         values: dict[str, Any] = {
-            name: float(f"{low * (high / low) ** x:.1e}")
+            name: float(f"{low * (high / low) ** x:.2e}")
             for x, (name, (low, high)) in zip(point, bounds.items(), strict=True)
         }
         values["schedule"] = around.schedule if around else SCHEDULES[int(2 * last)]
