@@ -1,9 +1,8 @@
 """ElasticZO (arXiv 2501.04287) as a ``torch.optim.Optimizer``."""
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
+from torch.optim import optimizer as _optimizer
 
 from ezo import perturb
 from ezo.noise import NOISES
@@ -18,6 +18,7 @@ from ezo.perturb import SCRATCH_BYTES
 from ezo.split import Split, split
 from ezo.spsa import projected_gradient
 
+_Sweepers = list[tuple[perturb.Sweeper, dict[str, Any]]]
 BP_GRADIENTS = ("mean", "plus", "minus", "unperturbed")
 
 
@@ -166,7 +167,6 @@ class ElasticZO(Optimizer):
         if not self._stepping and self.bp_optimizer is not None:
             self.bp_optimizer.zero_grad(set_to_none)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
         """One step. The BP parameters' gradients are the step's own, and stay until the next.
 
@@ -182,88 +182,105 @@ class ElasticZO(Optimizer):
                 "expected a closure that returns the loss, got None; "
                 "call step(lambda: loss_function(model(x), y))"
             )
+        watched = (
+            torch.autograd._profiler_enabled()
+            or self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _optimizer._global_optimizer_pre_hooks
+            or _optimizer._global_optimizer_post_hooks
+        )
+        return self._watched_step(closure) if watched else self._step(closure)
+
+    # Optimizer would wrap `step` for profilers and hooks, which costs a step of a small network
+    # 2 % even where there are none.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def _step(self, closure: Callable[[], Tensor]) -> Tensor:
         self.zero_grad()
-        with self._passes(closure) as loss_at:
-            if self._zo_groups():
-                loss, finite = self._zo_step(loss_at)
-            else:
-                self.estimates = []
-                loss = loss_at(1.0)
-                finite = bool(torch.isfinite(loss))
+        groups = self._zo_groups()
+        zo = [p for _, group in groups for p in group["params"]]
+        bp = [p for g in self.param_groups if not g.get("zo", False) for p in g["params"]]
+        self._stepping = True
+        try:
+            with _Passes(closure, self._model, self._norms, zo, bp) as passes:
+                if zo:
+                    loss, finite = self._zo_step(passes, groups, has_bp=bool(bp))
+                else:
+                    self.estimates = []
+                    loss = passes.loss(1.0)
+                    finite = math.isfinite(loss)
+        finally:
+            self._stepping = False
         if self.bp_optimizer is not None and finite:
             self.bp_optimizer.step()
         self._steps += 1
-        return loss
+        return torch.tensor(loss, dtype=passes.dtype, device=passes.device)
 
-    def _zo_step(self, loss_at: Callable[[float], Tensor]) -> tuple[Tensor, bool]:
-        """The ZO part: every pass and the update. Returns the loss, and whether it was finite.
+    _watched_step = Optimizer.profile_hook_step(_step)
 
-        ``loss_at(weight)`` is a pass that adds ``weight`` times its gradient to the BP gradient.
-        """
+    def _zo_step(
+        self, passes: "_Passes", groups: list[tuple[int, dict[str, Any]]], has_bp: bool
+    ) -> tuple[float, bool]:
+        """The ZO part: every pass and the update. Returns the loss, and whether all were finite."""
+        sweepers = [
+            (
+                perturb.Sweeper(
+                    group["params"],
+                    noise=self._noise,
+                    first_tensor=first,
+                    scratch_bytes=self._scratch_bytes,
+                ),
+                group,
+            )
+            for first, group in groups
+        ]
         q, where = self._queries, self._bp_gradient
         weight_plus = {"mean": 0.5 / q, "plus": 1 / q}.get(where, 0.0)
         weight_minus = {"mean": 0.5 / q, "minus": 1 / q}.get(where, 0.0)
-        has_bp = self.bp_optimizer is not None
-        losses = [loss_at(1.0)] if where == "unperturbed" and has_bp else []
-        estimates, passes = [], []
+        unperturbed = [passes.loss(1.0)] if where == "unperturbed" and has_bp else []
+        estimates: list[Estimate] = []
+        finite = all(map(math.isfinite, unperturbed))
         for query in range(q):
             times = 0.0  # the parameters stand at theta + times eps z
             try:
-                times = self._shift(query, times, 1.0)
-                plus = loss_at(weight_plus)
-                times = self._shift(query, times, -1.0)
-                minus = loss_at(weight_minus)
-                estimates.append(Estimate(plus.item(), minus.item()))
-                passes += [plus, minus]
-                if q == 1 and estimates[0].finite and all(torch.isfinite(x) for x in losses):
-                    times = self._update(0, estimates, restore=True)
+                self._shift(sweepers, query, 1.0)
+                times = 1.0
+                plus = passes.loss(weight_plus)
+                self._shift(sweepers, query, -2.0)
+                times = -1.0
+                minus = passes.loss(weight_minus)
+                estimates.append(Estimate(plus, minus))
+                finite = finite and estimates[-1].finite
+                if q == 1 and finite:
+                    self._update(sweepers, 0, estimates, restore=True)
+                    times = 0.0
             finally:
                 if times != 0.0:
-                    self._shift(query, times, 0.0)
+                    self._shift(sweepers, query, -times)
         self.estimates = estimates
-        finite = all(e.finite for e in estimates) and all(bool(torch.isfinite(x)) for x in losses)
         if q > 1 and finite:
             for query in range(q):
-                self._update(query, estimates, restore=False)
-        losses = losses or passes
-        return torch.stack(losses).mean(), finite
+                self._update(sweepers, query, estimates, restore=False)
+        losses = unperturbed or [x for e in estimates for x in (e.loss_plus, e.loss_minus)]
+        return sum(losses) / len(losses), finite
 
-    def _shift(self, query: int, now: float, then: float) -> float:
-        """Move the ZO parameters from theta + now eps z to theta + then eps z; return ``then``."""
-        for first, group in self._zo_groups():
-            perturb.shift_(
-                group["params"],
-                eps=group["eps"],
-                times=then - now,
-                first_tensor=first,
-                **self._place(query),
-            )
-        return then
+    def _shift(self, sweepers: _Sweepers, query: int, times: float) -> None:
+        """Move the ZO parameters by times eps z."""
+        place = (self._seed, self._steps, query)
+        for sweeper, group in sweepers:
+            sweeper.shift(place, float(group["eps"]), times)
 
-    def _update(self, query: int, estimates: list[Estimate], restore: bool) -> float:
-        """theta <- theta - lr g z / queries; query 0 decays too. Returns 0: not shifted."""
-        losses = estimates[query]
-        for first, group in self._zo_groups():
-            g = projected_gradient(losses.loss_plus, losses.loss_minus, group["eps"], group["clip"])
-            perturb.update_(
-                group["params"],
-                eps=group["eps"],
-                rate=float(group["lr"]) * g / self._queries,
-                decay=float(group["lr"]) * group["weight_decay"] if query == 0 else 0.0,
-                restore=restore,
-                first_tensor=first,
-                **self._place(query),
-            )
-        return 0.0
-
-    def _place(self, query: int) -> dict[str, Any]:
-        return {
-            "seed": self._seed,
-            "step": self._steps,
-            "stream": query,
-            "noise": self._noise,
-            "scratch_bytes": self._scratch_bytes,
-        }
+    def _update(
+        self, sweepers: _Sweepers, query: int, estimates: list[Estimate], restore: bool
+    ) -> None:
+        """theta <- theta - lr g z / queries; query 0 decays too."""
+        losses, place = estimates[query], (self._seed, self._steps, query)
+        for sweeper, group in sweepers:
+            lr, eps = float(group["lr"]), float(group["eps"])
+            g = projected_gradient(losses.loss_plus, losses.loss_minus, eps, group["clip"])
+            decay = lr * group["weight_decay"] if query == 0 else 0.0
+            sweeper.update(place, eps, lr * g / self._queries, decay, restore)
 
     def _zo_groups(self) -> list[tuple[int, dict[str, Any]]]:
         """The ZO groups that hold parameters, each with its first tensor's number in the stream."""
@@ -273,49 +290,6 @@ class ElasticZO(Optimizer):
                 found.append((first, group))
                 first += len(group["params"])
         return found
-
-    @contextlib.contextmanager
-    def _passes(self, closure: Callable[[], Tensor]) -> Iterator[Callable[[float], Tensor]]:
-        """Gives the function that runs a pass; afterwards the model is as it was."""
-        zo = [p for _, group in self._zo_groups() for p in group["params"]]
-        bp = [p for g in self.param_groups if not g.get("zo", False) for p in g["params"]]
-        required = [p for p in zo if p.requires_grad]
-        norms = (
-            [
-                (m, m.running_mean, m.running_var)
-                for m in self._norms
-                if m.training and m.track_running_stats
-            ]
-            if zo
-            else []
-        )
-        random_state = _RandomState(self._model) if zo else None
-        first = True
-
-        def loss_at(weight: float) -> Tensor:
-            nonlocal first
-            if not first and random_state is not None:
-                random_state.restore()
-            loss = _evaluate(closure, weight if bp else 0.0, bp)
-            if first:
-                first = False
-                for m, _, _ in norms:  # one update of the running statistics a step
-                    m.track_running_stats = False
-                    m.running_mean = m.running_var = None  # instance norm heeds nothing else
-            return loss
-
-        self._stepping = True
-        for p in required:
-            p.requires_grad_(False)
-        try:
-            yield loss_at
-        finally:
-            self._stepping = False
-            for p in required:
-                p.requires_grad_(True)
-            for m, mean, variance in norms:
-                m.track_running_stats = True
-                m.running_mean, m.running_var = mean, variance
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but the parameters; see ``load_state_dict``."""
@@ -348,6 +322,95 @@ class ElasticZO(Optimizer):
         self._seed, self._steps = ours["seed"], ours["steps"]
 
 
+class _Passes:
+    """Runs a step's passes; on leaving, the model is as it was.
+
+    Within, the ZO parameters don't require gradients, every pass draws the same random numbers,
+    and only the first updates running statistics. With no ZO parameter it changes nothing.
+
+    Attributes:
+        dtype, device: of the last pass's loss.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+
+    def __init__(
+        self,
+        closure: Callable[[], Tensor],
+        model: nn.Module,
+        norms: list[_NormBase],
+        zo: list[nn.Parameter],
+        bp: list[nn.Parameter],
+    ) -> None:
+        self._closure, self._bp = closure, bp
+        self._random_state = _RandomState(model) if zo else None
+        self._zo = zo
+        self._required = [p for p in zo if p.requires_grad]
+        tracking = [m for m in norms if m.training and m.track_running_stats] if zo else []
+        self._norms = [(m, m.running_mean, m.running_var) for m in tracking]
+        self._first = True
+
+    def __enter__(self) -> "_Passes":
+        for p in self._required:
+            p.requires_grad_(False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._zo:
+            torch.autograd.graph.increment_version(self._zo)
+        for p in self._required:
+            p.requires_grad_(True)
+        for m, mean, variance in self._norms:
+            m.track_running_stats = True
+            m.running_mean, m.running_var = mean, variance
+
+    def loss(self, weight: float) -> float:
+        """The closure's loss; ``weight`` times its gradient is added to the BP parameters'."""
+        if not self._first and self._random_state is not None:
+            self._random_state.restore()
+        try:
+            loss = self._pass(weight if self._bp else 0.0)
+        except RuntimeError as error:
+            if "backward through the graph a second time" in str(
+                error
+            ) or "does not require grad" in str(error):
+                raise RuntimeError(
+                    "the closure must compute the loss from the model, return it, and leave "
+                    "backward() to step()"
+                ) from error
+            raise
+        if self._first:
+            self._first = False
+            for m, _, _ in self._norms:  # one update of the running statistics a step
+                m.track_running_stats = False
+                m.running_mean = m.running_var = None  # instance norm heeds nothing else
+        self.dtype, self.device = loss.dtype, loss.device
+        return loss.item()
+
+    def _pass(self, weight: float) -> Tensor:
+        if weight == 0.0:
+            return self._evaluate()
+        with torch.enable_grad():
+            loss = self._evaluate()
+        loss.backward(torch.full_like(loss, weight))
+        return loss
+
+    def _evaluate(self) -> Tensor:
+        gradients = [p.grad for p in self._bp]
+        loss = self._closure()
+        if not isinstance(loss, Tensor):
+            loss = torch.as_tensor(loss)
+        for p, gradient in zip(self._bp, gradients, strict=True):
+            p.grad = gradient  # the closure may have cleared what an earlier pass left
+        if loss.numel() != 1:
+            raise ValueError(
+                "expected the closure to return a scalar loss, got shape "
+                f"{tuple(loss.shape)}; reduce it, for example with mean()"
+            )
+        return loss
+
+
 class _RandomState:
     """The state of torch's generators that a forward pass of the model may draw from."""
 
@@ -362,33 +425,6 @@ class _RandomState:
         torch.set_rng_state(self.cpu)
         for device, state in self.cuda:
             torch.cuda.set_rng_state(state, device)
-
-
-def _evaluate(closure: Callable[[], Tensor], weight: float, bp: list[nn.Parameter]) -> Tensor:
-    """The closure's loss, detached; ``weight`` times its gradient is added to the parameters'."""
-    gradients = [p.grad for p in bp]
-    try:
-        with torch.set_grad_enabled(weight != 0.0):
-            loss = torch.as_tensor(closure())
-        for p, gradient in zip(bp, gradients, strict=True):
-            p.grad = gradient  # the closure may have cleared what an earlier pass left
-        if loss.numel() != 1:
-            raise ValueError(
-                "expected the closure to return a scalar loss, got shape "
-                f"{tuple(loss.shape)}; reduce it, for example with mean()"
-            )
-        if weight != 0.0:
-            loss.backward(torch.full_like(loss, weight))
-    except RuntimeError as error:
-        if "backward through the graph a second time" in str(
-            error
-        ) or "does not require grad" in str(error):
-            raise RuntimeError(
-                "the closure must compute the loss from the model, return it, and leave "
-                "backward() to step()"
-            ) from error
-        raise
-    return loss.detach()
 
 
 def _zo_groups(

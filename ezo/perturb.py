@@ -2,9 +2,9 @@
 
 A zeroth-order step (Malladi et al. 2023, MeZO; three sweeps instead of its four) is
 
-    shift_(eps, times=1)      theta + e          e = snap(eps z)
-    shift_(eps, times=-2)     theta - e
-    update_(..., restore)     theta + (snap((eps - lr g) z - decay theta) - e)
+    shift(eps, times=1)      theta + e          e = snap(eps z)
+    shift(eps, times=-2)     theta - e
+    update(..., restore)     theta + (snap((eps - lr g) z - decay theta) - e)
 
 Snapping makes the undoing exact. Parameters live on a grid of spacing `GRID` (2^-22 for
 float32, 2^-51 for float64), and so does e; on a grid no addition rounds while |theta| + 2 |e| < 4,
@@ -39,6 +39,105 @@ SCRATCH_BYTES = 64 * 1024
 _warned = False
 
 
+class Sweeper:
+    """The sweeps over some parameters, which must stay where they are while it is in use.
+
+    Args:
+        parameters: any floating-point tensors, on any device; the t-th is tensor number
+            ``first_tensor + t`` of the noise stream.
+        noise: ``gaussian``, ``rademacher`` or ``uniform``.
+        first_tensor: number of the first tensor.
+        scratch_bytes: memory for noise, outside the compiled path (whose scratch is 2 KiB);
+            more is faster on an accelerator, and changes no bit.
+        reference: never use the compiled path.
+
+    The sweeps' arguments:
+        place: (seed, step, stream), where in the noise stream (`ezo.noise`).
+        eps: size of the perturbation.
+        times: 1 to perturb, -2 to cross over, 1 to come back.
+        rate: learning rate times projected gradient, lr g.
+        decay: learning rate times weight decay.
+        restore: the parameters stand at theta - e; otherwise at theta, as when a run is
+            replayed from its seeds and scalars. Both end in the same bits.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        *,
+        noise: str = "gaussian",
+        first_tensor: int = 0,
+        scratch_bytes: int = SCRATCH_BYTES,
+        reference: bool = False,
+    ) -> None:
+        if noise not in _noise.NOISES:
+            raise ValueError(
+                f"expected noise to be one of {', '.join(_noise.NOISES)}, got '{noise}'"
+            )
+        self._noise, self._kind = noise, _noise.NOISES.index(noise)
+        self._scratch_bytes = scratch_bytes
+        self._fits: list[Tensor] = []
+        self._compiled: list[tuple[int, int, int]] = []
+        self._rest: list[tuple[int, Tensor]] = []
+        for t, p in enumerate(parameters, start=first_tensor):
+            # (`is_cpu` is the cheap form of `device.type`)
+            if not reference and p.is_cpu and p.dtype is torch.float32 and p.is_contiguous():
+                self._fits.append(p)
+                self._compiled.append((p.data_ptr(), p.numel(), t))
+            else:
+                self._rest.append((t, p))
+        if _kernels is None and self._fits:
+            _warn_once()
+            self._rest = list(enumerate(parameters, start=first_tensor))
+            self._fits, self._compiled = [], []
+
+    def shift(self, place: tuple[int, int, int], eps: float, times: float) -> None:
+        """theta <- snap(theta) + times snap(eps z), in place."""
+        if self._fits:
+            _kernels.shift(*self._where(place), eps, times)
+        for t, parameter in self._rest:
+            grid = GRID.get(parameter.dtype)
+            for theta, z in _chunks(parameter, self._noise, place, t, self._scratch_bytes):
+                e = _snap(z.mul_(eps), grid)
+                theta.put(_snap(theta.take(), grid).add_(e.mul_(times)))
+
+    def update(
+        self, place: tuple[int, int, int], eps: float, rate: float, decay: float, restore: bool
+    ) -> None:
+        """theta <- theta - rate z - decay theta, in place, from theta - e where ``restore``."""
+        if self._fits:
+            _kernels.update(*self._where(place), eps, eps - rate, decay, restore)
+        for t, parameter in self._rest:
+            grid = GRID.get(parameter.dtype)
+            for theta, z in _chunks(parameter, self._noise, place, t, self._scratch_bytes):
+                e = _snap(z * eps, grid)
+                old = theta.take().add_(e) if restore else _snap(theta.take(), grid)
+                wanted = _snap(z.mul_(eps - rate).sub_(old * decay), grid)
+                theta.put(old.add_(wanted.sub_(e)))
+
+    def fill(self, place: tuple[int, int, int]) -> None:
+        """theta <- z, in place."""
+        if self._fits:
+            _kernels.fill(*self._where(place))
+        for t, parameter in self._rest:
+            for theta, z in _chunks(parameter, self._noise, place, t, self._scratch_bytes):
+                theta.put(z)
+
+    def _where(self, place: tuple[int, int, int]) -> tuple[Any, ...]:
+        """The kernels' first arguments; addresses are looked at again before they are written to.
+
+        Raises:
+            RuntimeError: a parameter has been moved.
+        """
+        for p, (address, _, _) in zip(self._fits, self._compiled, strict=True):
+            if p.data_ptr() != address:
+                raise RuntimeError(
+                    "expected the parameters to stay where they are during a step, but one got "
+                    "new memory; don't move or convert the model in the closure"
+                )
+        return (self._compiled, *place, self._kind, torch.get_num_threads(), "")
+
+
 def shift_(
     parameters: Sequence[Tensor],
     *,
@@ -46,36 +145,12 @@ def shift_(
     step: int,
     eps: float,
     times: float = 1.0,
-    noise: str = "gaussian",
     stream: int = 0,
-    scratch_bytes: int = SCRATCH_BYTES,
-    reference: bool = False,
-    first_tensor: int = 0,
+    **how: Any,
 ) -> None:
-    """theta <- snap(theta) + times snap(eps z), in place.
-
-    Args:
-        parameters: any floating-point tensors, on any device; the t-th is tensor number
-            ``first_tensor + t`` of the noise stream.
-        seed, step, stream: where in the noise stream (`ezo.noise`).
-        eps: size of the perturbation.
-        times: 1 to perturb, -2 to cross over, 1 to come back.
-        noise: ``gaussian``, ``rademacher`` or ``uniform``.
-        scratch_bytes: memory for noise, outside the compiled path (whose scratch is 2 KiB);
-            more is faster on an accelerator, and changes no bit.
-        reference: never use the compiled path.
-    """
-    _check(noise, seed, step, stream)
-    place = (seed, step, stream)
-    rest = _compiled(
-        parameters, "shift", place, noise, reference, first_tensor, (float(eps), float(times))
-    )
-
-    for t, parameter in rest:
-        grid = GRID.get(parameter.dtype)
-        for theta, z in _chunks(parameter, noise, place, t, scratch_bytes):
-            e = _snap(z.mul_(eps), grid)
-            theta.put(_snap(theta.take(), grid).add_(e.mul_(times)))
+    """theta <- snap(theta) + times snap(eps z), in place. Arguments as in `Sweeper`."""
+    Sweeper(parameters, **how).shift(_place(seed, step, stream), float(eps), float(times))
+    torch.autograd.graph.increment_version(parameters)
 
 
 def update_(
@@ -87,50 +162,25 @@ def update_(
     rate: float,
     decay: float = 0.0,
     restore: bool = True,
-    noise: str = "gaussian",
     stream: int = 0,
-    scratch_bytes: int = SCRATCH_BYTES,
-    reference: bool = False,
-    first_tensor: int = 0,
+    **how: Any,
 ) -> None:
     """theta <- theta - rate z - decay theta, in place, from theta - e where ``restore``.
 
-    Args:
-        rate: learning rate times projected gradient, lr g.
-        decay: learning rate times weight decay.
-        restore: the parameters stand at theta - e; otherwise at theta, as when a run is
-            replayed from its seeds and scalars. Both end in the same bits.
-        parameters, seed, step, eps, noise, stream, scratch_bytes, reference: as in `shift_`.
+    Arguments as in `Sweeper`.
     """
-    _check(noise, seed, step, stream)
-    place = (seed, step, stream)
-    how = (float(eps), float(eps) - float(rate), float(decay), restore)
-    rest = _compiled(parameters, "update", place, noise, reference, first_tensor, how)
-    for t, parameter in rest:
-        grid = GRID.get(parameter.dtype)
-        for theta, z in _chunks(parameter, noise, place, t, scratch_bytes):
-            e = _snap(z * eps, grid)
-            old = theta.take().add_(e) if restore else _snap(theta.take(), grid)
-            wanted = _snap(z.mul_(eps - rate).sub_(old * decay), grid)
-            theta.put(old.add_(wanted.sub_(e)))
+    Sweeper(parameters, **how).update(
+        _place(seed, step, stream), float(eps), float(rate), float(decay), restore
+    )
+    torch.autograd.graph.increment_version(parameters)
 
 
 def fill_(
-    parameters: Sequence[Tensor],
-    *,
-    seed: int,
-    step: int,
-    noise: str = "gaussian",
-    stream: int = 0,
-    reference: bool = False,
-    first_tensor: int = 0,
+    parameters: Sequence[Tensor], *, seed: int, step: int, stream: int = 0, **how: Any
 ) -> None:
-    """theta <- z, in place: the noise itself, for looking at. Arguments as in `shift_`."""
-    _check(noise, seed, step, stream)
-    place = (seed, step, stream)
-    for t, parameter in _compiled(parameters, "fill", place, noise, reference, first_tensor, ()):
-        for theta, z in _chunks(parameter, noise, place, t, SCRATCH_BYTES):
-            theta.put(z)
+    """theta <- z, in place: the noise itself, for looking at. Arguments as in `Sweeper`."""
+    Sweeper(parameters, **how).fill(_place(seed, step, stream))
+    torch.autograd.graph.increment_version(parameters)
 
 
 def kernels() -> str:
@@ -138,42 +188,11 @@ def kernels() -> str:
     return "reference" if _kernels is None else _kernels.instruction_sets()[0]
 
 
-def _check(noise: str, seed: int, step: int, stream: int) -> None:
-    if noise not in _noise.NOISES:
-        raise ValueError(f"expected noise to be one of {', '.join(_noise.NOISES)}, got '{noise}'")
+def _place(seed: int, step: int, stream: int) -> tuple[int, int, int]:
     for name, value, bits in (("seed", seed, 64), ("step", step, 32), ("stream", stream, 32)):
         if not 0 <= value < 1 << bits:
             raise ValueError(f"expected {name} in [0, 2^{bits}), got {value}")
-
-
-def _compiled(
-    parameters: Sequence[Tensor],
-    sweep: str,
-    place: tuple[int, int, int],
-    noise: str,
-    reference: bool,
-    first_tensor: int,
-    how: tuple[float, ...],
-) -> list[tuple[int, Tensor]]:
-    """Sweep over what the compiled path takes; return the rest, with tensor numbers."""
-    fits: list[tuple[int, int, int]] = []
-    rest: list[tuple[int, Tensor]] = []
-    for t, p in enumerate(parameters, start=first_tensor):
-        if p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous():
-            fits.append((p.data_ptr(), p.numel(), t))
-        else:
-            rest.append((t, p))
-    if _kernels is None or reference:
-        if fits and not reference:
-            _warn_once()
-        return list(enumerate(parameters, start=first_tensor))
-    if fits:
-        kind = _noise.NOISES.index(noise)
-        getattr(_kernels, sweep)(fits, *place, kind, torch.get_num_threads(), "", *how)
-        for p in parameters:
-            if p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous():
-                torch.autograd.graph.increment_version(p)
-    return rest
+    return seed, step, stream
 
 
 def _warn_once() -> None:
