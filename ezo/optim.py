@@ -215,7 +215,7 @@ class ElasticZO(Optimizer):
         if self.bp_optimizer is not None and finite:
             self.bp_optimizer.step()
         self._steps += 1
-        return torch.tensor(loss, dtype=passes.dtype, device=passes.device)
+        return torch.scalar_tensor(loss, dtype=passes.dtype, device=passes.device)
 
     _watched_step = Optimizer.profile_hook_step(_step)
 
@@ -329,7 +329,7 @@ class _Passes:
     and only the first updates running statistics. With no ZO parameter it changes nothing.
 
     Attributes:
-        dtype, device: of the last pass's loss.
+        dtype, device: of the first pass's loss.
     """
 
     dtype: torch.dtype
@@ -382,10 +382,10 @@ class _Passes:
             raise
         if self._first:
             self._first = False
+            self.dtype, self.device = loss.dtype, loss.device
             for m, _, _ in self._norms:  # one update of the running statistics a step
                 m.track_running_stats = False
                 m.running_mean = m.running_var = None  # instance norm heeds nothing else
-        self.dtype, self.device = loss.dtype, loss.device
         return loss.item()
 
     def _pass(self, weight: float) -> Tensor:
@@ -415,14 +415,14 @@ class _RandomState:
     """The state of torch's generators that a forward pass of the model may draw from."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.cpu = torch.get_rng_state()
+        self.cpu = torch.default_generator.get_state()
         devices = set()
         if torch.cuda.is_initialized():
             devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
         self.cuda = [(device, torch.cuda.get_rng_state(device)) for device in devices]
 
     def restore(self) -> None:
-        torch.set_rng_state(self.cpu)
+        torch.default_generator.set_state(self.cpu)
         for device, state in self.cuda:
             torch.cuda.set_rng_state(state, device)
 
