@@ -1,0 +1,73 @@
+"""Integers divided by powers of two, three ways, and the bit width that says by which.
+
+All act on magnitudes and put the sign back: flooring negative numbers would bias them by almost
+one unit. With q = |x| >> s and r = the low s bits of |x|:
+
+    nearest              q + 1 where r >= 2^(s-1)
+    stochastic           q + 1 where r > u, u uniform on {0 .. 2^s - 1}
+    pseudo-stochastic    q + 1 where the upper half of r's bits exceeds the lower half
+
+The last (NITI, Wang et al., arXiv 2009.13108) needs no random numbers: r's low bits serve as u.
+"""
+
+import torch
+from torch import Tensor
+
+LARGEST = 127  # of an int8 magnitude: -128 is not used, so that every number has its negative
+ROUNDINGS = ("nearest", "stochastic", "pseudo-stochastic")
+
+
+def bit_width(x: Tensor) -> int:
+    """Bits of the largest magnitude in ``x``, an integer tensor; 0 where it is all zero or empty.
+
+    >>> [bit_width(torch.tensor([m, 0])) for m in (0, 1, 127, -128)]
+    [0, 1, 7, 8]
+    """
+    return int(x.to(torch.int64).abs().max()).bit_length() if x.numel() else 0
+
+
+def shift(x: Tensor, s: int, rounding: str, u: Tensor | None = None) -> Tensor:
+    """x / 2^s, rounded and clipped to +-127; ``s`` of 0 or less leaves x but for the clipping.
+
+    Args:
+        x: integers of any type and shape, magnitudes below 2^62.
+        s: bits to drop.
+        rounding: ``nearest``, ``stochastic`` or ``pseudo-stochastic``.
+        u: for ``stochastic``: non-negative integers of x's shape whose low ``s`` bits are random.
+
+    Returns:
+        int8, x's shape.
+
+    Raises:
+        ValueError: an unknown rounding, or ``stochastic`` without ``u``.
+
+    >>> x = torch.tensor([-6, -5, 5, 6, 2000])
+    >>> shift(x, 2, "nearest").tolist()
+    [-2, -1, 1, 2, 127]
+    """
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"expected rounding to be one of {', '.join(ROUNDINGS)}, got '{rounding}'")
+    if rounding == "stochastic" and u is None:
+        raise ValueError("expected random integers u for stochastic rounding, got None; pass u")
+    wide = x.to(torch.int64)
+    magnitude = wide.abs()
+    if s > 0:
+        s = min(s, 62)
+        r = magnitude & ((1 << s) - 1)
+        if rounding == "nearest":
+            up = r >= 1 << (s - 1)
+        elif rounding == "stochastic":
+            assert u is not None
+            up = r > (u & ((1 << s) - 1))
+        else:
+            up = _pseudo_stochastic(r, s)
+        magnitude = (magnitude >> s) + up
+    return (magnitude.clamp(max=LARGEST) * wide.sign()).to(torch.int8)
+
+
+def _pseudo_stochastic(r: Tensor, s: int) -> Tensor:
+    half = s // 2
+    upper, lower = r >> half, r & ((1 << half) - 1)
+    if s % 2:
+        lower = lower << 1
+    return upper > lower
