@@ -1,0 +1,157 @@
+"""The layers of an integer network, forward and backward: products summed in int32.
+
+Plain torch, to be read beside the formulas; the result does not depend on the order of any sum,
+so every faster form must give the same bits.
+
+Index letters: n example, c input channel, o output channel, h w position, p point, k kernel.
+"""
+
+import torch
+from torch import Tensor
+
+LONGEST_SUM = (2**31 - 1) // 127**2  # products of int8 numbers that int32 can add up: 133,144
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T, summed in int32.
+
+    Args:
+        a: (M, K), int8.
+        b: (N, K), int8.
+
+    Returns:
+        (M, N), int32.
+
+    Raises:
+        ValueError: the types or shapes don't fit, or K is so large that a sum could overflow.
+    """
+    if a.dtype != torch.int8 or b.dtype != torch.int8 or a.shape[1:] != b.shape[1:] or a.dim() != 2:
+        raise ValueError(
+            "expected int8 matrices (M, K) and (N, K), got "
+            f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
+        )
+    if a.shape[1] > LONGEST_SUM:
+        raise ValueError(
+            f"expected at most {LONGEST_SUM} products a sum, so that int32 holds it, "
+            f"got {a.shape[1]}; lower the batch size or the layer's width"
+        )
+    if not a.is_cuda:
+        return a.to(torch.int32) @ b.to(torch.int32).t()
+    # CUDA multiplies int8 alone, and only sizes above 16 and multiples of 8
+    (m, k), n = a.shape, len(b)
+    rows, inner, columns = max(m, 17), -(-max(k, 8) // 8) * 8, -(-max(n, 8) // 8) * 8
+    padded_a, padded_b = a.new_zeros(rows, inner), b.new_zeros(columns, inner)
+    padded_a[:m, :k], padded_b[:n, :k] = a, b
+    return torch._int_mm(padded_a, padded_b.t())[:m, :n].contiguous()
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x W^T: (..., I), (O, I) -> (..., O). Points of a cloud are leading dimensions."""
+    return matmul(x.flatten(0, -2), weight).view(*x.shape[:-1], len(weight))
+
+
+def linear_backward(err: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors (..., O) to (error of x (..., I), gradient of W (O, I)), both int32."""
+    flat_err, flat_x = err.flatten(0, -2), x.flatten(0, -2)
+    below = matmul(flat_err, weight.t()).view(x.shape)
+    return below, matmul(flat_err.t(), flat_x.t())
+
+
+def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
+    """Convolution of stride 1.
+
+    Args:
+        x: (N, C, H, W), int8.
+        weight: (O, C, K, K), int8.
+        padding: zeros on each side.
+
+    Returns:
+        (N, O, H + 2 padding - K + 1, W + 2 padding - K + 1), int32.
+    """
+    patches, (n, h, w) = _patches(x, weight.shape[2:], padding)
+    acc = matmul(patches, weight.flatten(1))  # (n h w, o)
+    return acc.view(n, h, w, len(weight)).permute(0, 3, 1, 2).contiguous()
+
+
+def conv2d_backward(
+    err: Tensor, x: Tensor, weight: Tensor, padding: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Errors (N, O, H', W') to (error of x (N, C, H, W), gradient of W (O, C, K, K)), int32."""
+    k = weight.shape[2]
+    # error of x: the errors convolved with the kernels turned round, inputs and outputs swapped
+    below = conv2d(err, weight.flip(2, 3).transpose(0, 1).contiguous(), k - 1)
+    if padding:
+        below = below[:, :, padding:-padding, padding:-padding].contiguous()
+    patches, _ = _patches(x, weight.shape[2:], padding)  # (n h w, c k k)
+    flat_err = err.permute(1, 0, 2, 3).flatten(1)  # (o, n h w)
+    return below, matmul(flat_err, patches.t()).view(weight.shape)
+
+
+def _patches(
+    x: Tensor, kernel: tuple[int, ...], padding: int
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """The kernel's view at each position, a row each: (n h w, c k k), and (n, h, w)."""
+    n, c, h, w = x.shape
+    padded = x.new_zeros(n, c, h + 2 * padding, w + 2 * padding)
+    padded[:, :, padding : padding + h, padding : padding + w] = x
+    views = padded.unfold(2, kernel[0], 1).unfold(3, kernel[1], 1)  # n c h w k k
+    _, _, h_out, w_out = views.shape[:4]
+    rows = views.permute(0, 2, 3, 1, 4, 5).reshape(n * h_out * w_out, c * kernel[0] * kernel[1])
+    return rows, (n, h_out, w_out)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0), any integer type."""
+    return x.clamp(min=0)
+
+
+def relu_backward(err: Tensor, y: Tensor) -> Tensor:
+    """Errors of the output to errors of the input; ``y`` is the output."""
+    return torch.where(y > 0, err, torch.zeros_like(err))
+
+
+def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The largest of each ``size`` x ``size`` block; what does not fill a block is left out.
+
+    Args:
+        x: (N, C, H, W), any integer type.
+        size: of a block, and the stride.
+
+    Returns:
+        ((N, C, H // size, W // size), where in its block, row by row, the first largest stands).
+    """
+    n, c, h, w = x.shape
+    blocks = x[:, :, : h // size * size, : w // size * size]
+    blocks = blocks.reshape(n, c, h // size, size, w // size, size)
+    blocks = blocks.permute(0, 1, 2, 4, 3, 5).flatten(4)  # n c h w (k k)
+    return _first_largest(blocks)
+
+
+def max_pool2d_backward(err: Tensor, where: Tensor, shape: torch.Size, size: int) -> Tensor:
+    """Errors (N, C, H', W') to errors of ``shape`` (N, C, H, W), zero but for the largest."""
+    n, c, h, w = err.shape
+    blocks = err.new_zeros(n, c, h, w, size * size)
+    blocks.scatter_(4, where.unsqueeze(4), err.unsqueeze(4))
+    blocks = blocks.view(n, c, h, w, size, size).permute(0, 1, 2, 4, 3, 5)
+    below = err.new_zeros(shape)
+    below[:, :, : h * size, : w * size] = blocks.reshape(n, c, h * size, w * size)
+    return below
+
+
+def max_over_points(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, P, C) to (the largest over points (N, C), the first point that has it)."""
+    return _first_largest(x.transpose(1, 2))
+
+
+def max_over_points_backward(err: Tensor, where: Tensor, points: int) -> Tensor:
+    """Errors (N, C) to errors (N, P, C), zero but for the largest."""
+    below = err.new_zeros(len(err), points, err.shape[1])
+    return below.scatter_(1, where.unsqueeze(1), err.unsqueeze(1))
+
+
+def _first_largest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest along the last dimension and its first place (argmax promises no order)."""
+    largest = x.amax(-1)
+    places = torch.arange(x.shape[-1], device=x.device).expand(x.shape)
+    beyond = torch.full_like(places, x.shape[-1])
+    return largest, torch.where(x == largest.unsqueeze(-1), places, beyond).amin(-1)

@@ -1,0 +1,65 @@
+"""Numbers of an integer network: an int8 mantissa for each, one exponent for all."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ezo.int8.rounding import LARGEST, bit_width, shift
+
+
+@dataclass(frozen=True)
+class Int8Tensor:
+    """Values m 2^E, with m in [-127, 127].
+
+    Attributes:
+        m: int8, any shape.
+        e: the exponent E, shared by all.
+    """
+
+    m: Tensor
+    e: int
+
+    def to_float(self) -> Tensor:
+        """The values, as float32; for looking at."""
+        return torch.ldexp(self.m.to(torch.float32), torch.tensor(self.e))
+
+
+def quantize(x: Tensor, largest: int = LARGEST) -> Int8Tensor:
+    """The nearest int8 tensor to a floating-point one; outside a training step.
+
+    The exponent is the smallest with which no magnitude exceeds ``largest``, so the largest value
+    uses at least half the range.
+
+    Args:
+        x: finite floating-point numbers, any shape.
+        largest: bound on a mantissa's magnitude, 1 to 127; less than 127 leaves headroom.
+
+    Raises:
+        ValueError: ``largest`` is out of range, or x holds a number that is not finite.
+
+    >>> quantize(torch.tensor([0.5, -0.25, 0.0]))
+    Int8Tensor(m=tensor([ 64, -32,   0], dtype=torch.int8), e=-7)
+    """
+    if not 1 <= largest <= LARGEST:
+        raise ValueError(f"expected largest in [1, {LARGEST}], got {largest}")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("expected finite numbers, got NaN or infinity; mend the data or the model")
+    wide = x.detach().to(torch.float64)
+    top = wide.abs().max().item() if wide.numel() else 0.0
+    if top == 0.0:
+        return Int8Tensor(torch.zeros_like(wide, dtype=torch.int8), 0)
+    e = int(torch.frexp(torch.tensor(top, dtype=torch.float64)).exponent) - 8
+    while round(top * 2.0**-e) > largest:
+        e += 1
+    return Int8Tensor(torch.round(wide * 2.0**-e).to(torch.int8), e)
+
+
+def rescale(acc: Tensor, e: int) -> Int8Tensor:
+    """Integers at exponent ``e`` to int8, by the one shift that makes the largest fit in 7 bits.
+
+    The shift, s = bits(acc) - 7, rounds to nearest; where s is 0 or less nothing changes
+    (NITI, arXiv 2009.13108).
+    """
+    s = max(0, bit_width(acc) - 7)
+    return Int8Tensor(shift(acc, s, "nearest"), e + s)
