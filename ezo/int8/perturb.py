@@ -1,0 +1,181 @@
+"""Sweeps over int8 weights in place: sparse integer noise applied, undone and learnt from.
+
+Noise. Each 32-bit word of `ezo.noise.words` serves two weights with 16 bits each: the sign, and 15
+bits y that choose the magnitude, 0 below a threshold P0 and one of 1 .. r_max, all equally
+likely, above it:
+
+    t   = max(y - P0, 0)
+    |z| = (y >= P0) + (t M >> 16)       M = floor((2^16 r_max - 1) / (2^15 - P0 - 1))
+    u   = t M mod 2^16                  left over, and nearly uniform: it rounds the update
+
+which is z = mask * uniform{-r_max .. r_max}, where the mask keeps an entry with probability
+1 - p_zero, but for granularity: exactly symmetric, magnitudes alike within 2 %. Element i of a tensor: group i / 512, half
+(i % 512) / 256, word (i % 256) / 64, lane i % 64.
+
+Step. Weights stay within +-(127 - r_max), so theta + z and theta - z are never clipped, and undoing
+is exact. The update is rounded at random, once, so that its mean is what was asked for:
+
+    theta <- clip(theta - g sign(z) ((|z| rate + u) >> 16))      g in {-1, 0, 1}, rate in 2^-16
+
+With rate 2^(16-s) and u = 2^15 it is the paper's form as NITI would round it, z shifted by s bits.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ezo import noise as _noise
+from ezo.int8.rounding import LARGEST
+
+GROUP = 512  # elements per group: 64 lanes of four words of two halves
+RATE_BITS = 16  # a rate of 2^16 moves a weight by z
+SCRATCH_BYTES = 64 * 1024
+_GROUP_BYTES = 16 * 1024  # of int64 scratch while a group is drawn
+
+
+@dataclass(frozen=True)
+class SparseNoise:
+    """Distribution of the perturbation of an int8 weight.
+
+    Attributes:
+        r_max: largest magnitude, in units of the weight's last bit; 1 to 63.
+        p_zero: probability with which the mask drops an entry, in [0, 1).
+
+    Raises:
+        ValueError: out of range.
+    """
+
+    r_max: int
+    p_zero: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.r_max <= 63:
+            raise ValueError(f"expected r_max in [1, 63], got {self.r_max}")
+        if not 0.0 <= self.p_zero < 1.0:
+            raise ValueError(f"expected p_zero in [0, 1), got {self.p_zero}")
+        if (1 << 15) - self.threshold <= self.r_max:
+            raise ValueError(
+                f"expected p_zero that leaves each magnitude a chance of 2^-15, got {self.p_zero}"
+            )
+
+    @property
+    def threshold(self) -> int:
+        """P0: z is 0 for 15-bit numbers below it."""
+        p = self.p_zero + (1 - self.p_zero) / (2 * self.r_max + 1)
+        return round(p * (1 << 15))
+
+    @property
+    def multiplier(self) -> int:
+        """M, below 2^16: the largest with which no magnitude exceeds r_max."""
+        return ((self.r_max << 16) - 1) // ((1 << 15) - self.threshold - 1)
+
+    @property
+    def bound(self) -> int:
+        """What a weight's magnitude is held to: no perturbation then leaves int8's range."""
+        return LARGEST - self.r_max
+
+
+def draw(
+    noise: SparseNoise,
+    seed: int,
+    step: int,
+    tensor: int,
+    stream: int,
+    first: int,
+    last: int,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Noise for the groups ``first`` to ``last`` - 1 of a tensor.
+
+    Returns:
+        (z, u): int64, ((last - first) * 512,): z in [-r_max, r_max], u in [0, 2^16).
+    """
+    w = _noise.words(seed, step, tensor, stream, first, last, device)  # group word lane
+    half = torch.stack([w & 0xFFFF, w >> 16], dim=1).flatten()  # group half word lane
+    y = half & 0x7FFF
+    product = (y - noise.threshold).clamp_(min=0).mul_(noise.multiplier)
+    z = (product >> 16).add_(y >= noise.threshold)
+    return torch.where(half >> 15 == 1, -z, z), product.bitwise_and_(0xFFFF)
+
+
+def shift_(
+    parameters: Sequence[Tensor],
+    noise: SparseNoise,
+    *,
+    seed: int,
+    step: int,
+    times: int,
+    stream: int = 0,
+    first_tensor: int = 0,
+) -> None:
+    """theta <- theta + times z, in place: 1 to perturb, -2 to cross over, 1 to come back.
+
+    Args:
+        parameters: int8, on any device; the t-th is tensor ``first_tensor + t`` of the stream.
+            Their magnitudes are at most ``noise.bound`` while unperturbed.
+        noise: its distribution.
+        seed, step, stream: where in the noise stream.
+        times: how often to add z.
+    """
+    for theta, at, z, _ in _chunks(parameters, noise, (seed, step, stream), first_tensor):
+        theta[at] += (z * times).to(torch.int8)
+
+
+def update_(
+    parameters: Sequence[Tensor],
+    noise: SparseNoise,
+    *,
+    seed: int,
+    step: int,
+    g: int,
+    rate: int,
+    restore: bool = True,
+    stream: int = 0,
+    first_tensor: int = 0,
+) -> None:
+    """theta <- clip(theta - g sign(z) ((|z| rate + u) >> 16)), in place.
+
+    Args:
+        parameters, noise, seed, step, stream, first_tensor: as in `shift_`.
+        g: sign of loss+ - loss-: -1, 0 or 1.
+        rate: units of the last bit by which a z of 1 moves its weight in the mean, times 2^16;
+            0 to 2^16.
+        restore: the weights stand at theta - z; otherwise at theta. Both end in the same bits.
+
+    Raises:
+        ValueError: ``g`` or ``rate`` is out of range.
+    """
+    if g not in (-1, 0, 1):
+        raise ValueError(f"expected g of -1, 0 or 1, got {g}; pass the sign of loss+ - loss-")
+    if not 0 <= rate <= 1 << RATE_BITS:
+        raise ValueError(f"expected rate in [0, 2^{RATE_BITS}], got {rate}")
+    for theta, at, z, u in _chunks(parameters, noise, (seed, step, stream), first_tensor):
+        old = theta[at].to(torch.int64)
+        if restore:
+            old += z
+        move = (z.abs() * rate + u) >> RATE_BITS
+        new = old - g * z.sign() * move
+        theta[at] = new.clamp_(-noise.bound, noise.bound).to(torch.int8)
+
+
+def _chunks(
+    parameters: Sequence[Tensor], noise: SparseNoise, place: tuple[int, int, int], first_tensor: int
+) -> Iterator[tuple[Tensor, Any, Tensor, Tensor]]:
+    """(flat parameter, slice, z, u) for each piece that fits the scratch."""
+    seed, step, stream = place
+    groups = SCRATCH_BYTES // _GROUP_BYTES
+    for t, parameter in enumerate(parameters, start=first_tensor):
+        if parameter.dtype != torch.int8 or not parameter.is_contiguous():
+            raise ValueError(
+                "expected contiguous int8 parameters, got "
+                f"{parameter.dtype} with strides {parameter.stride()}; call contiguous()"
+            )
+        flat = parameter.view(-1)
+        for first in range(0, len(flat), groups * GROUP):
+            last = min(len(flat), first + groups * GROUP)
+            g, end = first // GROUP, -(-last // GROUP)
+            z, u = draw(noise, seed, step, t, stream, g, end, flat.device)
+            yield flat, slice(first, last), z[: last - first], u[: last - first]
