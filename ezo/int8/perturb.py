@@ -9,8 +9,8 @@ likely, above it:
     u   = t M mod 2^16                  left over, and nearly uniform: it rounds the update
 
 which is z = mask * uniform{-r_max .. r_max}, where the mask keeps an entry with probability
-1 - p_zero, but for granularity: exactly symmetric, magnitudes alike within 2 %. Element i of a tensor: group i / 512, half
-(i % 512) / 256, word (i % 256) / 64, lane i % 64.
+1 - p_zero, but for granularity: exactly symmetric, magnitudes alike within 2 %. Element i of a
+tensor: group i / 512, half (i % 512) / 256, word (i % 256) / 64, lane i % 64.
 
 Step. Weights stay within +-(127 - r_max), so theta + z and theta - z are never clipped, and undoing
 is exact. The update is rounded at random, once, so that its mean is what was asked for:
