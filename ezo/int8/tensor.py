@@ -1,5 +1,6 @@
 """Numbers of an integer network: an int8 mantissa for each, one exponent for all."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ class Int8Tensor:
     """Values m 2^E, with m in [-127, 127].
 
     Attributes:
-        m: int8, any shape.
+        m: int8, any shape; the last layer's sums are int32.
         e: the exponent E, shared by all.
     """
 
@@ -25,7 +26,7 @@ class Int8Tensor:
         return torch.ldexp(self.m.to(torch.float32), torch.tensor(self.e))
 
 
-def quantize(x: Tensor, largest: int = LARGEST) -> Int8Tensor:
+def quantize(x: Tensor, largest: int = LARGEST, lowest_exponent: int | None = None) -> Int8Tensor:
     """The nearest int8 tensor to a floating-point one; outside a training step.
 
     The exponent is the smallest with which no magnitude exceeds ``largest``, so the largest value
@@ -34,6 +35,7 @@ def quantize(x: Tensor, largest: int = LARGEST) -> Int8Tensor:
     Args:
         x: finite floating-point numbers, any shape.
         largest: bound on a mantissa's magnitude, 1 to 127; less than 127 leaves headroom.
+        lowest_exponent: bound on the exponent, which zeros get (without it: 0).
 
     Raises:
         ValueError: ``largest`` is out of range, or x holds a number that is not finite.
@@ -48,8 +50,10 @@ def quantize(x: Tensor, largest: int = LARGEST) -> Int8Tensor:
     wide = x.detach().to(torch.float64)
     top = wide.abs().max().item() if wide.numel() else 0.0
     if top == 0.0:
-        return Int8Tensor(torch.zeros_like(wide, dtype=torch.int8), 0)
-    e = int(torch.frexp(torch.tensor(top, dtype=torch.float64)).exponent) - 8
+        return Int8Tensor(torch.zeros_like(wide, dtype=torch.int8), lowest_exponent or 0)
+    e = math.frexp(top)[1] - 8
+    if lowest_exponent is not None:
+        e = max(e, lowest_exponent)
     while round(top * 2.0**-e) > largest:
         e += 1
     return Int8Tensor(torch.round(wide * 2.0**-e).to(torch.int8), e)

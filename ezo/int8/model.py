@@ -1,0 +1,333 @@
+"""Integer networks: layers that go forward and backward on int8, made from a float model.
+
+An integer model is a sequence. Its weights are int8 with one fixed exponent a tensor; activations
+carry theirs along. The last layer with weights is not rounded to int8: its int32 sums are the
+logits, so that two passes differ where their loss does.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ezo.int8 import ops
+from ezo.int8.rounding import LARGEST
+from ezo.int8.tensor import Int8Tensor, quantize, rescale
+from ezo.models.pointnet import PointNet
+
+
+class Layer(nn.Module):
+    """One layer. While ``keeping``, forward remembers what backward needs; backward forgets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keeping = False
+        self._kept: Any = None
+
+    def _take(self) -> Any:
+        """What forward kept, once."""
+        kept, self._kept = self._kept, None
+        if kept is None:
+            raise RuntimeError("expected a forward pass after keep() before backward, got none")
+        return kept
+
+    def forward(self, x: Int8Tensor) -> Int8Tensor:
+        raise NotImplementedError
+
+    def backward(self, err: Tensor) -> Tensor:
+        """int8 errors of the output to int8 errors of the input; sets the weights' gradient."""
+        raise NotImplementedError
+
+
+class Weighted(Layer):
+    """A layer whose output is a product with int8 weights, summed in int32.
+
+    Attributes:
+        weight: int8.
+        bias: int8 or None, added to the sums at their exponent.
+        weight_exponent, bias_exponent: fixed.
+        rounded: whether the output is rounded to int8; else it is the int32 sums.
+        weight_gradient, bias_gradient: int32, of the last backward pass; their exponent plays no
+            part in an update (NITI).
+    """
+
+    def __init__(self, weight: Int8Tensor, bias: Int8Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.m, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.m, requires_grad=False)
+        self.weight_exponent = weight.e
+        self.bias_exponent = 0 if bias is None else bias.e
+        self.rounded = True
+        self.weight_gradient: Tensor | None = None
+        self.bias_gradient: Tensor | None = None
+
+    def forward(self, x: Int8Tensor) -> Int8Tensor:
+        if self.keeping:
+            self._kept = x.m
+        acc, e = self._product(x.m), x.e + self.weight_exponent
+        if self.bias is not None:
+            acc += self._along_channels(aligned(self.bias, self.bias_exponent - e))
+        return rescale(acc, e) if self.rounded else Int8Tensor(acc, e)
+
+    def backward(self, err: Tensor) -> Tensor:
+        below, self.weight_gradient = self._back(err, self._take())
+        if self.bias is not None:
+            channels = err.movedim(self._channel, 0).flatten(1)
+            self.bias_gradient = channels.sum(1, dtype=torch.int32)
+        return rescale(below, 0).m
+
+    _channel = -1
+
+    def _along_channels(self, bias: Tensor) -> Tensor:
+        return bias
+
+    def _product(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _back(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+def aligned(bias: Tensor, left: int) -> Tensor:
+    """int8 m to int32 m 2^left, rounded to nearest where ``left`` is negative.
+
+    What would exceed 2^29 in magnitude is held there: sums of products stay below 2^31 - 2^29
+    in every layer of up to 99,857 inputs.
+    """
+    wide = bias.to(torch.int64)
+    if left >= 0:
+        moved = wide << min(left, 40)
+    else:
+        right = min(-left, 40)
+        moved = ((wide.abs() + (1 << (right - 1))) >> right) * wide.sign()
+    return moved.clamp(-(1 << 29), 1 << 29).to(torch.int32)
+
+
+class Linear(Weighted):
+    """x W^T + b on the last dimension; the dimensions before it are examples or points."""
+
+    def _product(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight)
+
+    def _back(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.linear_backward(err, x, self.weight)
+
+
+class Conv2d(Weighted):
+    """Convolution of stride 1 with square kernels."""
+
+    _channel = 1
+
+    def __init__(self, weight: Int8Tensor, bias: Int8Tensor | None, padding: int) -> None:
+        super().__init__(weight, bias)
+        self.padding = padding
+
+    def _along_channels(self, bias: Tensor) -> Tensor:
+        return bias.view(-1, 1, 1)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return ops.conv2d(x, self.weight, self.padding)
+
+    def _back(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.conv2d_backward(err, x, self.weight, self.padding)
+
+
+class ReLU(Layer):
+    """max(x, 0)."""
+
+    def forward(self, x: Int8Tensor) -> Int8Tensor:
+        y = ops.relu(x.m)
+        if self.keeping:
+            self._kept = y
+        return Int8Tensor(y, x.e)
+
+    def backward(self, err: Tensor) -> Tensor:
+        return ops.relu_backward(err, self._take())
+
+
+class MaxPool2d(Layer):
+    """The largest of each block."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Int8Tensor) -> Int8Tensor:
+        y, where = ops.max_pool2d(x.m, self.size)
+        if self.keeping:
+            self._kept = where, x.m.shape
+        return Int8Tensor(y, x.e)
+
+    def backward(self, err: Tensor) -> Tensor:
+        where, shape = self._take()
+        return ops.max_pool2d_backward(err, where, shape, self.size)
+
+
+class MaxOverPoints(Layer):
+    """(N, P, C) to (N, C)."""
+
+    def forward(self, x: Int8Tensor) -> Int8Tensor:
+        y, where = ops.max_over_points(x.m)
+        if self.keeping:
+            self._kept = where, x.m.shape[1]
+        return Int8Tensor(y, x.e)
+
+    def backward(self, err: Tensor) -> Tensor:
+        where, points = self._take()
+        return ops.max_over_points_backward(err, where, points)
+
+
+class Flatten(Layer):
+    """(N, ...) to (N, the rest in one dimension)."""
+
+    def forward(self, x: Int8Tensor) -> Int8Tensor:
+        if self.keeping:
+            self._kept = x.m.shape
+        return Int8Tensor(x.m.flatten(1), x.e)
+
+    def backward(self, err: Tensor) -> Tensor:
+        return err.view(self._take())
+
+
+class Sequence(nn.Module):
+    """Layers one after the other; the last with weights gives its int32 sums."""
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        super().__init__()
+        self.layers: Any = nn.ModuleList(layers)
+        weighted = self.weighted()
+        if not weighted or weighted[-1] is not self.layers[-1]:
+            raise ValueError("expected a model that ends in a linear layer, the logits")
+        weighted[-1].rounded = False
+
+    def forward(self, x: Int8Tensor) -> Int8Tensor:
+        """(N, ...), int8, to logits (N, classes), int32."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def weighted(self) -> list[Weighted]:
+        """The layers with weights, in order."""
+        return [layer for layer in self.layers if isinstance(layer, Weighted)]
+
+    def keep(self, bp_layers: int) -> None:
+        """Let the last ``bp_layers`` layers with weights remember what backward needs."""
+        first = self._first(bp_layers)
+        for i, layer in enumerate(self.layers):
+            layer.keeping = i >= first
+
+    def backward(self, err: Tensor, bp_layers: int) -> None:
+        """Errors of the logits (N, classes), int8, back to the last ``bp_layers`` layers."""
+        for layer in reversed(list(self.layers)[self._first(bp_layers) :]):
+            err = layer.backward(err)
+
+    def _first(self, bp_layers: int) -> int:
+        weighted = self.weighted()
+        if not 0 <= bp_layers <= len(weighted):
+            raise ValueError(f"expected 0 to {len(weighted)} BP layers, got {bp_layers}")
+        if bp_layers == 0:
+            return len(self.layers)
+        return list(self.layers).index(weighted[-bp_layers])
+
+
+def from_float(model: nn.Module, headroom: int = 0) -> Sequence:
+    """The integer network nearest to a float one.
+
+    Takes ``nn.Sequential`` (nested too) of ``Linear``, ``Conv2d`` with stride 1 and square kernels,
+    ``ReLU``, ``MaxPool2d``, ``Flatten`` and ``Identity`` (which it leaves out), and our
+    PointNet, whose pointwise convolutions become linear layers on (N, P, C).
+
+    Args:
+        model: the float model; it is not changed.
+        headroom: how far below 127 weights stay, so that a perturbation of that size is not
+            clipped (`ezo.int8.perturb`).
+
+    Raises:
+        ValueError: it holds a layer that can't be converted; the message names it and says why.
+    """
+    return Sequence(_convert(model, "model", LARGEST - headroom))
+
+
+def _convert(module: nn.Module, name: str, largest: int) -> list[Layer]:
+    if isinstance(module, PointNet):
+        points = _convert(module.points, f"{name}.points", largest)
+        return [*points, MaxOverPoints(), *_convert(module.head, f"{name}.head", largest)]
+    if type(module) is nn.Sequential:
+        return [
+            layer
+            for child_name, child in module.named_children()
+            for layer in _convert(child, f"{name}.{child_name}", largest)
+        ]
+    convert = _CONVERTERS.get(type(module))
+    reason = "no integer form of it is known" if convert is None else None
+    if convert is not None:
+        reason = _unfit(module)
+    if reason or convert is None:
+        known = ", ".join(kind.__name__ for kind in _CONVERTERS)
+        raise ValueError(
+            f"can't convert {name}, {module}: {reason}; convertible are Sequential, PointNet and "
+            f"{known}"
+        )
+    return convert(module, largest)
+
+
+def _unfit(module: nn.Module) -> str | None:
+    """Why a layer of a known kind can't be converted, or None."""
+    if isinstance(module, nn.Conv2d):
+        k = module.kernel_size[0]
+        if module.kernel_size != (k, k) or module.stride != (1, 1) or module.groups != 1:
+            return "expected a square kernel, stride 1 and one group"
+        if module.dilation != (1, 1) or module.padding_mode != "zeros":
+            return "expected no dilation and zero padding"
+        padding = module.padding
+        if isinstance(padding, str) or padding != (padding[0],) * 2 or padding[0] >= k:
+            return "expected a padding that is one number below the kernel's size"
+    if isinstance(module, nn.Conv1d) and (
+        module.kernel_size != (1,)
+        or module.stride != (1,)
+        or module.groups != 1
+        or module.padding != (0,)
+    ):
+        return "expected a pointwise convolution: kernel 1, stride 1, one group, no padding"
+    if isinstance(module, nn.MaxPool2d):
+        size = module.kernel_size
+        if not isinstance(size, int) or module.stride != size or module.dilation != 1:
+            return "expected square blocks that don't overlap, kernel_size = stride"
+        if module.padding != 0 or module.ceil_mode or module.return_indices:
+            return "expected no padding, no ceil_mode and no return_indices"
+    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
+        return "expected all dimensions but the first to be flattened"
+    return None
+
+
+def _parameters(module: Any, largest: int) -> tuple[Int8Tensor, Int8Tensor | None]:
+    """Weight and bias. A bias is no finer than the weight: a step moves both by the same."""
+    weight = quantize(module.weight, largest)
+    if module.bias is None:
+        return weight, None
+    return weight, quantize(module.bias, largest, lowest_exponent=weight.e)
+
+
+def _linear(module: nn.Linear, largest: int) -> list[Layer]:
+    return [Linear(*_parameters(module, largest))]
+
+
+def _pointwise(module: nn.Conv1d, largest: int) -> list[Layer]:
+    weight, bias = _parameters(module, largest)
+    return [Linear(Int8Tensor(weight.m.squeeze(2), weight.e), bias)]
+
+
+def _conv2d(module: nn.Conv2d, largest: int) -> list[Layer]:
+    return [Conv2d(*_parameters(module, largest), int(module.padding[0]))]
+
+
+_CONVERTERS: dict[type, Callable[..., list[Layer]]] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _pointwise,
+    nn.Conv2d: _conv2d,
+    nn.ReLU: lambda module, largest: [ReLU()],
+    nn.MaxPool2d: lambda module, largest: [MaxPool2d(module.kernel_size)],
+    nn.Flatten: lambda module, largest: [Flatten()],
+    nn.Identity: lambda module, largest: [],
+}

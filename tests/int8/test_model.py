@@ -1,0 +1,178 @@
+"""Integer networks: what is converted, how near it is to float, forward and backward."""
+
+import pytest
+import torch
+from torch import nn
+
+from ezo.int8.model import Linear, Weighted, aligned, from_float
+from ezo.int8.tensor import Int8Tensor, quantize
+from ezo.models import lenet5, pointnet
+
+
+def lenet():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = lenet5.build("lenet5")
+        for p in model.parameters():
+            if p.dim() == 1:
+                nn.init.uniform_(p, -0.1, 0.1)
+    return model
+
+
+def images(n=16):
+    return torch.randn(n, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+def test_lenet_s_logits_are_near_the_float_model_s():
+    model, x = lenet(), images()
+    logits = from_float(model)(quantize(x))
+    assert logits.m.dtype == torch.int32
+    with torch.no_grad():
+        wanted = model(x)
+    error = (logits.to_float() - wanted).std() / wanted.std()
+    assert error < 0.08  # seven bits at each of five layers
+
+
+def test_pointnet_s_logits_are_near_the_float_model_s():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = pointnet.build("pointnet", 7)
+    x = torch.randn(3, 50, 3, generator=torch.Generator().manual_seed(1))
+    logits = from_float(model)(quantize(x))
+    with torch.no_grad():
+        wanted = model(x)
+    assert (logits.to_float() - wanted).std() / wanted.std() < 0.15
+
+
+def test_conversion_keeps_every_weight_within_half_a_unit_and_the_headroom():
+    model = lenet()
+    layers = from_float(model, headroom=15).weighted()
+    kinds = [m for m in model if isinstance(m, (nn.Linear, nn.Conv2d))]
+    for layer, m in zip(layers, kinds, strict=True):
+        for q, e, w in (
+            (layer.weight, layer.weight_exponent, m.weight),
+            (layer.bias, layer.bias_exponent, m.bias),
+        ):
+            assert q.abs().max() <= 112 and q.shape == w.shape
+            assert (q.double() * 2.0**e - w.double()).abs().max() <= 2.0**e / 2
+        assert layer.bias_exponent >= layer.weight_exponent
+
+
+def test_a_zero_bias_gets_the_weight_s_exponent():
+    layer = from_float(lenet5.build("lenet5")).weighted()[0]
+    assert not layer.bias.any() and layer.bias_exponent == layer.weight_exponent
+
+
+def test_the_last_layer_s_sums_are_exact():
+    m = nn.Sequential(nn.Linear(5, 3))
+    layer = from_float(m).weighted()[0]
+    x = Int8Tensor(torch.arange(-5, 5).view(2, 5).to(torch.int8), -3)
+    found = from_float(m)(x)
+    e = layer.weight_exponent - 3
+    assert found.e == e
+    exact = x.m.double() @ layer.weight.double().t()
+    exact += torch.round(layer.bias.double() * 2.0 ** (layer.bias_exponent - e))
+    assert torch.equal(found.m.double(), exact)
+
+
+@pytest.mark.parametrize("left", [-45, -40, -9, -8, -1, 0, 1, 22, 40, 90])
+def test_a_bias_is_aligned_to_the_sums_exponent(left):
+    m = torch.arange(-127, 128).to(torch.int8)
+    exact = m.double() * 2.0**left
+    wanted = (exact.abs() + 0.5).floor() * exact.sign()
+    assert torch.equal(aligned(m, left).double(), wanted.clamp(-(2.0**29), 2.0**29))
+
+
+def test_backward_gives_the_gradients_of_the_products_it_saw():
+    """Each layer's gradient against float64, from the very activations and errors it had."""
+    model = from_float(lenet())
+    x = quantize(images(4))
+    model.keep(5)
+    seen = {}
+    for i, layer in enumerate(model.layers):
+        if isinstance(layer, Weighted):
+            layer.register_forward_hook(lambda m, a, out, i=i: seen.__setitem__(i, a[0].m))
+    logits = model(x)
+    err = torch.randint(-127, 128, logits.m.shape, generator=torch.Generator().manual_seed(2))
+    errors = {}
+    for i, layer in reversed(list(enumerate(model.layers))):
+        errors[i] = err = err.to(torch.int8)
+        err = layer.backward(err)
+        assert err.dtype == torch.int8 and err.abs().max() <= 127
+    for i, x_m in seen.items():
+        layer = model.layers[i]
+        w = layer.weight.double().requires_grad_()
+        f = (
+            torch.nn.functional.linear(x_m.double(), w)
+            if isinstance(layer, Linear)
+            else torch.nn.functional.conv2d(x_m.double(), w, padding=layer.padding)
+        )
+        (wanted,) = torch.autograd.grad(f, w, errors[i].double())
+        assert torch.equal(layer.weight_gradient.double(), wanted)
+        dims = [d for d in range(errors[i].dim()) if d != (1 if errors[i].dim() == 4 else 1)]
+        assert torch.equal(layer.bias_gradient.long(), errors[i].long().sum(dims))
+
+
+def test_backward_s_errors_point_the_way_of_float_s():
+    """Down to the first layer, int8 gradients stay close to the float model's in direction."""
+    model, x = lenet(), images(32)
+    y = torch.arange(32) % 10
+    loss = nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    whole = from_float(model)
+    whole.keep(5)
+    p = torch.softmax(whole(quantize(x)).to_float(), 1)
+    err = torch.round((p - nn.functional.one_hot(y, 10)) * 127).to(torch.int8)
+    whole.backward(err, 5)
+    kinds = [m for m in model if isinstance(m, (nn.Linear, nn.Conv2d))]
+    for layer, m in zip(whole.weighted(), kinds, strict=True):
+        a, b = layer.weight_gradient.double().flatten(), m.weight.grad.double().flatten()
+        assert torch.cosine_similarity(a, b, 0) > 0.9
+
+
+@pytest.mark.parametrize("k", range(6))
+def test_only_the_last_layers_keep_what_backward_needs(k):
+    model = from_float(lenet())
+    model.keep(k)
+    logits = model(quantize(images(2)))
+    model.backward(torch.ones_like(logits.m, dtype=torch.int8), k)
+    got = [layer.weight_gradient is not None for layer in model.weighted()]
+    assert got == [False] * (5 - k) + [True] * k
+    if k:
+        with pytest.raises(RuntimeError, match="forward pass"):
+            model.backward(torch.ones_like(logits.m, dtype=torch.int8), k)
+
+
+@pytest.mark.parametrize(
+    "layer, words",
+    [
+        (nn.Tanh(), "Tanh.*no integer form"),
+        (nn.Dropout(), "Dropout.*no integer form"),
+        (nn.BatchNorm1d(4), "BatchNorm1d.*no integer form"),
+        (nn.Conv2d(1, 2, 3, stride=2), "stride 1"),
+        (nn.Conv2d(1, 2, (3, 5)), "square kernel"),
+        (nn.Conv2d(2, 2, 3, groups=2), "one group"),
+        (nn.Conv2d(1, 2, 3, dilation=2), "no dilation"),
+        (nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), "zero padding"),
+        (nn.Conv2d(1, 2, 3, padding="same"), "one number"),
+        (nn.Conv2d(1, 2, 3, padding=3), "below the kernel"),
+        (nn.Conv1d(2, 2, 3), "pointwise"),
+        (nn.MaxPool2d(3, 2), "don't overlap"),
+        (nn.MaxPool2d(2, padding=1), "no padding"),
+        (nn.Flatten(0), "flattened"),
+    ],
+    ids=lambda v: str(v)[:30],
+)
+def test_a_layer_that_can_t_be_converted_is_named_with_the_reason(layer, words):
+    with pytest.raises(ValueError, match=f"(?s)model.0.*{words}"):
+        from_float(nn.Sequential(layer, nn.Linear(2, 2)))
+
+
+def test_a_model_must_end_in_logits():
+    with pytest.raises(ValueError, match="ends in a linear layer"):
+        from_float(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+
+
+def test_nested_sequences_and_identities_are_flattened():
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Identity()), nn.Linear(2, 2))
+    assert len(from_float(model).layers) == 2
