@@ -167,7 +167,7 @@ class ElasticZO(Optimizer):
         if not self._stepping and self.bp_optimizer is not None:
             self.bp_optimizer.zero_grad(set_to_none)
 
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
         """One step. The BP parameters' gradients are the step's own, and stay until the next.
 
         Args:

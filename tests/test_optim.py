@@ -762,9 +762,10 @@ def test_a_loss_of_several_numbers_is_refused():
     assert_same(before, parameters(model))
 
 
-def test_a_missing_closure_is_named():
-    with pytest.raises(ValueError, match="closure that returns the loss, got None"):
-        ElasticZO(mlp(), 1).step(None)
+@pytest.mark.parametrize("arguments", [(), (None,)])
+def test_a_missing_closure_is_named(arguments):
+    with pytest.raises(ValueError, match="closure that returns the loss, got None; call step"):
+        ElasticZO(mlp(), 1).step(*arguments)
 
 
 @pytest.mark.parametrize(("argument", "message"), [
