@@ -578,7 +578,7 @@ def test_data_on_another_device_keep_the_checksum(monkeypatch: pytest.MonkeyPatc
         ),
         ({"hyper": Hyper(clip=math.inf)}, "expected clip to be finite, got inf"),
         ({"hyper": Hyper(lr=math.nan)}, "expected lr to be finite, got nan"),
-        ({"hyper": Hyper(eps=0.0)}, "expected eps to be above 0, got 0.0"),
+        ({"hyper": Hyper(eps=0.0)}, "expected eps to be a finite number above 0, got 0.0"),
         ({"method": "elastic-4"}, "expected 0 to 3 BP layers, got 4"),
     ],
 )
