@@ -284,6 +284,13 @@ class ElasticZO(Optimizer):
                 first += len(group["params"])
         return found
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Refuses a copy, which would step its own copy of the model, out of the caller's sight."""
+        raise TypeError(
+            "expected a state dict to copy or pickle, got the ElasticZO itself; copy the model, "
+            "make an ElasticZO for it, and load_state_dict(optimizer.state_dict()) there"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but the parameters; see ``load_state_dict``."""
         own = super().state_dict()

@@ -6,6 +6,7 @@ import inspect
 import io
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -843,6 +844,21 @@ def test_a_rate_may_be_a_tensor():
         assert type(optimizer.param_groups[0]["lr"]) is type(lr)
     for a, b in zip(*runs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_copy_is_refused_with_the_way_to_one(duplicate):
+    model = mlp()
+    optimizer = ElasticZO(model, 1, lr=LR)
+    train(model, optimizer, 2)
+    with pytest.raises(TypeError, match=r"expected a state dict .* got the ElasticZO itself; copy"):
+        duplicate(optimizer)
+    copied = copy.deepcopy(model)
+    again = ElasticZO(copied, 1, lr=LR)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, 2, first=2)
+    train(copied, again, 2, first=2)
+    assert_same(model.parameters(), copied.parameters())
 
 
 def test_help_says_what_bp_means():
