@@ -64,17 +64,23 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, help="CPU threads; by default torch's choice")
     add("--checkpoint-steps", type=int, default=1000, help="steps between checkpoints")
     hyper = parser.add_argument_group(
-        "hyperparameters", "by default the values tuned for this model, data set and method"
+        "hyperparameters",
+        "by default the values tuned for this model, data set and method; "
+        "one that the method does not read is an error",
     )
     for field in fields(Hyper):
         default = field.default if field.default is not MISSING else None
         kind = _number_or_none if field.name == "clip" else type(default)
         hyper.add_argument(
-            "--" + field.name.replace("_", "-"),
+            _option(field.name),
             type=kind,
             default=argparse.SUPPRESS,
             help=field.metadata["help"],
         )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _number_or_none(text: str) -> float | None:
@@ -89,7 +95,6 @@ def _train(given: argparse.Namespace) -> int:
     _check_device(given.device)
     for kind in ("model", "data", "method"):
         catalogue.find(kind, getattr(given, kind))
-    chosen = {f.name: getattr(given, f.name) for f in fields(Hyper) if hasattr(given, f.name)}
     run = Run(
         given.model,
         given.data,
@@ -99,7 +104,7 @@ def _train(given: argparse.Namespace) -> int:
         given.batch_size,
         given.seed,
         given.train_examples,
-        hyper=replace(tuned(given.model, given.data, given.method), **chosen),
+        hyper=_hyper(given),
     )
     steps = train.train(
         run,
@@ -119,6 +124,25 @@ def _train(given: argparse.Namespace) -> int:
             value = math.nan if row.value is None else row.value  # rows on disk have no NaN
             print(f"step {row.step:>7,}  {row.metric:<15} {value:>12,.4f} {row.unit}", flush=True)
     return 0
+
+
+def _hyper(given: argparse.Namespace) -> Hyper:
+    """The tuned values, but those given.
+
+    Raises:
+        ValueError: one is given that the method does not read.
+    """
+    names = [field.name for field in fields(Hyper)]
+    chosen = {name: getattr(given, name) for name in names if hasattr(given, name)}
+    reads = catalogue.find("method", given.method).READS
+    unread = [_option(name) for name in chosen if name not in reads]
+    if unread:
+        raise ValueError(
+            f"expected hyperparameters that {given.method} reads, "
+            f"{', '.join(_option(name) for name in names if name in reads)}, got "
+            f"{', '.join(unread)}; leave out what it does not read"
+        )
+    return replace(tuned(given.model, given.data, given.method), **chosen)
 
 
 def _check_device(name: str) -> None:

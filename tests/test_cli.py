@@ -87,6 +87,12 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
             ["--schedule", "nonsense"],
             "unknown schedule 'nonsense'; known: exponential, cosine, constant",
         ),
+        (
+            ["--method", "full-bp", "--eps", "0.1", "--lr", "1", "--momentum", "0"],
+            "expected hyperparameters that full-bp reads, "
+            "--bp-lr, --momentum, --weight-decay, --schedule, got --lr, --eps; leave out",
+        ),
+        (["--method", "full-zo", "--bp-lr", "1"], "that full-zo reads, --lr.*, got --bp-lr; leave"),
         (["--threads", "0"], "expected --threads of 1 or more, got 0"),
         (["--device", "nonsense"], "expected a device that works here, got 'nonsense'"),
         (["--device", "meta"], "expected a device that works here, got 'meta'"),
