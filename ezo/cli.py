@@ -2,9 +2,11 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -16,7 +18,10 @@ from ezo.train import PRECISIONS, Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 (diverged) or 2 (unusable arguments)."""
+    """Run the command line; returns the exit status.
+
+    0, 1 (diverged), 2 (unusable arguments), 130 (stopped by the user) or 141 (the reader is gone).
+    """
     parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(
@@ -31,7 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("list", help="list the models, data sets and methods")
     given = parser.parse_args(arguments)
     try:
-        return _list() if given.command == "list" else _train(given)
+        status = _list() if given.command == "list" else _train(given)
+        sys.stdout.flush()  # a reader that is gone shows here, not at exit
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 128 + 13  # as a shell counts an end by SIGPIPE
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"ezo: {error}", file=sys.stderr)
         return 2
@@ -159,11 +169,13 @@ def _check_device(name: str) -> None:
 
 
 def _list() -> int:
+    width = max(len(name) for kind in catalogue.KINDS for name in catalogue.names(kind))
     for kind in catalogue.KINDS:
         print(f"{kind}:")
         for module in catalogue.members(kind):
             about = (module.__doc__ or "").strip().splitlines()[0]
-            print(f"  {', '.join(module.NAMES):<52} {about}")
+            for name, text in zip_longest(module.NAMES, [about], fillvalue=""):
+                print(f"  {name:<{width}}  {text}".rstrip())
     return 0
 
 

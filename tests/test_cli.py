@@ -25,14 +25,31 @@ def networks(tiny: None) -> None:
     """The tiny model and data set are there in every test."""
 
 
-def test_list_shows_every_name_and_description(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_every_name_and_description_in_two_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["list"]) == 0
-    shown = capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    column = 4 + max(len(name) for kind in catalogue.KINDS for name in catalogue.names(kind))
+    expected = []
     for kind in catalogue.KINDS:
-        assert f"{kind}:" in shown.splitlines()
+        expected.append([f"{kind}:"])
         for module in catalogue.members(kind):
-            (line,) = [x for x in shown.splitlines() if f"  {', '.join(module.NAMES)} " in x]
-            assert line.endswith((module.__doc__ or "").splitlines()[0])
+            expected.append([f"  {module.NAMES[0]}", (module.__doc__ or "").splitlines()[0]])
+            expected += [[f"  {name}"] for name in module.NAMES[1:]]
+    assert [[x for x in (line[:column].rstrip(), line[column:]) if x] for line in lines] == expected
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_is_gone_ends_it_without_a_traceback(unbuffered: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "ezo.cli", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as process:  # fmt: skip
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_train_prints_each_number_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
