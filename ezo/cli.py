@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ezo import catalogue, train
+from ezo import catalogue, rows, train
 from ezo.methods import Hyper
 from ezo.methods._hyper import tuned
 from ezo.train import PRECISIONS, Run
@@ -23,18 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0, 1 (diverged), 2 (unusable arguments), 130 (stopped by the user) or 141 (the reader is gone).
     """
     parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument("--version", action="version", version=f"ezo {rows.version_of('ezo')}")
+    commands = parser.add_subparsers(dest="command")
     _add_train(
         commands.add_parser(
             "train",
             help="train a model and report its accuracy",
             description="Train a model. With --out, rows.jsonl and a checkpoint stay there, and "
             "the same command goes on where it was stopped.",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
         )
     )
     commands.add_parser("list", help="list the models, data sets and methods")
     given = parser.parse_args(arguments)
+    if given.command is None:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     try:
         status = _list() if given.command == "list" else _train(given)
         sys.stdout.flush()  # a reader that is gone shows here, not at exit
@@ -58,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each default that there is."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="a model that `ezo list` shows")
@@ -67,9 +78,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=20, help="passes over the training data")
     add("--batch-size", type=int, default=32, help="examples a step")
     add("--seed", type=int, default=0, help="of initial weights, order of batches, and noise")
-    add("--train-examples", type=int, help="use only so many training examples")
+    add("--train-examples", type=int, help="use only so many training examples; by default all")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
-    add("--out", type=Path, help="folder for rows.jsonl and the checkpoint")
+    add("--out", type=Path, help="folder for rows.jsonl and the checkpoint; by default none")
     add("--device", default="cpu", help="cpu, cuda or another torch device")
     add("--threads", type=int, help="CPU threads; by default torch's choice")
     add("--checkpoint-steps", type=int, default=1000, help="steps between checkpoints")

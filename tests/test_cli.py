@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,7 @@ def test_unusable_arguments_end_with_2_and_the_reason(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["nonsense"], ["train"], TRAIN[:-2], [*SHORT, "--nonsense"], [*SHORT, "--epochs", "x"],
+    [["nonsense"], ["train"], TRAIN[:-2], [*SHORT, "--nonsense"], [*SHORT, "--epochs", "x"],
      [*SHORT, "--clip", "x"]],
 )  # fmt: skip
 def test_unreadable_arguments_end_with_2(
@@ -136,6 +137,21 @@ def test_unreadable_arguments_end_with_2(
         main(arguments)
     assert ended.value.code == 2
     assert "usage: ezo" in capsys.readouterr().err
+
+
+def test_no_command_shows_the_help_and_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and " ".join(printed.err.split()) == help_text(capsys)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"ezo {version('ezo')}\n"
 
 
 def test_a_stop_by_the_user_says_how_to_go_on(
@@ -205,7 +221,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         "--epochs EPOCHS": "passes over the training data (default: 20)",
         "--batch-size BATCH_SIZE": "examples a step (default: 32)",
         "--seed SEED": "of initial weights, order of batches, and noise (default: 0)",
-        "--train-examples TRAIN_EXAMPLES": "use only so many training examples",
+        "--train-examples TRAIN_EXAMPLES": "use only so many training examples; by default all",
         "--data-root DATA_ROOT": "folder of the data sets",
         "--out OUT": "folder for rows.jsonl and the checkpoint",
         "--device DEVICE": "cpu, cuda or another torch device (default: cpu)",
@@ -213,6 +229,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         "--checkpoint-steps CHECKPOINT_STEPS": "steps between checkpoints (default: 1000)",
     }.items():
         assert f"{option} {about}" in text
+    assert "(default: None)" not in text
     assert "train" in help_text(capsys) and "list" in help_text(capsys)
 
 
