@@ -80,13 +80,16 @@ class Run:
         _schedule(hyper.schedule, 0.0)
         return replace(self, hyper=hyper)
 
-    def config(self) -> dict[str, Any]:
-        """Settings that are no field of a row of their own, flat."""
+    def settings(self) -> dict[str, Any]:
+        """Every setting, flat."""
         settings = asdict(self.settled())
         hyper = settings.pop("hyper")
-        for name in ("model", "data", "method", "precision", "seed"):
-            settings.pop(name)
         return {**settings, **hyper}
+
+    def config(self) -> dict[str, Any]:
+        """Settings that are no field of a row of their own, flat."""
+        fields = ("model", "data", "method", "precision", "seed")
+        return {name: value for name, value in self.settings().items() if name not in fields}
 
     @property
     def case(self) -> str:
@@ -334,6 +337,7 @@ class _Loop:
             {
                 "case": self.run.case,
                 "data_checksum": self.data.checksum,
+                "settings": self.run.settings(),
                 "model": dict(self.model.state_dict()),
                 "optimizer": self.optimizer.state_dict(),
                 "random_state": self.random_state,
@@ -350,12 +354,7 @@ class _Loop:
             rows_path.unlink(missing_ok=True)
             return
         state = checkpoint.load(path)
-        for name, ours in (("case", self.run.case), ("data_checksum", self.data.checksum)):
-            if state[name] != ours:
-                raise ValueError(
-                    f"{path}: expected {name} {ours}, got {state[name]}: another run "
-                    "or other data; give another --out, or remove the folder"
-                )
+        self._refuse_another(path, state)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.random_state = state["random_state"]
@@ -364,6 +363,19 @@ class _Loop:
         with rows_path.open("r+b") as file:  # rows that the checkpoint doesn't know come again
             file.truncate(self.rows_bytes)
         self.earlier_rows = rows.read(rows_path)
+
+    def _refuse_another(self, path: Path, state: dict[str, Any]) -> None:
+        settings = state.get("settings", {})  # checkpoints of old hold none
+        ours = {"case": self.run.case, "data_checksum": self.data.checksum, **self.run.settings()}
+        theirs = {"case": state["case"], "data_checksum": state["data_checksum"], **settings}
+        differing = [name for name in theirs if theirs[name] != ours.get(name)]
+        if differing:
+            named = [name for name in differing if name in settings] or differing
+            raise ValueError(
+                f"{path}: expected {', '.join(f'{name} {ours.get(name)}' for name in named)}, "
+                f"got {', '.join(f'{name} {theirs[name]}' for name in named)}: another run "
+                "or other data; give another --out, or remove the folder"
+            )
 
     @contextlib.contextmanager
     def _own_random_state(self) -> Iterator[None]:

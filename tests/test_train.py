@@ -370,14 +370,35 @@ def test_a_finished_run_is_read_again_and_not_trained(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 3}, {"hyper": Hyper(lr=1.0)}])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "expected seed 1, got seed 0"),
+        (
+            {"epochs": 3, "train_examples": 16},
+            "expected epochs 3, train_examples 16, got epochs 2, train_examples None",
+        ),
+        ({"hyper": Hyper(lr=1.0, clip=None)}, "expected lr 1.0, clip None, got lr 0.0005, clip 5"),
+    ],
+)
 def test_another_runs_folder_is_refused_and_left_alone(
-    tmp_path: Path, change: dict[str, Any]
+    tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     first = list(train(RUN, out=tmp_path))
-    with pytest.raises(ValueError, match="another run or other data; give another --out"):
+    with pytest.raises(ValueError, match=f"{message}.*: another run or .*; give another --out"):
         list(train(replace(RUN, **change), out=tmp_path))
     assert list(train(RUN, out=tmp_path)) == first
+
+
+def test_a_checkpoint_of_old_without_settings_goes_on_but_for_another_run(tmp_path: Path) -> None:
+    list(itertools.islice(train(RUN, out=tmp_path), 7))
+    path = tmp_path / "checkpoint.safetensors"
+    state = checkpoint.load(path)
+    del state["settings"]
+    checkpoint.save(path, state)
+    with pytest.raises(ValueError, match=f"expected case .*, got case {RUN.case}: another run"):
+        list(train(replace(RUN, seed=1), out=tmp_path))
+    assert timeless(list(train(RUN, out=tmp_path))) == timeless(list(train(RUN)))
 
 
 def test_other_data_of_the_same_name_is_refused(
