@@ -348,7 +348,13 @@ class _Loop:
     _COUNTERS = ("step", "seconds", "forward_passes", "loss_sum", "rows_bytes", "ended")
 
     def _resume(self, out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"expected a folder, or a place for one, got {out}: {error.strerror}; "
+                "give another --out"
+            ) from error
         path, rows_path = out / "checkpoint.safetensors", out / "rows.jsonl"
         if not path.exists():
             rows_path.unlink(missing_ok=True)

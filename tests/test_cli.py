@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -178,6 +179,28 @@ def test_out_keeps_rows_and_the_same_command_reads_them(
     assert len(rows.read(tmp_path / "a" / "run" / "rows.jsonl")) == 8
     assert main([*command, "--seed", "1"]) == 2
     assert "give another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("in_the_way", "make", "message"),
+    [
+        ("out", Path.touch, "expected a folder, or a place for one, got .*run: .*; give another"),
+        ("out/run", Path.touch, "expected a folder, .*, got .*run: .*; give another --out"),
+        ("out/run/rows.jsonl", Path.mkdir, ".*: '.*rows.jsonl'"),
+        ("out/run/checkpoint.safetensors.tmp", Path.mkdir, ".*expected a place to write .* --out"),
+    ],
+)
+def test_an_out_that_cannot_be_written_ends_with_2_and_one_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    in_the_way: str,
+    make: Callable[[Path], None],
+    message: str,
+) -> None:
+    (tmp_path / in_the_way).parent.mkdir(parents=True, exist_ok=True)
+    make(tmp_path / in_the_way)
+    assert main([*SHORT, "--out", str(tmp_path / "out" / "run")]) == 2
+    assert re.match(f"ezo: {message}.*\n$", capsys.readouterr().err)
 
 
 def test_a_number_that_is_not_finite_is_printed_also_when_read_again(
