@@ -366,6 +366,13 @@ class _Loop:
         self.random_state = state["random_state"]
         for name in self._COUNTERS:
             setattr(self, name, state[name])
+        size = rows_path.stat().st_size if rows_path.exists() else None
+        if size is None or size < self.rows_bytes:
+            raise ValueError(
+                f"{rows_path}: expected {self.rows_bytes} bytes of rows or more, as {path.name} "
+                f"says, got {'no file' if size is None else size}; bring them back, or remove the "
+                "folder to start again"
+            )
         with rows_path.open("r+b") as file:  # rows that the checkpoint doesn't know come again
             file.truncate(self.rows_bytes)
         self.earlier_rows = rows.read(rows_path)

@@ -419,6 +419,24 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
         list(train(RUN, out=tmp_path))
 
 
+@pytest.mark.parametrize(("kept", "got"), [(None, "no file"), (100, "100"), (0, "0")])
+def test_missing_rows_are_an_error_that_names_them(
+    tmp_path: Path, kept: int | None, got: str
+) -> None:
+    first = list(itertools.islice(train(RUN, out=tmp_path), 7))
+    path = tmp_path / "rows.jsonl"
+    content = path.read_bytes()
+    if kept is None:
+        path.unlink()
+    else:
+        path.write_bytes(content[:kept])
+    message = f"rows.jsonl: expected {len(content)} bytes of rows or more, .* got {got}; bring them"
+    with pytest.raises(ValueError, match=message):
+        list(train(RUN, out=tmp_path))
+    path.write_bytes(content)
+    assert list(train(RUN, out=tmp_path))[:7] == first
+
+
 KILLED: dict[str, Any] = {"epochs": 3, "batch_size": 8, "train_examples": 320}
 
 
