@@ -124,6 +124,12 @@ def load(run: Run, root: Path | None = None) -> Dataset:
             f"expected at least one batch of {run.batch_size} examples, got {examples} "
             f"from {run.data}; lower the batch size"
         )
+    if examples < (run.train_examples or n):
+        raise ValueError(
+            f"expected train_examples of {n} or fewer, as many as {run.data} has"
+            f"{f' beside {run.held_out} held out' if run.held_out else ''}, "
+            f"got {run.train_examples}; ask for fewer, or for all"
+        )
     test = (data.train_x[n:], data.train_y[n:]) if run.held_out else (data.test_x, data.test_y)
     if examples == len(data.train_x):
         return data

@@ -536,7 +536,7 @@ def test_train_examples_are_the_first() -> None:
     assert torch.equal(part.train_y, whole.train_y[:16])
     assert torch.equal(part.test_x, whole.test_x) and torch.equal(part.test_y, whole.test_y)
     assert part.checksum != whole.checksum and part.augment is whole.augment
-    assert load(replace(RUN, train_examples=1000)).checksum == whole.checksum
+    assert load(replace(RUN, train_examples=44)).checksum == whole.checksum
 
 
 def test_held_out_examples_are_the_last_and_replace_the_test_set() -> None:
@@ -547,7 +547,7 @@ def test_held_out_examples_are_the_last_and_replace_the_test_set() -> None:
     both = load(replace(RUN, held_out=10, train_examples=8))
     assert torch.equal(both.train_x, whole.train_x[:8])
     assert torch.equal(both.test_x, whole.train_x[34:])
-    everything = load(replace(RUN, held_out=10, train_examples=1000))
+    everything = load(replace(RUN, held_out=10, train_examples=34))
     assert torch.equal(everything.train_x, whole.train_x[:34])
 
 
@@ -564,6 +564,18 @@ def test_too_few_examples_for_a_batch_is_an_error(change: dict[str, Any]) -> Non
     run = replace(RUN, **change)
     with pytest.raises(ValueError, match=f"at least one batch of {run.batch_size} examples, got"):
         list(train(run))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_examples": 45}, "of 44 or fewer, as many as tiny-images has, got 45; ask for"),
+        ({"train_examples": 35, "held_out": 10}, "of 34 or fewer, .* beside 10 held out, got 35"),
+    ],
+)
+def test_more_examples_than_there_are_is_an_error(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"expected train_examples {message}"):
+        load(replace(RUN, **change))
 
 
 @pytest.mark.parametrize(
