@@ -221,8 +221,10 @@ class _Loop:
             self._resume(out)
 
     def rows(self, bar: tqdm) -> Iterator[Row]:
-        if self.step == 0 and not self.earlier_rows:
-            yield from self._keep(self._evaluate())
+        measured = self.earlier_rows
+        if self.step == 0 and not measured:
+            measured = self._evaluate()
+            yield from self._keep(measured)
         while self.step < self.total_steps:
             until = min(
                 (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch,
@@ -231,7 +233,7 @@ class _Loop:
             reason = self._train(until, bar)
             if reason:
                 self.ended = True
-                yield from self._keep([self._row("diverged", self.step, "step", reason)])
+                yield from self._keep([self._diverged(reason)])
                 return
             if self.step % self.steps_per_epoch == 0:
                 measured = [
@@ -245,8 +247,11 @@ class _Loop:
             else:
                 self._checkpoint()
         self.ended = True
-        weights = checkpoint.digest(self.model.state_dict())
-        yield from self._keep([self._row("finished", self.step, "step", weights)])
+        if all(row.value is not None and math.isfinite(row.value) for row in measured[-1:]):
+            weights = checkpoint.digest(self.model.state_dict())
+            yield from self._keep([self._row("finished", self.step, "step", weights)])
+        else:
+            yield from self._keep([self._diverged("the test loss is not finite")])
 
     def _train(self, until: int, bar: tqdm) -> str:
         """Train to step ``until``; returns why the run diverged, or nothing."""
@@ -277,10 +282,7 @@ class _Loop:
                         group["lr"] = group["initial_lr"] * factor
                     loss = self.optimizer.step(closure).item()
                     if not math.isfinite(loss):
-                        return (
-                            f"the loss is {loss} at step {self.step}; lower the learning rate "
-                            "or clip g"
-                        )
+                        return f"the loss is {loss}"
                     self.loss_sum += loss
                     self.step += 1
                     bar.update()
@@ -304,6 +306,10 @@ class _Loop:
             self._row("test_accuracy", 100 * right / len(x), "%", note),
             self._row("test_loss", loss / len(x), "nat", note),
         ]
+
+    def _diverged(self, reason: str) -> Row:
+        note = f"{reason} at step {self.step}; lower the learning rate or clip g"
+        return self._row("diverged", self.step, "step", note)
 
     def _row(self, metric: str, value: float, unit: str, note: str = "") -> Row:
         run = self.run

@@ -206,14 +206,15 @@ def test_an_out_that_cannot_be_written_ends_with_2_and_one_line(
 def test_a_number_that_is_not_finite_is_printed_also_when_read_again(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    # One step of an epoch, its loss finite; the weights after it are not.
+    # One step of an epoch, its loss finite; that of the weights after it is not.
     command = ["train", "--model", "lenet5", "--data", "digits", "--method", "full-bp",
                "--epochs", "1", "--batch-size", "16", "--train-examples", "16",
                "--bp-lr", "1e38", "--out", str(tmp_path)]  # fmt: skip
-    assert main(command) == 0
+    assert main(command) == 1
     first = capsys.readouterr().out
     assert re.search("test_loss +nan", first)
-    assert main(command) == 0
+    assert re.search("\ndiverged: the test loss is not finite at step 1; lower the .*\n$", first)
+    assert main(command) == 1
     assert capsys.readouterr().out == first
 
 

@@ -517,6 +517,28 @@ def test_divergence_ends_the_run_with_a_row_that_says_why(
     assert rows.read(tmp_path / "rows.jsonl") == got
 
 
+def test_weights_that_end_not_finite_are_no_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = ElasticZO.step, itertools.count(1)
+
+    def spoiling(self: ElasticZO, closure: Any) -> Any:
+        loss = step(self, closure)
+        if next(calls) == 10:
+            with torch.no_grad():
+                self.param_groups[-1]["params"][-1][0] = math.nan
+        return loss
+
+    expected = timeless(list(train(RUN)))
+    monkeypatch.setattr(ElasticZO, "step", spoiling)
+    got = list(itertools.islice(train(RUN, out=tmp_path), 12))  # stopped before its last row
+    assert timeless(got)[:10] == expected[:10]
+    *_, last = got = list(train(RUN, out=tmp_path))
+    assert len(got) == 13 and (last.metric, last.value) == ("diverged", 10)
+    assert last.note == "the test loss is not finite at step 10; lower the learning rate or clip g"
+    assert rows.read(tmp_path / "rows.jsonl")[-1] == last
+
+
 @pytest.mark.parametrize(("method", "rate"), [("full-bp", "bp_lr"), ("full-zo", "lr")])
 def test_a_huge_learning_rate_diverges(method: str, rate: str) -> None:
     hyper = replace(Hyper(clip=None), **{rate: 1e30})  # type: ignore[arg-type]
