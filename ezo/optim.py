@@ -464,10 +464,12 @@ def _checked(group: dict[str, Any]) -> dict[str, Any]:
     if "params" not in keys or not keys <= {"params", "initial_lr", *GROUP}:
         raise ValueError(
             f"expected a ZO group to be a dict of params and any of {', '.join(GROUP)}, got "
-            f"{', '.join(sorted(keys)) or 'none'}; give these keys and no others"
+            f"{', '.join(sorted(map(str, keys))) or 'none'}; give these keys and no others"
         )
     _expect_group(group)
     params = group["params"]
+    if isinstance(params, set):
+        raise ValueError("expected params in an order, got a set, which has none; give a list")
     return {**group, "params": [params] if isinstance(params, Tensor) else list(params)}
 
 

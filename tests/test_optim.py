@@ -831,6 +831,16 @@ def test_wrong_keys_of_a_group_are_named(group, got):
         ElasticZO(model, 0).add_param_group(group)
 
 
+@pytest.mark.parametrize("add", [
+    lambda model, group: ElasticZO(model, 0, zo_groups=[group]),
+    lambda model, group: ElasticZO(model, 0).add_param_group(group),
+])  # fmt: skip
+def test_a_set_of_parameters_is_refused(add):
+    model = mlp()
+    with pytest.raises(ValueError, match="in an order, got a set, which has none; give a list"):
+        add(model, {"params": set(model.parameters())})
+
+
 def test_a_rate_may_be_a_tensor():
     runs = []
     for lr in (0.5, torch.tensor(0.5)):
