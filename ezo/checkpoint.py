@@ -17,11 +17,21 @@ from torch import Tensor
 
 
 def save(path: Path, state: Any) -> None:
-    """Write nested dicts, lists, numbers, strings, None and tensors."""
+    """Write nested dicts, lists, numbers, strings, None and tensors.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_encode(state, tensors))
     beside = path.with_name(path.name + ".tmp")
-    save_file(tensors, beside, metadata={"ezo": text})
+    try:
+        save_file(tensors, beside, metadata={"ezo": text})
+    except SafetensorError as error:
+        raise OSError(
+            f"{beside}: expected a place to write a checkpoint, got: {error}; make room, or give "
+            "another --out"
+        ) from error
     os.replace(beside, path)
 
 

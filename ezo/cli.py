@@ -2,37 +2,51 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
 
-from ezo import catalogue, train
+from ezo import catalogue, rows, train
 from ezo.methods import Hyper
 from ezo.methods._hyper import tuned
 from ezo.train import PRECISIONS, Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 (diverged) or 2 (unusable arguments)."""
+    """Run the command line; returns the exit status.
+
+    0, 1 (diverged), 2 (unusable arguments), 130 (stopped by the user) or 141 (the reader is gone).
+    """
     parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument("--version", action="version", version=f"ezo {rows.version_of('ezo')}")
+    commands = parser.add_subparsers(dest="command")
     _add_train(
         commands.add_parser(
             "train",
             help="train a model and report its accuracy",
             description="Train a model. With --out, rows.jsonl and a checkpoint stay there, and "
             "the same command goes on where it was stopped.",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
         )
     )
     commands.add_parser("list", help="list the models, data sets and methods")
     given = parser.parse_args(arguments)
+    if given.command is None:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     try:
-        return _list() if given.command == "list" else _train(given)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        status = _list() if given.command == "list" else _train(given)
+        sys.stdout.flush()  # a reader that is gone shows here, not at exit
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 128 + 13  # as a shell counts an end by SIGPIPE
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"ezo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -48,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each default that there is."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="a model that `ezo list` shows")
@@ -57,24 +78,30 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=20, help="passes over the training data")
     add("--batch-size", type=int, default=32, help="examples a step")
     add("--seed", type=int, default=0, help="of initial weights, order of batches, and noise")
-    add("--train-examples", type=int, help="use only so many training examples")
+    add("--train-examples", type=int, help="use only so many training examples; by default all")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
-    add("--out", type=Path, help="folder for rows.jsonl and the checkpoint")
+    add("--out", type=Path, help="folder for rows.jsonl and the checkpoint; by default none")
     add("--device", default="cpu", help="cpu, cuda or another torch device")
     add("--threads", type=int, help="CPU threads; by default torch's choice")
     add("--checkpoint-steps", type=int, default=1000, help="steps between checkpoints")
     hyper = parser.add_argument_group(
-        "hyperparameters", "by default the values tuned for this model, data set and method"
+        "hyperparameters",
+        "by default the values tuned for this model, data set and method; "
+        "one that the method does not read is an error",
     )
     for field in fields(Hyper):
         default = field.default if field.default is not MISSING else None
         kind = _number_or_none if field.name == "clip" else type(default)
         hyper.add_argument(
-            "--" + field.name.replace("_", "-"),
+            _option(field.name),
             type=kind,
             default=argparse.SUPPRESS,
             help=field.metadata["help"],
         )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _number_or_none(text: str) -> float | None:
@@ -89,7 +116,6 @@ def _train(given: argparse.Namespace) -> int:
     _check_device(given.device)
     for kind in ("model", "data", "method"):
         catalogue.find(kind, getattr(given, kind))
-    chosen = {f.name: getattr(given, f.name) for f in fields(Hyper) if hasattr(given, f.name)}
     run = Run(
         given.model,
         given.data,
@@ -99,7 +125,7 @@ def _train(given: argparse.Namespace) -> int:
         given.batch_size,
         given.seed,
         given.train_examples,
-        hyper=replace(tuned(given.model, given.data, given.method), **chosen),
+        hyper=_hyper(given),
     )
     steps = train.train(
         run,
@@ -121,6 +147,25 @@ def _train(given: argparse.Namespace) -> int:
     return 0
 
 
+def _hyper(given: argparse.Namespace) -> Hyper:
+    """The tuned values, but those given.
+
+    Raises:
+        ValueError: one is given that the method does not read.
+    """
+    names = [field.name for field in fields(Hyper)]
+    chosen = {name: getattr(given, name) for name in names if hasattr(given, name)}
+    reads = catalogue.find("method", given.method).READS
+    unread = [_option(name) for name in chosen if name not in reads]
+    if unread:
+        raise ValueError(
+            f"expected hyperparameters that {given.method} reads, "
+            f"{', '.join(_option(name) for name in names if name in reads)}, got "
+            f"{', '.join(unread)}; leave out what it does not read"
+        )
+    return replace(tuned(given.model, given.data, given.method), **chosen)
+
+
 def _check_device(name: str) -> None:
     """Raises:
     ValueError: torch has no such device here.
@@ -135,11 +180,13 @@ def _check_device(name: str) -> None:
 
 
 def _list() -> int:
+    width = max(len(name) for kind in catalogue.KINDS for name in catalogue.names(kind))
     for kind in catalogue.KINDS:
         print(f"{kind}:")
         for module in catalogue.members(kind):
             about = (module.__doc__ or "").strip().splitlines()[0]
-            print(f"  {', '.join(module.NAMES):<52} {about}")
+            for name, text in zip_longest(module.NAMES, [about], fillvalue=""):
+                print(f"  {name:<{width}}  {text}".rstrip())
     return 0
 
 

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -20,6 +21,12 @@ from ezo.spsa import projected_gradient
 
 _Sweepers = list[tuple[perturb.Sweeper, dict[str, Any]]]
 BP_GRADIENTS = ("mean", "plus", "minus", "unperturbed")
+GROUP: dict[str, tuple[Callable[[Any], Any], str]] = {  # what a ZO group may set
+    "lr": (lambda v: _finite(v) and v >= 0, "a finite number of 0 or more"),
+    "eps": (lambda v: _finite(v) and v > 0, "a finite number above 0"),
+    "clip": (lambda v: v is None or (_finite(v) and v > 0), "a finite number above 0, or None"),
+    "weight_decay": (lambda v: _finite(v) and v >= 0, "a finite number of 0 or more"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,11 @@ class ElasticZO(Optimizer):
 
     Args:
         model: the module to train. Parameters that don't require a gradient stay as they are.
-        bp: where BP begins: the number of last parametric layers, the name of a submodule or
-            parameter, the parameters themselves, or ``"all"`` (`ezo.split.split`).
+        bp: where BP begins: the number of last parametric layers, 0 for full ZO; the name of a
+            submodule or parameter, from which on BP trains all; a submodule or the parameters
+            themselves, these and no others; or ``"all"``. A parametric layer is a module that owns
+            a weight (of two or more dimensions), with the norms after it; layers stand in the order
+            in which they were registered, as in ``model.named_parameters()`` (`ezo.split`).
         lr: learning rate of the ZO part.
         eps: size of the perturbation.
         bp_optimizer: makes the BP part's optimiser from a list of its parameters; by default
@@ -77,7 +87,8 @@ class ElasticZO(Optimizer):
             at theta. The paper leaves it open.
         seed: of the noise; the same seed gives the same bits.
         zo_groups: parameter groups for the ZO part, in place of one group of all: dicts with
-            ``params`` and any of ``lr``, ``eps``, ``clip``, ``weight_decay``.
+            ``params`` and any of ``lr``, ``eps``, ``clip``, ``weight_decay`` (and a scheduler's
+            ``initial_lr``).
         scratch_bytes: bound on memory for noise outside the compiled path (`ezo.perturb.shift_`).
 
     Attributes:
@@ -113,9 +124,7 @@ class ElasticZO(Optimizer):
         zo_groups: Sequence[dict[str, Any]] | None = None,
         scratch_bytes: int = SCRATCH_BYTES,
     ) -> None:
-        _expect(
-            "queries", queries, isinstance(queries, int) and queries >= 1, "an integer of 1 or more"
-        )
+        _expect("queries", queries, _whole(queries) and queries >= 1, "an integer of 1 or more")
         _expect("noise", noise, noise in NOISES, f"one of {', '.join(NOISES)}")
         _expect(
             "bp_gradient",
@@ -123,15 +132,16 @@ class ElasticZO(Optimizer):
             bp_gradient in BP_GRADIENTS,
             f"one of {', '.join(BP_GRADIENTS)}",
         )
-        _expect("seed", seed, 0 <= seed < 1 << 64, "an integer in [0, 2^64)")
+        _expect("seed", seed, _whole(seed) and 0 <= seed < 1 << 64, "an integer in [0, 2^64)")
         zo, bp_parameters = split(model, bp)
         groups = _zo_groups(zo, zo_groups)
         self.bp_optimizer: Optimizer | None = None
-        defaults = {"lr": lr, "eps": eps, "clip": clip, "weight_decay": weight_decay, "zo": True}
-        super().__init__(groups, defaults)
+        defaults = {"lr": lr, "eps": eps, "clip": clip, "weight_decay": weight_decay}
+        _expect_group(defaults)
+        super().__init__(groups, {**defaults, "zo": True})
         if bp_parameters:
             make = bp_optimizer or functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)
-            self.bp_optimizer = make(bp_parameters)
+            self.bp_optimizer = _make(make, bp_parameters)
             self.param_groups += self.bp_optimizer.param_groups
         self.estimates: list[Estimate] = []
         self._model = model
@@ -143,31 +153,14 @@ class ElasticZO(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a ZO group. Keys as in ``zo_groups``."""
-        for name, value, holds, expected in (
-            ("lr", param_group.get("lr", self.defaults["lr"]), lambda v: v >= 0, "0 or more"),
-            ("eps", param_group.get("eps", self.defaults["eps"]), lambda v: v > 0, "above 0"),
-            (
-                "clip",
-                param_group.get("clip", self.defaults["clip"]),
-                lambda v: v is None or v > 0,
-                "above 0, or None",
-            ),
-            (
-                "weight_decay",
-                param_group.get("weight_decay", self.defaults["weight_decay"]),
-                lambda v: v >= 0,
-                "0 or more",
-            ),
-        ):
-            _expect(name, value, holds(value), expected)
-        super().add_param_group(param_group)
+        super().add_param_group(_checked(param_group))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the BP gradients. Within a step it does nothing, so a closure may call it."""
         if not self._stepping and self.bp_optimizer is not None:
             self.bp_optimizer.zero_grad(set_to_none)
 
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
         """One step. The BP parameters' gradients are the step's own, and stay until the next.
 
         Args:
@@ -290,6 +283,13 @@ class ElasticZO(Optimizer):
                 found.append((first, group))
                 first += len(group["params"])
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Refuses a copy, which would step its own copy of the model, out of the caller's sight."""
+        raise TypeError(
+            "expected a state dict to copy or pickle, got the ElasticZO itself; copy the model, "
+            "make an ElasticZO for it, and load_state_dict(optimizer.state_dict()) there"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but the parameters; see ``load_state_dict``."""
@@ -427,15 +427,28 @@ class _RandomState:
             torch.cuda.set_rng_state(state, device)
 
 
+def _make(
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer], parameters: list[nn.Parameter]
+) -> Optimizer:
+    made = bp_optimizer(parameters) if callable(bp_optimizer) else None
+    if not isinstance(made, Optimizer):
+        got = type(bp_optimizer).__name__
+        if callable(bp_optimizer):
+            got = f"one that returns {type(made).__name__}"
+        raise ValueError(
+            "expected bp_optimizer to be a function that returns a torch optimiser of a list of "
+            f"parameters, got {got}; give for example lambda parameters: "
+            "torch.optim.Adam(parameters)"
+        )
+    return made
+
+
 def _zo_groups(
     zo: list[nn.Parameter], zo_groups: Sequence[dict[str, Any]] | None
 ) -> list[dict[str, Any]]:
     if zo_groups is None:
         return [{"params": zo}]
-    given = []
-    for group in zo_groups:
-        params = group["params"]
-        given.append({**group, "params": [params] if isinstance(params, Tensor) else list(params)})
+    given = [_checked(group) for group in zo_groups]
     listed = {id(p) for group in given for p in group["params"]}
     if listed != {id(p) for p in zo}:
         raise ValueError(
@@ -445,6 +458,38 @@ def _zo_groups(
     return given
 
 
+def _checked(group: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a ZO group, its parameters as a list."""
+    keys = set(group) if isinstance(group, dict) else {f"a {type(group).__name__}"}
+    if "params" not in keys or not keys <= {"params", "initial_lr", *GROUP}:
+        raise ValueError(
+            f"expected a ZO group to be a dict of params and any of {', '.join(GROUP)}, got "
+            f"{', '.join(sorted(map(str, keys))) or 'none'}; give these keys and no others"
+        )
+    _expect_group(group)
+    params = group["params"]
+    if isinstance(params, set):
+        raise ValueError("expected params in an order, got a set, which has none; give a list")
+    return {**group, "params": [params] if isinstance(params, Tensor) else list(params)}
+
+
+def _expect_group(group: dict[str, Any]) -> None:
+    for name, (holds, expected) in GROUP.items():
+        if name in group:
+            _expect(name, group[name], holds(group[name]), expected)
+
+
 def _expect(name: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
         raise ValueError(f"expected {name} to be {expected}, got {value!r}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _finite(value: object) -> bool:
+    """Whether it is one finite number, or a tensor of one, as a learning rate may be."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and bool(torch.isfinite(value))
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

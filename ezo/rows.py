@@ -99,7 +99,7 @@ def provenance() -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
         "versions": {
-            "ezo": _version("ezo"),
+            "ezo": version_of("ezo"),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
@@ -107,7 +107,8 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The installed version of a package, or that there is none."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-Split = int | str | Iterable[Tensor]
+Split = int | str | nn.Module | Iterable[Tensor]
 
 
 def layers(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
@@ -39,13 +39,15 @@ def split(model: nn.Module, bp: Split) -> tuple[list[nn.Parameter], list[nn.Para
     Args:
         model: any module; parameters with ``requires_grad=False`` are left out of both parts.
         bp: where BP begins. An integer k: the last k parametric `layers`. A name: from this
-            submodule or parameter on. Parameters: these and no others. ``"all"``: everything.
+            submodule or parameter on. Parameters, or a submodule for its parameters: these and no
+            others. ``"all"``: everything.
 
     Returns:
         (zo, bp): parameters trained by ZO, and by BP, in the model's order.
 
     Raises:
-        ValueError: no such layer, name or parameter, or the model has nothing to train.
+        ValueError: no such layer, name or parameter, or the model has nothing to train, or BP has
+            nothing and ``bp`` isn't 0.
     """
     every = [p for p in model.parameters() if p.requires_grad]
     if not every:
@@ -55,12 +57,20 @@ def split(model: nn.Module, bp: Split) -> tuple[list[nn.Parameter], list[nn.Para
         )
     last = every if bp == "all" else _bp_part(model, bp)
     chosen = {id(p) for p in last}
-    return [p for p in every if id(p) not in chosen], [p for p in every if id(p) in chosen]
+    zo, last = [p for p in every if id(p) not in chosen], [p for p in every if id(p) in chosen]
+    if not last and not isinstance(bp, int):
+        raise ValueError(
+            "expected bp to hold a parameter that requires a gradient, got none; "
+            "give bp=0 for full ZO"
+        )
+    return zo, last
 
 
 def _bp_part(model: nn.Module, bp: Split) -> list[nn.Parameter]:
-    if isinstance(bp, bool) or not isinstance(bp, (int, str, Iterable)):
-        raise ValueError(f"expected bp to be a number of layers, a name or parameters, got {bp!r}")
+    if isinstance(bp, bool) or not isinstance(bp, (int, str, nn.Module, Iterable)):
+        raise ValueError(
+            f"expected bp to be a number of layers, a name, a submodule or parameters, got {bp!r}"
+        )
     if isinstance(bp, int):
         found = layers(model)
         if not 0 <= bp <= len(found):
@@ -73,7 +83,7 @@ def _bp_part(model: nn.Module, bp: Split) -> list[nn.Parameter]:
         return _from_name_on(model, bp)
     if isinstance(bp, Tensor):
         bp = [bp]
-    chosen = list(bp)
+    chosen = list(bp.parameters() if isinstance(bp, nn.Module) else bp)
     known = {id(p): p for p in model.parameters()}
     strangers = [i for i, p in enumerate(chosen) if id(p) not in known]
     if strangers:

@@ -80,13 +80,16 @@ class Run:
         _schedule(hyper.schedule, 0.0)
         return replace(self, hyper=hyper)
 
-    def config(self) -> dict[str, Any]:
-        """Settings that are no field of a row of their own, flat."""
+    def settings(self) -> dict[str, Any]:
+        """Every setting, flat."""
         settings = asdict(self.settled())
         hyper = settings.pop("hyper")
-        for name in ("model", "data", "method", "precision", "seed"):
-            settings.pop(name)
         return {**settings, **hyper}
+
+    def config(self) -> dict[str, Any]:
+        """Settings that are no field of a row of their own, flat."""
+        fields = ("model", "data", "method", "precision", "seed")
+        return {name: value for name, value in self.settings().items() if name not in fields}
 
     @property
     def case(self) -> str:
@@ -120,6 +123,12 @@ def load(run: Run, root: Path | None = None) -> Dataset:
         raise ValueError(
             f"expected at least one batch of {run.batch_size} examples, got {examples} "
             f"from {run.data}; lower the batch size"
+        )
+    if examples < (run.train_examples or n):
+        raise ValueError(
+            f"expected train_examples of {n} or fewer, as many as {run.data} has"
+            f"{f' beside {run.held_out} held out' if run.held_out else ''}, "
+            f"got {run.train_examples}; ask for fewer, or for all"
         )
     test = (data.train_x[n:], data.train_y[n:]) if run.held_out else (data.test_x, data.test_y)
     if examples == len(data.train_x):
@@ -212,8 +221,10 @@ class _Loop:
             self._resume(out)
 
     def rows(self, bar: tqdm) -> Iterator[Row]:
-        if self.step == 0 and not self.earlier_rows:
-            yield from self._keep(self._evaluate())
+        measured = self.earlier_rows
+        if self.step == 0 and not measured:
+            measured = self._evaluate()
+            yield from self._keep(measured)
         while self.step < self.total_steps:
             until = min(
                 (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch,
@@ -222,7 +233,7 @@ class _Loop:
             reason = self._train(until, bar)
             if reason:
                 self.ended = True
-                yield from self._keep([self._row("diverged", self.step, "step", reason)])
+                yield from self._keep([self._diverged(reason)])
                 return
             if self.step % self.steps_per_epoch == 0:
                 measured = [
@@ -236,8 +247,11 @@ class _Loop:
             else:
                 self._checkpoint()
         self.ended = True
-        weights = checkpoint.digest(self.model.state_dict())
-        yield from self._keep([self._row("finished", self.step, "step", weights)])
+        if all(row.value is not None and math.isfinite(row.value) for row in measured[-1:]):
+            weights = checkpoint.digest(self.model.state_dict())
+            yield from self._keep([self._row("finished", self.step, "step", weights)])
+        else:
+            yield from self._keep([self._diverged("the test loss is not finite")])
 
     def _train(self, until: int, bar: tqdm) -> str:
         """Train to step ``until``; returns why the run diverged, or nothing."""
@@ -268,10 +282,7 @@ class _Loop:
                         group["lr"] = group["initial_lr"] * factor
                     loss = self.optimizer.step(closure).item()
                     if not math.isfinite(loss):
-                        return (
-                            f"the loss is {loss} at step {self.step}; lower the learning rate "
-                            "or clip g"
-                        )
+                        return f"the loss is {loss}"
                     self.loss_sum += loss
                     self.step += 1
                     bar.update()
@@ -295,6 +306,10 @@ class _Loop:
             self._row("test_accuracy", 100 * right / len(x), "%", note),
             self._row("test_loss", loss / len(x), "nat", note),
         ]
+
+    def _diverged(self, reason: str) -> Row:
+        note = f"{reason} at step {self.step}; lower the learning rate or clip g"
+        return self._row("diverged", self.step, "step", note)
 
     def _row(self, metric: str, value: float, unit: str, note: str = "") -> Row:
         run = self.run
@@ -334,6 +349,7 @@ class _Loop:
             {
                 "case": self.run.case,
                 "data_checksum": self.data.checksum,
+                "settings": self.run.settings(),
                 "model": dict(self.model.state_dict()),
                 "optimizer": self.optimizer.state_dict(),
                 "random_state": self.random_state,
@@ -344,26 +360,47 @@ class _Loop:
     _COUNTERS = ("step", "seconds", "forward_passes", "loss_sum", "rows_bytes", "ended")
 
     def _resume(self, out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"expected a folder, or a place for one, got {out}: {error.strerror}; "
+                "give another --out"
+            ) from error
         path, rows_path = out / "checkpoint.safetensors", out / "rows.jsonl"
         if not path.exists():
             rows_path.unlink(missing_ok=True)
             return
         state = checkpoint.load(path)
-        for name, ours in (("case", self.run.case), ("data_checksum", self.data.checksum)):
-            if state[name] != ours:
-                raise ValueError(
-                    f"{path}: expected {name} {ours}, got {state[name]}: another run "
-                    "or other data; give another --out, or remove the folder"
-                )
+        self._refuse_another(path, state)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.random_state = state["random_state"]
         for name in self._COUNTERS:
             setattr(self, name, state[name])
+        size = rows_path.stat().st_size if rows_path.exists() else None
+        if size is None or size < self.rows_bytes:
+            raise ValueError(
+                f"{rows_path}: expected {self.rows_bytes} bytes of rows or more, as {path.name} "
+                f"says, got {'no file' if size is None else size}; bring them back, or remove the "
+                "folder to start again"
+            )
         with rows_path.open("r+b") as file:  # rows that the checkpoint doesn't know come again
             file.truncate(self.rows_bytes)
         self.earlier_rows = rows.read(rows_path)
+
+    def _refuse_another(self, path: Path, state: dict[str, Any]) -> None:
+        settings = state.get("settings", {})  # checkpoints of old hold none
+        ours = {"case": self.run.case, "data_checksum": self.data.checksum, **self.run.settings()}
+        theirs = {"case": state["case"], "data_checksum": state["data_checksum"], **settings}
+        differing = [name for name in theirs if theirs[name] != ours.get(name)]
+        if differing:
+            named = [name for name in differing if name in settings] or differing
+            raise ValueError(
+                f"{path}: expected {', '.join(f'{name} {ours.get(name)}' for name in named)}, "
+                f"got {', '.join(f'{name} {theirs[name]}' for name in named)}: another run "
+                "or other data; give another --out, or remove the folder"
+            )
 
     @contextlib.contextmanager
     def _own_random_state(self) -> Iterator[None]:

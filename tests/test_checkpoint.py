@@ -168,6 +168,11 @@ def test_a_foreign_file_is_named_with_the_fix(
         checkpoint.load(path)
 
 
+def test_a_file_that_cannot_be_written_is_named_with_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"gone/c\.tmp: expected a place to write .*; make room"):
+        checkpoint.save(tmp_path / "gone" / "c", {"step": 1})
+
+
 @pytest.mark.parametrize("moment", ["in the middle of the write", "before the replacement"])
 def test_a_kill_while_saving_leaves_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str

@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -25,14 +27,31 @@ def networks(tiny: None) -> None:
     """The tiny model and data set are there in every test."""
 
 
-def test_list_shows_every_name_and_description(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_every_name_and_description_in_two_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["list"]) == 0
-    shown = capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    column = 4 + max(len(name) for kind in catalogue.KINDS for name in catalogue.names(kind))
+    expected = []
     for kind in catalogue.KINDS:
-        assert f"{kind}:" in shown.splitlines()
+        expected.append([f"{kind}:"])
         for module in catalogue.members(kind):
-            (line,) = [x for x in shown.splitlines() if f"  {', '.join(module.NAMES)} " in x]
-            assert line.endswith((module.__doc__ or "").splitlines()[0])
+            expected.append([f"  {module.NAMES[0]}", (module.__doc__ or "").splitlines()[0]])
+            expected += [[f"  {name}"] for name in module.NAMES[1:]]
+    assert [[x for x in (line[:column].rstrip(), line[column:]) if x] for line in lines] == expected
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_is_gone_ends_it_without_a_traceback(unbuffered: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "ezo.cli", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as process:  # fmt: skip
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_train_prints_each_number_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,8 +96,8 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
         (["--epochs", "-1"], "expected epochs of 0 or more, got -1"),
         (["--train-examples", "0"], "expected train_examples of 1 or more"),
         (["--checkpoint-steps", "0"], "expected checkpoint_steps of 1 or more, got 0"),
-        (["--lr", "-1"], "expected lr to be 0 or more, got -1.0"),
-        (["--eps", "0"], "expected eps to be above 0"),
+        (["--lr", "-1"], "expected lr to be a finite number of 0 or more, got -1.0"),
+        (["--eps", "0"], "expected eps to be a finite number above 0"),
         (["--clip", "inf"], "expected clip to be finite"),
         (["--queries", "0"], "expected queries to be an integer of 1 or more"),
         (["--noise", "nonsense"], "expected noise to be one of gaussian"),
@@ -87,6 +106,12 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
             ["--schedule", "nonsense"],
             "unknown schedule 'nonsense'; known: exponential, cosine, constant",
         ),
+        (
+            ["--method", "full-bp", "--eps", "0.1", "--lr", "1", "--momentum", "0"],
+            "expected hyperparameters that full-bp reads, "
+            "--bp-lr, --momentum, --weight-decay, --schedule, got --lr, --eps; leave out",
+        ),
+        (["--method", "full-zo", "--bp-lr", "1"], "that full-zo reads, --lr.*, got --bp-lr; leave"),
         (["--threads", "0"], "expected --threads of 1 or more, got 0"),
         (["--device", "nonsense"], "expected a device that works here, got 'nonsense'"),
         (["--device", "meta"], "expected a device that works here, got 'meta'"),
@@ -103,7 +128,7 @@ def test_unusable_arguments_end_with_2_and_the_reason(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["nonsense"], ["train"], TRAIN[:-2], [*SHORT, "--nonsense"], [*SHORT, "--epochs", "x"],
+    [["nonsense"], ["train"], TRAIN[:-2], [*SHORT, "--nonsense"], [*SHORT, "--epochs", "x"],
      [*SHORT, "--clip", "x"]],
 )  # fmt: skip
 def test_unreadable_arguments_end_with_2(
@@ -113,6 +138,21 @@ def test_unreadable_arguments_end_with_2(
         main(arguments)
     assert ended.value.code == 2
     assert "usage: ezo" in capsys.readouterr().err
+
+
+def test_no_command_shows_the_help_and_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and " ".join(printed.err.split()) == help_text(capsys)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"ezo {version('ezo')}\n"
 
 
 def test_a_stop_by_the_user_says_how_to_go_on(
@@ -141,17 +181,40 @@ def test_out_keeps_rows_and_the_same_command_reads_them(
     assert "give another --out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("in_the_way", "make", "message"),
+    [
+        ("out", Path.touch, "expected a folder, or a place for one, got .*run: .*; give another"),
+        ("out/run", Path.touch, "expected a folder, .*, got .*run: .*; give another --out"),
+        ("out/run/rows.jsonl", Path.mkdir, ".*: '.*rows.jsonl'"),
+        ("out/run/checkpoint.safetensors.tmp", Path.mkdir, ".*expected a place to write .* --out"),
+    ],
+)
+def test_an_out_that_cannot_be_written_ends_with_2_and_one_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    in_the_way: str,
+    make: Callable[[Path], None],
+    message: str,
+) -> None:
+    (tmp_path / in_the_way).parent.mkdir(parents=True, exist_ok=True)
+    make(tmp_path / in_the_way)
+    assert main([*SHORT, "--out", str(tmp_path / "out" / "run")]) == 2
+    assert re.match(f"ezo: {message}.*\n$", capsys.readouterr().err)
+
+
 def test_a_number_that_is_not_finite_is_printed_also_when_read_again(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    # One step of an epoch, its loss finite; the weights after it are not.
+    # One step of an epoch, its loss finite; that of the weights after it is not.
     command = ["train", "--model", "lenet5", "--data", "digits", "--method", "full-bp",
                "--epochs", "1", "--batch-size", "16", "--train-examples", "16",
                "--bp-lr", "1e38", "--out", str(tmp_path)]  # fmt: skip
-    assert main(command) == 0
+    assert main(command) == 1
     first = capsys.readouterr().out
     assert re.search("test_loss +nan", first)
-    assert main(command) == 0
+    assert re.search("\ndiverged: the test loss is not finite at step 1; lower the .*\n$", first)
+    assert main(command) == 1
     assert capsys.readouterr().out == first
 
 
@@ -182,7 +245,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         "--epochs EPOCHS": "passes over the training data (default: 20)",
         "--batch-size BATCH_SIZE": "examples a step (default: 32)",
         "--seed SEED": "of initial weights, order of batches, and noise (default: 0)",
-        "--train-examples TRAIN_EXAMPLES": "use only so many training examples",
+        "--train-examples TRAIN_EXAMPLES": "use only so many training examples; by default all",
         "--data-root DATA_ROOT": "folder of the data sets",
         "--out OUT": "folder for rows.jsonl and the checkpoint",
         "--device DEVICE": "cpu, cuda or another torch device (default: cpu)",
@@ -190,6 +253,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         "--checkpoint-steps CHECKPOINT_STEPS": "steps between checkpoints (default: 1000)",
     }.items():
         assert f"{option} {about}" in text
+    assert "(default: None)" not in text
     assert "train" in help_text(capsys) and "list" in help_text(capsys)
 
 

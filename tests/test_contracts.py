@@ -18,7 +18,7 @@ from ezo import catalogue, checkpoint
 from ezo.data import Dataset
 from ezo.methods import Hyper
 from ezo.split import layers
-from ezo.train import Run, build
+from ezo.train import Run, build, train
 
 # Letters: N examples, C channels or coordinates, P points, k BP layers.
 
@@ -449,6 +449,27 @@ def test_more_bp_layers_than_there_are_is_an_error_that_names_them(method: str) 
 )
 def test_method_has_default_hyperparameters(module: ModuleType) -> None:
     assert isinstance(module.HYPER, Hyper)
+
+
+OTHER: dict[str, Any] = {
+    "lr": 1e-3, "eps": 5e-3, "clip": 0.01, "queries": 2, "noise": "rademacher", "weight_decay": 0.1,
+    "bp_gradient": "plus", "bp_lr": 0.02, "momentum": 0.5, "schedule": "constant",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", concrete_methods(deepest=1))
+def test_method_reads_the_hyperparameters_that_it_says(method: str) -> None:
+    """The others may be anything: not a bit changes."""
+
+    def weights(**changed: Any) -> str:
+        hyper = dataclasses.replace(catalogue.find("method", method).HYPER, **changed)
+        run = Run("tiny", "tiny-images", method, epochs=1, batch_size=8, hyper=hyper)
+        return list(train(run))[-1].note
+
+    first = weights()
+    read = {name for name, value in OTHER.items() if weights(**{name: value}) != first}
+    assert set(OTHER) == {field.name for field in dataclasses.fields(Hyper)}
+    assert read == catalogue.find("method", method).READS
 
 
 def test_every_hyperparameter_says_what_it_is() -> None:

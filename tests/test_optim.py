@@ -2,9 +2,11 @@
 
 import copy
 import functools
+import inspect
 import io
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -762,25 +764,29 @@ def test_a_loss_of_several_numbers_is_refused():
     assert_same(before, parameters(model))
 
 
-def test_a_missing_closure_is_named():
-    with pytest.raises(ValueError, match="closure that returns the loss, got None"):
-        ElasticZO(mlp(), 1).step(None)
+@pytest.mark.parametrize("arguments", [(), (None,)])
+def test_a_missing_closure_is_named(arguments):
+    with pytest.raises(ValueError, match="closure that returns the loss, got None; call step"):
+        ElasticZO(mlp(), 1).step(*arguments)
 
 
 @pytest.mark.parametrize(("argument", "message"), [
     ({"queries": 0}, "queries to be an integer of 1 or more, got 0"),
     ({"queries": 1.5}, "queries to be an integer of 1 or more, got 1.5"),
+    ({"queries": True}, "queries to be an integer of 1 or more, got True"),
     ({"noise": "normal"}, "noise to be one of gaussian, rademacher, uniform, got 'normal'"),
     ({"bp_gradient": "both"}, "bp_gradient to be one of mean, plus, minus, unperturbed"),
     ({"seed": -1}, r"seed to be an integer in \[0, 2\^64\), got -1"),
     ({"seed": 2**64}, "seed to be an integer"),
-    ({"lr": -1e-3}, "lr to be 0 or more, got -0.001"),
-    ({"lr": math.nan}, "lr to be 0 or more, got nan"),
-    ({"eps": 0.0}, "eps to be above 0, got 0.0"),
-    ({"clip": 0.0}, "clip to be above 0, or None, got 0.0"),
-    ({"weight_decay": -0.1}, "weight_decay to be 0 or more, got -0.1"),
+    ({"seed": 1.5}, r"seed to be an integer in \[0, 2\^64\), got 1.5"),
+    ({"seed": True}, "seed to be an integer"),
     ({"bp": 4}, "expected 0 to 3 BP layers, got 4"),
     ({"bp": "head"}, "got 'head'"),
+    (
+        {"bp_optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)},
+        "bp_optimizer to be a function that returns a torch optimiser .*, got SGD; give for",
+    ),
+    ({"bp_optimizer": lambda parameters: None}, "got one that returns NoneType; give for"),
 ])  # fmt: skip
 def test_wrong_arguments_are_named(argument, message):
     with pytest.raises(ValueError, match=message):
@@ -794,11 +800,82 @@ def test_zo_groups_must_hold_the_zo_parameters(chosen):
         ElasticZO(model, 1, zo_groups=[{"params": list(model.parameters())[chosen]}])
 
 
-@pytest.mark.parametrize(("name", "value"), [("lr", -1.0), ("eps", 0.0), ("clip", -1.0)])
-def test_wrong_values_in_a_group_are_named(name, value):
+@pytest.mark.parametrize("in_group", [False, True])
+@pytest.mark.parametrize(("name", "expected", "values"), [
+    ("lr", "a finite number of 0 or more", [-1e-3, "1", True, torch.ones(2)]),
+    ("eps", "a finite number above 0", [0.0, -1.0]),
+    ("clip", "a finite number above 0, or None", [0.0, -1.0]),
+    ("weight_decay", "a finite number of 0 or more", [-0.1, None]),
+])  # fmt: skip
+def test_wrong_values_are_named(in_group, name, expected, values):
     model = mlp()
-    with pytest.raises(ValueError, match=f"expected {name} to be"):
-        ElasticZO(model, 0, zo_groups=[{"params": list(model.parameters()), name: value}])
+    for value in [*values, math.nan, math.inf, torch.tensor(math.inf)]:
+        groups = [{"params": list(model.parameters()), name: value}]
+        how = {"zo_groups": groups} if in_group else {name: value}
+        with pytest.raises(ValueError, match=f"expected {name} to be {expected}, got "):
+            ElasticZO(model, 0, **how)
+
+
+@pytest.mark.parametrize(("group", "got"), [
+    ({"params": [], "learning_rate": 0.1}, "learning_rate, params"),
+    ({"lr": 0.1}, "lr"),
+    ({}, "none"),
+    ([nn.Parameter(torch.zeros(1))], "a list"),
+])  # fmt: skip
+def test_wrong_keys_of_a_group_are_named(group, got):
+    model = mlp()
+    expected = f"dict of params and any of lr, eps, clip, weight_decay, got {got}; give these keys"
+    with pytest.raises(ValueError, match=expected):
+        ElasticZO(model, 0, zo_groups=[{"params": model.parameters()}, group])
+    with pytest.raises(ValueError, match=expected):
+        ElasticZO(model, 0).add_param_group(group)
+
+
+@pytest.mark.parametrize("add", [
+    lambda model, group: ElasticZO(model, 0, zo_groups=[group]),
+    lambda model, group: ElasticZO(model, 0).add_param_group(group),
+])  # fmt: skip
+def test_a_set_of_parameters_is_refused(add):
+    model = mlp()
+    with pytest.raises(ValueError, match="in an order, got a set, which has none; give a list"):
+        add(model, {"params": set(model.parameters())})
+
+
+def test_a_rate_may_be_a_tensor():
+    runs = []
+    for lr in (0.5, torch.tensor(0.5)):
+        model = mlp()
+        optimizer = ElasticZO(model, 1, lr=lr)
+        scheduler = SCHEDULERS["cosine"](optimizer)
+        for step in range(3):
+            train(model, optimizer, 1, first=step)
+            scheduler.step()
+        runs.append(parameters(model))
+        assert type(optimizer.param_groups[0]["lr"]) is type(lr)
+    for a, b in zip(*runs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_copy_is_refused_with_the_way_to_one(duplicate):
+    model = mlp()
+    optimizer = ElasticZO(model, 1, lr=LR)
+    train(model, optimizer, 2)
+    with pytest.raises(TypeError, match=r"expected a state dict .* got the ElasticZO itself; copy"):
+        duplicate(optimizer)
+    copied = copy.deepcopy(model)
+    again = ElasticZO(copied, 1, lr=LR)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, 2, first=2)
+    train(copied, again, 2, first=2)
+    assert_same(model.parameters(), copied.parameters())
+
+
+def test_help_says_what_bp_means():
+    text = " ".join(inspect.getdoc(ElasticZO).split())
+    assert "0 for full ZO" in text
+    assert "A parametric layer is a module that owns a weight" in text
+    assert "in the order in which they were registered" in text
 
 
 # --- other people's models -----------------------------------------------------------------------

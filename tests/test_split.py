@@ -95,7 +95,25 @@ def test_parameters_may_be_given_one_by_one():
         assert names(model, last) == ["0.bias", "5.weight"]
         assert len(zo) == 6
     assert names(model, split(model, model[3].weight)[1]) == ["3.weight"]
-    assert split(model, [])[1] == []
+
+
+def test_a_submodule_stands_for_its_parameters():
+    model = mlp()
+    assert names(model, split(model, model[3])[1]) == ["3.weight", "3.bias"]
+    assert names(model, split(model, model[:2])[1]) == names(model, list(model[:2].parameters()))
+    assert split(model, model)[0] == []
+
+
+@pytest.mark.parametrize("bp", [
+    lambda model: [], lambda model: model.hidden, lambda model: model.hidden.parameters(),
+    lambda model: "hidden", lambda model: "head",
+])  # fmt: skip
+def test_a_bp_part_with_nothing_to_train_is_refused(bp):
+    model = Tied()  # the head's weight stands where the embedding's does
+    model.hidden.requires_grad_(False)
+    with pytest.raises(ValueError, match="a gradient, got none; give bp=0 for full ZO"):
+        split(model, bp(model))
+    assert split(model, 0)[1] == []
 
 
 def test_a_frozen_parameter_that_is_given_stays_out():
@@ -110,7 +128,6 @@ def test_a_shared_parameter_stands_where_it_stands_first():
     zo, bp = split(model, "hidden")
     assert names(model, zo) == ["embedding.weight"]
     assert names(model, bp) == ["hidden.weight", "hidden.bias"]
-    assert split(model, "head")[1] == []
     assert names(model, split(model, 1)[1]) == ["hidden.weight", "hidden.bias"]
 
 
@@ -128,13 +145,14 @@ def test_split_is_public():
 @pytest.mark.parametrize(("bp", "message"), [
     (-1, r"0 to 3 BP layers, got -1; the parametric layers are 0, 3, 5"),
     (4, r"0 to 3 BP layers, got 4"),
-    (True, "number of layers, a name or parameters, got True"),
-    (1.5, "number of layers, a name or parameters, got 1.5"),
-    (None, "number of layers, a name or parameters, got None"),
+    (True, "number of layers, a name, a submodule or parameters, got True"),
+    (1.5, "number of layers, a name, a submodule or parameters, got 1.5"),
+    (None, "number of layers, a name, a submodule or parameters, got None"),
     ("head", "name a submodule or parameter of the model, got 'head'; known: 0, 0.weight"),
     ("", "name a submodule or parameter of the model, got ''"),
     ([torch.zeros(3)], r"others at positions \[0\]"),
     ([nn.Linear(1, 1).weight], "expected parameters of the model"),
+    (nn.Linear(1, 1), r"expected parameters of the model, got others at positions \[0, 1\]"),
 ])  # fmt: skip
 def test_what_bp_may_not_be(bp, message):
     with pytest.raises(ValueError, match=message):

@@ -370,14 +370,35 @@ def test_a_finished_run_is_read_again_and_not_trained(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 3}, {"hyper": Hyper(lr=1.0)}])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "expected seed 1, got seed 0"),
+        (
+            {"epochs": 3, "train_examples": 16},
+            "expected epochs 3, train_examples 16, got epochs 2, train_examples None",
+        ),
+        ({"hyper": Hyper(lr=1.0, clip=None)}, "expected lr 1.0, clip None, got lr 0.0005, clip 5"),
+    ],
+)
 def test_another_runs_folder_is_refused_and_left_alone(
-    tmp_path: Path, change: dict[str, Any]
+    tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     first = list(train(RUN, out=tmp_path))
-    with pytest.raises(ValueError, match="another run or other data; give another --out"):
+    with pytest.raises(ValueError, match=f"{message}.*: another run or .*; give another --out"):
         list(train(replace(RUN, **change), out=tmp_path))
     assert list(train(RUN, out=tmp_path)) == first
+
+
+def test_a_checkpoint_of_old_without_settings_goes_on_but_for_another_run(tmp_path: Path) -> None:
+    list(itertools.islice(train(RUN, out=tmp_path), 7))
+    path = tmp_path / "checkpoint.safetensors"
+    state = checkpoint.load(path)
+    del state["settings"]
+    checkpoint.save(path, state)
+    with pytest.raises(ValueError, match=f"expected case .*, got case {RUN.case}: another run"):
+        list(train(replace(RUN, seed=1), out=tmp_path))
+    assert timeless(list(train(RUN, out=tmp_path))) == timeless(list(train(RUN)))
 
 
 def test_other_data_of_the_same_name_is_refused(
@@ -396,6 +417,24 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors: .*remove it"):
         list(train(RUN, out=tmp_path))
+
+
+@pytest.mark.parametrize(("kept", "got"), [(None, "no file"), (100, "100"), (0, "0")])
+def test_missing_rows_are_an_error_that_names_them(
+    tmp_path: Path, kept: int | None, got: str
+) -> None:
+    first = list(itertools.islice(train(RUN, out=tmp_path), 7))
+    path = tmp_path / "rows.jsonl"
+    content = path.read_bytes()
+    if kept is None:
+        path.unlink()
+    else:
+        path.write_bytes(content[:kept])
+    message = f"rows.jsonl: expected {len(content)} bytes of rows or more, .* got {got}; bring them"
+    with pytest.raises(ValueError, match=message):
+        list(train(RUN, out=tmp_path))
+    path.write_bytes(content)
+    assert list(train(RUN, out=tmp_path))[:7] == first
 
 
 KILLED: dict[str, Any] = {"epochs": 3, "batch_size": 8, "train_examples": 320}
@@ -478,6 +517,28 @@ def test_divergence_ends_the_run_with_a_row_that_says_why(
     assert rows.read(tmp_path / "rows.jsonl") == got
 
 
+def test_weights_that_end_not_finite_are_no_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = ElasticZO.step, itertools.count(1)
+
+    def spoiling(self: ElasticZO, closure: Any) -> Any:
+        loss = step(self, closure)
+        if next(calls) == 10:
+            with torch.no_grad():
+                self.param_groups[-1]["params"][-1][0] = math.nan
+        return loss
+
+    expected = timeless(list(train(RUN)))
+    monkeypatch.setattr(ElasticZO, "step", spoiling)
+    got = list(itertools.islice(train(RUN, out=tmp_path), 12))  # stopped before its last row
+    assert timeless(got)[:10] == expected[:10]
+    *_, last = got = list(train(RUN, out=tmp_path))
+    assert len(got) == 13 and (last.metric, last.value) == ("diverged", 10)
+    assert last.note == "the test loss is not finite at step 10; lower the learning rate or clip g"
+    assert rows.read(tmp_path / "rows.jsonl")[-1] == last
+
+
 @pytest.mark.parametrize(("method", "rate"), [("full-bp", "bp_lr"), ("full-zo", "lr")])
 def test_a_huge_learning_rate_diverges(method: str, rate: str) -> None:
     hyper = replace(Hyper(clip=None), **{rate: 1e30})  # type: ignore[arg-type]
@@ -497,7 +558,7 @@ def test_train_examples_are_the_first() -> None:
     assert torch.equal(part.train_y, whole.train_y[:16])
     assert torch.equal(part.test_x, whole.test_x) and torch.equal(part.test_y, whole.test_y)
     assert part.checksum != whole.checksum and part.augment is whole.augment
-    assert load(replace(RUN, train_examples=1000)).checksum == whole.checksum
+    assert load(replace(RUN, train_examples=44)).checksum == whole.checksum
 
 
 def test_held_out_examples_are_the_last_and_replace_the_test_set() -> None:
@@ -508,7 +569,7 @@ def test_held_out_examples_are_the_last_and_replace_the_test_set() -> None:
     both = load(replace(RUN, held_out=10, train_examples=8))
     assert torch.equal(both.train_x, whole.train_x[:8])
     assert torch.equal(both.test_x, whole.train_x[34:])
-    everything = load(replace(RUN, held_out=10, train_examples=1000))
+    everything = load(replace(RUN, held_out=10, train_examples=34))
     assert torch.equal(everything.train_x, whole.train_x[:34])
 
 
@@ -525,6 +586,18 @@ def test_too_few_examples_for_a_batch_is_an_error(change: dict[str, Any]) -> Non
     run = replace(RUN, **change)
     with pytest.raises(ValueError, match=f"at least one batch of {run.batch_size} examples, got"):
         list(train(run))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_examples": 45}, "of 44 or fewer, as many as tiny-images has, got 45; ask for"),
+        ({"train_examples": 35, "held_out": 10}, "of 34 or fewer, .* beside 10 held out, got 35"),
+    ],
+)
+def test_more_examples_than_there_are_is_an_error(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"expected train_examples {message}"):
+        load(replace(RUN, **change))
 
 
 @pytest.mark.parametrize(
@@ -578,7 +651,7 @@ def test_data_on_another_device_keep_the_checksum(monkeypatch: pytest.MonkeyPatc
         ),
         ({"hyper": Hyper(clip=math.inf)}, "expected clip to be finite, got inf"),
         ({"hyper": Hyper(lr=math.nan)}, "expected lr to be finite, got nan"),
-        ({"hyper": Hyper(eps=0.0)}, "expected eps to be above 0, got 0.0"),
+        ({"hyper": Hyper(eps=0.0)}, "expected eps to be a finite number above 0, got 0.0"),
         ({"method": "elastic-4"}, "expected 0 to 3 BP layers, got 4"),
     ],
 )

@@ -1,11 +1,12 @@
 """Training methods, one file each.
 
-A file defines ``NAMES``, ``HYPER`` (its default hyperparameters) and ``optimizer(name, model,
-hyper, seed) -> Optimizer``, whose ``step(closure)`` trains ``model``, where the closure computes
-the loss and leaves ``backward`` to the step. It may change ``model``, for example freeze layers.
-Its docstring's first line describes it in ``ezo list``. Names count BP layers.
+A file defines ``NAMES``, ``HYPER`` (its default hyperparameters), ``READS`` (the names of those
+that change what it does: ``ZO``, ``BP``, and more) and ``optimizer(name, model, hyper, seed) ->
+Optimizer``, whose ``step(closure)`` trains ``model``, where the closure computes the loss and
+leaves ``backward`` to the step. It may change ``model``, for example freeze layers. Its docstring's
+first line describes it in ``ezo list``. Names count BP layers.
 """
 
-from ezo.methods._hyper import Hyper
+from ezo.methods._hyper import BP, ZO, Hyper
 
-__all__ = ["Hyper"]
+__all__ = ["BP", "ZO", "Hyper"]

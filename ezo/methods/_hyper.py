@@ -13,6 +13,10 @@ from torch.optim import Optimizer
 
 from ezo import catalogue
 
+# What each part's training reads.
+ZO = frozenset({"lr", "eps", "clip", "queries", "noise", "weight_decay", "schedule"})
+BP = frozenset({"bp_lr", "momentum", "weight_decay", "schedule"})
+
 
 def _about(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -20,7 +24,7 @@ def _about(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Hyper:
-    """Hyperparameters; a method reads those that it knows.
+    """Hyperparameters; a method reads those that its file names in ``READS``.
 
     The learning rates are those of the first step; ``schedule`` scales both from there. The
     exponential one suits ZO, whose gradient shrinks while its noise goes on to move every weight.

@@ -4,11 +4,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ezo.catalogue import number
-from ezo.methods import Hyper
+from ezo.methods import BP, ZO, Hyper
 from ezo.optim import ElasticZO
 
 NAMES = ("elastic-<k>",)
 HYPER = Hyper()
+READS = ZO | BP | {"bp_gradient"}
 
 
 def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:

@@ -3,11 +3,12 @@
 from torch import nn
 from torch.optim import Optimizer
 
-from ezo.methods import Hyper
+from ezo.methods import BP, Hyper
 from ezo.optim import ElasticZO
 
 NAMES = ("full-bp",)
 HYPER = Hyper()
+READS = BP
 
 
 def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:

@@ -11,11 +11,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from ezo.methods import Hyper
+from ezo.methods import BP, Hyper
 from ezo.optim import ElasticZO
 
 NAMES = ("full-bp-checkpoint",)
 HYPER = Hyper()
+READS = BP
 
 
 def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:

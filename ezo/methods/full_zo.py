@@ -3,11 +3,12 @@
 from torch import nn
 from torch.optim import Optimizer
 
-from ezo.methods import Hyper
+from ezo.methods import ZO, Hyper
 from ezo.methods.elastic import elastic
 
 NAMES = ("full-zo",)
 HYPER = Hyper()
+READS = ZO
 
 
 def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:

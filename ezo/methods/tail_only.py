@@ -4,12 +4,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ezo.catalogue import number
-from ezo.methods import Hyper
+from ezo.methods import BP, Hyper
 from ezo.optim import ElasticZO
 from ezo.split import split
 
 NAMES = ("tail-only-<k>",)
 HYPER = Hyper()
+READS = BP
 
 
 def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
