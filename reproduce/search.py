@@ -1,10 +1,11 @@
 """Choose hyperparameters, with the same number of trials for every method.
 
-``python -m reproduce.search --model lenet5 --data mnist --out DIR`` searches in two rounds, alike
-for every method: scrambled Sobol points over the method's whole space, then a second set in a box
-of a quarter of each side (on the logarithmic scale) around the first round's best. A trial is as
-long as the runs that the values are for, since rates that win short trials ruin long ones; what it
-is judged by is accuracy on held-out training examples: the test set is never looked at.
+``python -m reproduce.search --model lenet5 --data mnist --out DIR`` searches in three rounds, with
+as many trials for every method: scrambled Sobol points over the method's whole space; a second set
+in a box of a quarter of each side (on the logarithmic scale) around the best so far; and, around
+the best of those, other sizes of the perturbation, or a third set where there is none. A trial is
+as long as the runs that the values are for, since rates that win short trials ruin long ones; what
+it is judged by is accuracy on held-out training examples: the test set is never looked at.
 ``--write`` puts the result into ``ezo/methods/tuned.json``.
 """
 
@@ -30,6 +31,7 @@ SEED = 1000  # of every trial; no reported run uses it
 ZO_SPACE = {"lr": (8e-5, 6e-4), "clip": (1.5, 6.0)}
 BP_SPACE = {"bp_lr": (3e-3, 2e-1)}
 SCHEDULES = ("exponential", "cosine")
+EPS = (1e-2, 5e-3, 2e-2)  # tried in the third round; before it, eps is the method's default
 SHRINK = 4  # how much narrower the second round's box is
 TUNED = Path(ezo.methods.__file__).with_name("tuned.json")
 
@@ -40,7 +42,7 @@ def space(method: str) -> dict[str, tuple[float, float]]:
     return zo if method == "full-zo" else {**zo, **BP_SPACE}
 
 
-def candidates(method: str, trials: int, around: Hyper | None = None) -> list[Hyper]:
+def candidates(method: str, trials: int, around: Hyper | None = None, draw: int = 1) -> list[Hyper]:
     """``trials`` points of a Sobol sequence, rounded to three digits.
 
     Args:
@@ -48,11 +50,12 @@ def candidates(method: str, trials: int, around: Hyper | None = None) -> list[Hy
         trials: how many.
         around: None for the whole space and both schedules; otherwise the centre of a narrower
             box, whose schedule is kept.
+        draw: which set of points for that box.
     """
     bounds = space(method)
     if around is not None:
         bounds = {name: _narrow(getattr(around, name), *b) for name, b in bounds.items()}
-    seed = SEED + (around is not None)
+    seed = SEED + (draw if around is not None else 0)
     points = torch.quasirandom.SobolEngine(len(bounds) + 1, scramble=True, seed=seed).draw(trials)
     found = []
     for *point, last in points.tolist():
@@ -63,6 +66,13 @@ def candidates(method: str, trials: int, around: Hyper | None = None) -> list[Hy
         values["schedule"] = around.schedule if around else SCHEDULES[int(2 * last)]
         found.append(replace(catalogue.find("method", method).HYPER, **values))
     return found
+
+
+def third_round(method: str, best: Hyper) -> list[Hyper]:
+    """``len(EPS)`` more points around ``best``: other perturbations, for a method that perturbs."""
+    if "lr" in space(method):
+        return [replace(best, eps=eps) for eps in EPS]
+    return candidates(method, len(EPS), best, draw=2)
 
 
 def _narrow(centre: float, low: float, high: float) -> tuple[float, float]:
@@ -84,12 +94,16 @@ def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     (given.out / "rows.jsonl").unlink(missing_ok=True)
     tried: dict[str, dict[Hyper, float]] = {method: {} for method in given.methods}
     second = given.trials * 2 // 5
-    for trials in (given.trials - second, second):
-        points = [
-            (method, hyper)
-            for method, scored in tried.items()
-            for hyper in candidates(method, trials, _best(scored))
-        ]
+    for trials in (given.trials - second, second, None):
+        points: list[tuple[str, Hyper]] = []
+        for method, scored in tried.items():
+            best = _best(scored)
+            if trials is not None:
+                found = candidates(method, trials, best)
+            else:
+                assert best is not None
+                found = third_round(method, best)
+            points += [(method, hyper) for hyper in found]
         runs = [replace(base, method=method, hyper=hyper) for method, hyper in points]
         scores = _run_all(runs, given)
         for (method, hyper), run in zip(points, runs, strict=True):
@@ -97,7 +111,8 @@ def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     chosen = {}
     for method, scored in tried.items():
         best = _best(scored)
-        chosen[method] = {name: getattr(best, name) for name in (*space(method), "schedule")}
+        names = [*space(method), "schedule", *(["eps"] if "lr" in space(method) else [])]
+        chosen[method] = {name: getattr(best, name) for name in names}
         print(f"{method:<14} {max(scored.values()):6.2f} %  {chosen[method]}")
     return chosen
 
@@ -127,7 +142,13 @@ def main() -> int:
         nargs="+",
         default=["full-zo", "elastic-1", "elastic-2", "tail-only-1", "tail-only-2", "full-bp"],
     )
-    add("--trials", type=int, default=10, help="points per method, two fifths in round two")
+    add(
+        "--trials",
+        type=int,
+        default=10,
+        help=f"points per method in the first two rounds, two fifths in the second; "
+        f"the third has {len(EPS)}",
+    )
     add("--epochs", type=int, default=20, help="epochs of a trial")
     add("--held-out", type=int, default=10_000, help="training examples kept for choosing")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
