@@ -19,11 +19,13 @@ Index letters: n example, k class.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ezo.int8.rounding import shift
+from ezo.int8.tensor import Int8Tensor
 
 FRACTION_BITS = 20  # of a loss: its unit is 2^-20 bit
 NAT = math.log(2) / (1 << FRACTION_BITS)  # a loss's unit in nats, for printing
@@ -36,6 +38,31 @@ _CHORDS = 256
 # 2^-(j / 256) and log2(1 + j / 256) for j = 0 .. 256, in units of 2^-30
 _EXP2 = torch.tensor([round(2.0 ** (-j / _CHORDS) * _ONE) for j in range(_CHORDS + 1)])
 _LOG2 = torch.tensor([round(math.log2(1 + j / _CHORDS) * _ONE) for j in range(_CHORDS + 1)])
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a batch: what a closure returns to `ezo.int8.optim.ElasticZO`.
+
+    Attributes:
+        logits: of the pass, (N, K).
+        target: (N,), classes.
+    """
+
+    logits: Int8Tensor
+    target: Tensor
+
+    def total(self) -> int:
+        """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""
+        return int(cross_entropy(self.logits.m, self.logits.e, self.target).sum())
+
+    def mean(self) -> float:
+        """The mean over examples, in nats; for people."""
+        return self.total() * NAT / len(self.target)
+
+    def error(self, u: Tensor) -> Tensor:
+        """The gradient with respect to the logits, int8 in units of 2^-7; ``u`` rounds it."""
+        return cross_entropy_gradient(self.logits.m, self.logits.e, self.target, u)
 
 
 def cross_entropy(logits: Tensor, exponent: int, target: Tensor) -> Tensor:

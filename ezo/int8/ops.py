@@ -6,6 +6,8 @@ so every faster form must give the same bits.
 Index letters: n example, c input channel, o output channel, h w position, p point, k kernel.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -35,14 +37,31 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
             f"expected at most {LONGEST_SUM} products a sum, so that int32 holds it, "
             f"got {a.shape[1]}; lower the batch size or the layer's width"
         )
-    if not a.is_cuda:
-        return a.to(torch.int32) @ b.to(torch.int32).t()
-    # CUDA multiplies int8 alone, and only sizes above 16 and multiples of 8
     (m, k), n = a.shape, len(b)
+    if not a.is_cuda:
+        # (torch 2.13's _int_mm reads the wrong memory for some shapes with a dimension of 1)
+        if min(m, n, k) < 2 or not _int_mm_is_exact():
+            return a.to(torch.int32) @ b.to(torch.int32).t()
+        return torch._int_mm(a, b.t())
+    # CUDA multiplies int8 alone, and only sizes above 16 and multiples of 8
     rows, inner, columns = max(m, 17), -(-max(k, 8) // 8) * 8, -(-max(n, 8) // 8) * 8
     padded_a, padded_b = a.new_zeros(rows, inner), b.new_zeros(columns, inner)
     padded_a[:m, :k], padded_b[:n, :k] = a, b
     return torch._int_mm(padded_a, padded_b.t())[:m, :n].contiguous()
+
+
+@functools.cache
+def _int_mm_is_exact() -> bool:
+    """Whether this processor's int8 product adds up in int32 all the way.
+
+    Without VNNI instructions some add pairs of products in 16 bits, which overflow; the largest
+    products show it.
+    """
+    for sign in (1, -1):
+        a = torch.full((32, 64), 127, dtype=torch.int8)
+        if not bool((torch._int_mm(a, sign * a.t()) == sign * 64 * 127**2).all()):
+            return False
+    return True
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

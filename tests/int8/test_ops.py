@@ -11,7 +11,11 @@ from ezo.int8 import ops
 
 sizes = st.integers(0, 9)
 positive = st.integers(1, 7)
-few = hypothesis.settings(max_examples=40, deadline=None)
+few = hypothesis.settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
 
 
 def int8(*shape, seed=0):
@@ -19,10 +23,22 @@ def int8(*shape, seed=0):
     return torch.randint(-127, 128, shape, generator=g, dtype=torch.int8)
 
 
+@pytest.fixture(params=["int_mm", "int32"], autouse=True)
+def product(request, monkeypatch):
+    """Both ways to multiply."""
+    if request.param == "int32":
+        monkeypatch.setattr("ezo.int8.ops._int_mm_is_exact", lambda: False)
+    elif not ops._int_mm_is_exact():
+        pytest.skip("this processor's int8 product overflows")
+
+
 def test_all_65536_pairs_of_int8_multiply_exactly():
     every = torch.arange(-128, 128).to(torch.int8).unsqueeze(1)
     wanted = [[a * b for b in range(-128, 128)] for a in range(-128, 128)]
     assert ops.matmul(every, every).tolist() == wanted
+    for k in (2, 3, 64):  # and each pair in a sum of its own length, as a vector unit adds it
+        repeated = every.repeat(1, k)
+        assert ops.matmul(repeated, repeated).tolist() == [[k * v for v in row] for row in wanted]
 
 
 def test_the_longest_sum_of_the_largest_products_is_exact_and_a_longer_one_is_refused():

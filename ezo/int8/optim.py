@@ -1,0 +1,217 @@
+"""ElasticZO-INT8 (arXiv 2501.04287): one step, in integers from the input to the weights."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ezo import noise as _noise
+from ezo.int8 import perturb
+from ezo.int8.loss import Loss
+from ezo.int8.model import Sequence, Weighted
+from ezo.int8.perturb import RATE_BITS, SparseNoise
+from ezo.int8.rounding import LARGEST, bit_width, shift
+
+MAGNITUDES = ("sign", "relative")
+ERROR_STREAM = 1 << 31  # the noise stream that rounds the logits' error
+RELATIVE_BITS = 8  # of |loss+ - loss-| over its running mean
+LARGEST_RELATIVE = 3 << RELATIVE_BITS
+MEAN_BITS = 6  # the running mean is over about 2^6 steps
+
+
+class ElasticZO(Optimizer):
+    """Trains an integer network's first layers by zeroth order, its last by backpropagation.
+
+    One step, with integer noise z drawn again whenever needed and never stored:
+
+        loss+ = closure() at theta + z,  and the BP part's gradient there
+        loss- = closure() at theta - z
+        g     = sign(loss+ - loss-)
+        ZO:   theta <- clip(theta - g z rate)      rounded at random, once (`ezo.int8.perturb`)
+        BP:   W <- clip(W - PSR(grad, bits(grad) - mu))      so that |delta| <= 2^mu (NITI)
+
+    ``magnitude="sign"`` is the paper's form; ``"relative"`` scales the rate by |loss+ - loss-| over
+    its running mean, at most 3, an integer of a few bits that the sign throws away. A tie leaves
+    the ZO weights as they were. With no ZO layer there is one pass, unperturbed.
+
+    Nothing here is a floating-point number: neither a tensor nor a scalar.
+
+    Args:
+        model: an integer network (`ezo.int8.model.from_float`) whose ZO weights keep the noise's
+            headroom.
+        bp: number of last layers with weights that BP trains; 0 is full ZO, all is full BP.
+        noise: of the ZO part.
+        rate: weight units that a z of 1 moves its weight by, times 2^16; 0 to 2^16.
+        mu: bits of the largest BP update, -20 to 6; below 0 only some of the weights move.
+        magnitude: ``sign`` or ``relative``.
+        seed: of the noise; the same seed gives the same bits.
+
+    Attributes:
+        param_groups: ``rate`` in the ZO group (``zo=True``) and ``mu`` in the BP group can be
+            changed between steps.
+        g: the last step's sign; None where there is no ZO layer.
+
+    Raises:
+        ValueError: an argument is out of range, or the weights leave the noise too little headroom.
+    """
+
+    def __init__(
+        self,
+        model: Sequence,
+        bp: int,
+        *,
+        noise: SparseNoise | None = None,
+        rate: int = 1 << 12,
+        mu: int = 3,
+        magnitude: str = "sign",
+        seed: int = 0,
+    ) -> None:
+        weighted = model.weighted()
+        if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= len(weighted):
+            raise ValueError(f"expected bp from 0 to {len(weighted)} layers, got {bp!r}")
+        if magnitude not in MAGNITUDES:
+            raise ValueError(
+                f"expected magnitude to be one of {', '.join(MAGNITUDES)}, got {magnitude!r}"
+            )
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+            raise ValueError(f"expected seed to be an integer in [0, 2^64), got {seed!r}")
+        self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
+        cut = len(weighted) - bp
+        zo = [p for layer in weighted[:cut] for p in layer.parameters()]
+        self._bp_layers: list[Weighted] = weighted[cut:]
+        beyond = max((int(p.abs().max()) for p in zo if p.numel()), default=0)
+        if beyond > self._noise.bound:
+            raise ValueError(
+                f"expected ZO weights of at most {self._noise.bound}, so that a perturbation of "
+                f"{self._noise.r_max} is never clipped, got {beyond}; "
+                f"convert with from_float(model, headroom={self._noise.r_max})"
+            )
+        groups: list[dict[str, Any]] = [
+            {"params": zo, "zo": True, "rate": rate, "mu": 0},
+            {
+                "params": [p for layer in self._bp_layers for p in layer.parameters()],
+                "zo": False,
+                "rate": 0,
+                "mu": mu,
+            },
+        ]
+        super().__init__([group for group in groups if group["params"]], {})
+        self.g: int | None = None
+        self._model, self._bp = model, bp
+        self._magnitude, self._seed = magnitude, seed
+        self._steps = 0
+        self._mean = 0  # of |loss+ - loss-|, in units of 2^-20 bit
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """The groups are the constructor's: ZO first, then BP."""
+        for name, low, high in (("rate", 0, 1 << RATE_BITS), ("mu", -20, 6)):
+            value = param_group.get(name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(
+                    f"expected {name} to be an integer from {low} to {high}, got {value!r}"
+                )
+        super().add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Loss]) -> Loss:  # type: ignore[override]
+        """One step.
+
+        Args:
+            closure: computes the loss of the same batch whenever it is called.
+
+        Returns:
+            The loss of the first pass: at theta + z, or at theta where there is no ZO layer.
+        """
+        zo = [group for group in self.param_groups if group["zo"]]
+        if not zo:
+            self.g = None
+            first = self._first_pass(closure)
+        else:
+            first = self._zo_step(closure, zo[0])
+        for group in self.param_groups:
+            if not group["zo"]:
+                self._bp_step(group["mu"])
+        self._steps += 1
+        return first
+
+    def _zo_step(self, closure: Callable[[], Loss], group: dict[str, Any]) -> Loss:
+        parameters: list[Tensor] = group["params"]
+        place: dict[str, Any] = {"seed": self._seed, "step": self._steps}
+        times = 0  # the weights stand at theta + times z
+        try:
+            perturb.shift_(parameters, self._noise, times=1, **place)
+            times = 1
+            plus = self._first_pass(closure)
+            perturb.shift_(parameters, self._noise, times=-2, **place)
+            times = -1
+            difference = plus.total() - closure().total()
+            self.g = (difference > 0) - (difference < 0)
+            rate = self._rate(group["rate"], abs(difference))
+            perturb.update_(parameters, self._noise, g=self.g, rate=rate, **place)
+            times = 0
+        finally:
+            if times:
+                perturb.shift_(parameters, self._noise, times=-times, **place)
+        return plus
+
+    def _rate(self, rate: int, difference: int) -> int:
+        if self._magnitude == "sign":
+            return rate
+        self._mean = (
+            self._mean + ((difference - self._mean) >> MEAN_BITS) if self._mean else difference
+        )
+        relative = (difference << RELATIVE_BITS) // max(self._mean, 1)
+        return min((rate * min(relative, LARGEST_RELATIVE)) >> RELATIVE_BITS, 1 << RATE_BITS)
+
+    def _first_pass(self, closure: Callable[[], Loss]) -> Loss:
+        """A pass, and the BP layers' gradients."""
+        with self._keeping():
+            loss = closure()
+            if self._bp:
+                self._model.backward(loss.error(self._words(loss.logits.m)), self._bp)
+        return loss
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        self._model.keep(self._bp)
+        try:
+            yield
+        finally:
+            self._model.keep(0)
+
+    def _words(self, like: Tensor) -> Tensor:
+        groups = -(-like.numel() // _noise.GROUP)
+        words = _noise.words(self._seed, self._steps, 0, ERROR_STREAM, 0, groups, like.device)
+        return words.flatten()[: like.numel()].view(like.shape)
+
+    def _bp_step(self, mu: int) -> None:
+        for layer in self._bp_layers:
+            for parameter, gradient in (
+                (layer.weight, layer.weight_gradient),
+                (layer.bias, layer.bias_gradient),
+            ):
+                if parameter is not None and gradient is not None:
+                    bits = bit_width(gradient)
+                    delta = shift(gradient, bits - mu, "pseudo-stochastic")
+                    new = parameter.to(torch.int16) - delta
+                    parameter.copy_(new.clamp_(-LARGEST, LARGEST))
+            layer.weight_gradient = layer.bias_gradient = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but the weights."""
+        own = super().state_dict()
+        return {**own, "ezo": {"seed": self._seed, "steps": self._steps, "mean": self._mean}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where a state dict was taken, to the same bits."""
+        if "ezo" not in state_dict:
+            raise ValueError(
+                "expected a state dict of ezo.int8.optim.ElasticZO, got one with the keys "
+                f"{', '.join(state_dict)}; load it into the optimiser that made it"
+            )
+        ours = state_dict["ezo"]
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "ezo"})
+        self._seed, self._steps, self._mean = ours["seed"], ours["steps"], ours["mean"]

@@ -1,0 +1,217 @@
+"""The integer step: what it does to the weights, bit for bit, and that it learns."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ezo.checkpoint import digest
+from ezo.int8 import perturb
+from ezo.int8.loss import Loss
+from ezo.int8.model import from_float
+from ezo.int8.optim import ElasticZO
+from ezo.int8.perturb import SparseNoise
+from ezo.int8.rounding import bit_width
+from ezo.int8.tensor import Int8Tensor, quantize
+from tests.oracles import rounding as oracle
+
+NOISE = SparseNoise(r_max=15, p_zero=0.5)
+
+
+def network(seed=0, sizes=(12, 24, 16, 4)):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers = []
+        for i, o in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(i, o), nn.ReLU()]
+        return from_float(nn.Sequential(*layers[:-1]), headroom=15)
+
+
+def batch(n=16, seed=1):
+    """Four blobs."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 4
+    centres = torch.randn(4, 12, generator=torch.Generator().manual_seed(9)) * 2
+    return quantize(centres[y] + torch.randn(n, 12, generator=g)), y
+
+
+def weights(model):
+    return [p.clone() for p in model.parameters()]
+
+
+def run(bp, steps=5, model=None, **how):
+    model = model or network()
+    optimizer = ElasticZO(model, bp, noise=NOISE, **how)
+    x, y = batch()
+    losses = [optimizer.step(lambda: Loss(model(x), y)).total() for _ in range(steps)]
+    return model, optimizer, losses
+
+
+@pytest.mark.parametrize("bp", range(4))
+def test_a_step_makes_no_floating_point_number(bp):
+    model = network()
+    optimizer = ElasticZO(model, bp, noise=NOISE, magnitude="relative")
+    x, y = batch()
+    seen = []
+
+    class IntegersOnly(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            flat = torch.utils._pytree.tree_leaves([args, kwargs, out])
+            for value in flat:
+                assert not isinstance(value, float), func
+                if isinstance(value, torch.Tensor):
+                    assert not value.is_floating_point(), func
+                    seen.append(func)
+            return out
+
+    with IntegersOnly():
+        for _ in range(2):
+            loss = optimizer.step(lambda: Loss(model(x), y))
+    assert isinstance(loss.total(), int) and len(seen) > 100
+
+
+@pytest.mark.parametrize("bp", range(4))
+def test_each_part_moves_by_its_own_rule_and_nothing_else_does(bp):
+    model, reference = network(), network()
+    before = weights(model)
+    optimizer = ElasticZO(model, bp, noise=NOISE, rate=9000, mu=2, seed=3)
+    x, y = batch()
+    optimizer.step(lambda: Loss(model(x), y))
+    cut = 2 * (3 - bp)
+    # ZO: the sweep by itself, with the sign of the difference of two passes of a fresh copy
+    zo = list(reference.parameters())[:cut]
+    if zo:
+        place = {"seed": 3, "step": 0}
+        totals = []
+        for times in (1, -2):
+            perturb.shift_(zo, NOISE, times=times, **place)
+            totals.append(Loss(reference(x), y).total())
+        g = (totals[0] > totals[1]) - (totals[0] < totals[1])
+        assert optimizer.g == g
+        perturb.update_(zo, NOISE, g=g, rate=9000, **place)
+    for p, q in zip(weights(model)[:cut], zo, strict=True):
+        assert torch.equal(p, q)
+    for p, old in zip(weights(model)[cut:], before[cut:], strict=True):
+        assert 0 < int((p.int() - old.int()).abs().max()) <= 2**2
+
+
+def test_the_bp_update_is_the_gradient_rounded_to_mu_bits():
+    model, seen = network(), {}
+    optimizer = ElasticZO(model, 3, noise=NOISE, mu=3)
+    before, x, y = weights(model), *batch()
+
+    original = optimizer._bp_step
+
+    def spy(mu):
+        for i, layer in enumerate(model.weighted()):
+            seen[2 * i], seen[2 * i + 1] = layer.weight_gradient, layer.bias_gradient
+        original(mu)
+
+    optimizer._bp_step = spy
+    optimizer.step(lambda: Loss(model(x), y))
+    for i, (old, new) in enumerate(zip(before, weights(model), strict=True)):
+        s = max(0, bit_width(seen[i]) - 3)
+        for w, v, g in zip(
+            old.flatten().tolist(), new.flatten().tolist(), seen[i].flatten().tolist(), strict=True
+        ):
+            assert v == max(-127, min(127, w - oracle.pseudo_stochastic(g, s)))
+
+
+def test_a_tie_and_a_rate_of_0_leave_the_zo_weights_alone():
+    model = network()
+    before = weights(model)
+    x, y = batch()
+    still = Int8Tensor(torch.zeros(16, 4, dtype=torch.int32), 0)
+    optimizer = ElasticZO(model, 0, noise=NOISE)
+    optimizer.step(lambda: Loss(still, y))
+    assert optimizer.g == 0
+    model, _, _ = run(0, model=model, rate=0)
+    assert all(map(torch.equal, before, weights(model)))
+
+
+@pytest.mark.parametrize("bp", range(4))
+@pytest.mark.parametrize("magnitude", ["sign", "relative"])
+def test_it_learns(bp, magnitude):
+    _, _, losses = run(bp, 200, rate=32_000, mu=0, magnitude=magnitude)
+    assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
+
+
+def test_one_seed_gives_the_same_bits_and_another_other_bits():
+    assert run(1)[2] == run(1)[2] != run(1, seed=1)[2]
+    assert digest(run(1)[0].state_dict()) == digest(run(1)[0].state_dict())
+
+
+@pytest.mark.parametrize(
+    "bp, wanted", [(0, "b7dbd3817c67290e"), (1, "34c28ec4727f4c47"), (3, "e9f0020f414ad927")]
+)
+def test_a_thousand_steps_end_in_the_golden_bits_on_any_number_of_threads(bp, wanted):
+    for threads in (1, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            model, _, _ = run(bp, 1000, magnitude="relative", rate=1500, mu=0)
+        finally:
+            torch.set_num_threads(before)
+        assert digest(model.state_dict())[:16] == wanted
+
+
+def test_a_state_dict_goes_on_to_the_same_bits():
+    whole, _, _ = run(1, 8, magnitude="relative")
+    model, optimizer, _ = run(1, 3, magnitude="relative")
+    again = ElasticZO(model, 1, noise=NOISE, magnitude="relative", seed=77)
+    again.load_state_dict(optimizer.state_dict())
+    x, y = batch()
+    for _ in range(5):
+        again.step(lambda: Loss(model(x), y))
+    assert all(map(torch.equal, weights(whole), weights(model)))
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_an_exception_in_a_pass_leaves_the_weights_as_they_were(at):
+    model = network()
+    before, calls = weights(model), []
+    x, y = batch()
+
+    def closure():
+        calls.append(1)
+        if len(calls) > at:
+            raise KeyError("no such batch")
+        return Loss(model(x), y)
+
+    with pytest.raises(KeyError, match="no such batch"):
+        ElasticZO(model, 1, noise=NOISE).step(closure)
+    assert all(map(torch.equal, before, weights(model)))
+
+
+def test_torch_s_global_random_state_is_never_touched():
+    state = torch.get_rng_state()
+    run(2)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ({"bp": 4}, "0 to 3 layers"),
+        ({"bp": True}, "0 to 3 layers"),
+        ({"rate": -1}, "rate"),
+        ({"rate": 0.5}, "rate"),
+        ({"rate": 1 << 17}, "rate"),
+        ({"mu": 7}, "mu"),
+        ({"magnitude": "size"}, "sign, relative"),
+        ({"seed": 1.5}, "seed"),
+        ({"noise": SparseNoise(63, 0.5)}, "headroom=63"),
+    ],
+)
+def test_bad_arguments_are_named(how, words):
+    with pytest.raises(ValueError, match=words):
+        ElasticZO(network(), **{"bp": 1, **how})
+
+
+def test_another_optimiser_s_state_is_refused():
+    model = network()
+    with pytest.raises(ValueError, match="ezo.int8"):
+        ElasticZO(model, 1).load_state_dict(
+            torch.optim.SGD([nn.Parameter(torch.ones(1))]).state_dict()
+        )
