@@ -30,13 +30,13 @@ LEDGER = (  # what the paper leaves open and no row's config holds
     ),
     (
         "learning-rate schedule",
-        "exponential to 3 % over the run, both parts; elastic-2 on MNIST cosine to 0",
+        "in each run's row: exponential to 3 % over the run, or cosine to 0; both parts alike",
         "full ZO loses what it learnt where a high rate lasts",
     ),
     (
         "hyperparameters on MNIST",
-        "36 trials of 5 epochs, 6 a method, then full-length trials of the ZO methods by hand",
-        "reports/search holds the former; short trials favour rates too high for 20 epochs",
+        "in each run's row",
+        "reports/README.md says how they were chosen and where the search's rows are",
     ),
     ("where the BP gradient is taken", "mean of the two passes", "no bias from either side"),
     (
