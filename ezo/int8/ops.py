@@ -39,15 +39,21 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         )
     (m, k), n = a.shape, len(b)
     if not a.is_cuda:
-        # (torch 2.13's _int_mm reads the wrong memory for some shapes with a dimension of 1)
+        # torch 2.13's _int_mm reads the wrong memory for some shapes with a dimension of 1, and
+        # for views whose rows overlap
         if min(m, n, k) < 2 or not _int_mm_is_exact():
             return a.to(torch.int32) @ b.to(torch.int32).t()
-        return torch._int_mm(a, b.t())
+        return torch._int_mm(_dense(a), _dense(b).t())
     # CUDA multiplies int8 alone, and only sizes above 16 and multiples of 8
     rows, inner, columns = max(m, 17), -(-max(k, 8) // 8) * 8, -(-max(n, 8) // 8) * 8
     padded_a, padded_b = a.new_zeros(rows, inner), b.new_zeros(columns, inner)
     padded_a[:m, :k], padded_b[:n, :k] = a, b
     return torch._int_mm(padded_a, padded_b.t())[:m, :n].contiguous()
+
+
+def _dense(a: Tensor) -> Tensor:
+    """``a``, copied unless it is a matrix or a transposed matrix without gaps or overlaps."""
+    return a if a.is_contiguous() or a.t().is_contiguous() else a.contiguous()
 
 
 @functools.cache
