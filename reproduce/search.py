@@ -145,7 +145,7 @@ def main() -> int:
     add(
         "--trials",
         type=int,
-        default=10,
+        default=7,
         help=f"points per method in the first two rounds, two fifths in the second; "
         f"the third has {len(EPS)}",
     )
