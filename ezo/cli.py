@@ -79,6 +79,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=32, help="examples a step")
     add("--seed", type=int, default=0, help="of initial weights, order of batches, and noise")
     add("--train-examples", type=int, help="use only so many training examples; by default all")
+    add(
+        "--held-out",
+        type=int,
+        default=0,
+        help="training examples kept for validation, reported on in place of the test set",
+    )
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--out", type=Path, help="folder for rows.jsonl and the checkpoint; by default none")
     add("--device", default="cpu", help="cpu, cuda or another torch device")
@@ -125,6 +131,7 @@ def _train(given: argparse.Namespace) -> int:
         given.batch_size,
         given.seed,
         given.train_examples,
+        given.held_out,
         hyper=_hyper(given),
     )
     steps = train.train(

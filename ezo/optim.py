@@ -89,7 +89,7 @@ class ElasticZO(Optimizer):
         zo_groups: parameter groups for the ZO part, in place of one group of all: dicts with
             ``params`` and any of ``lr``, ``eps``, ``clip``, ``weight_decay`` (and a scheduler's
             ``initial_lr``).
-        scratch_bytes: bound on memory for noise outside the compiled path (`ezo.perturb.shift_`).
+        scratch_bytes: bound on memory for noise outside the compiled path (`ezo.perturb.Sweeper`).
 
     Attributes:
         param_groups: the ZO groups (those with ``zo=True``), then ``bp_optimizer``'s own, so that a
@@ -184,8 +184,8 @@ class ElasticZO(Optimizer):
         )
         return self._watched_step(closure) if watched else self._step(closure)
 
-    # Optimizer would wrap `step` for profilers and hooks, which costs a step of a small network
-    # 2 % even where there are none.
+    # Optimizer would wrap `step` for profilers and hooks, at a cost that shows beside a small
+    # network's passes even where there are none.
     step.hooked = True  # type: ignore[attr-defined]
 
     @torch.no_grad()

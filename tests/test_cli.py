@@ -246,6 +246,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         "--batch-size BATCH_SIZE": "examples a step (default: 32)",
         "--seed SEED": "of initial weights, order of batches, and noise (default: 0)",
         "--train-examples TRAIN_EXAMPLES": "use only so many training examples; by default all",
+        "--held-out HELD_OUT": "training examples kept for validation",
         "--data-root DATA_ROOT": "folder of the data sets",
         "--out OUT": "folder for rows.jsonl and the checkpoint",
         "--device DEVICE": "cpu, cuda or another torch device (default: cpu)",
@@ -285,11 +286,12 @@ def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
     options = []
     for name, value in chosen.items():
         options += ["--" + name.replace("_", "-"), "none" if value is None else str(value)]
-    options += ["--seed", "4", "--train-examples", "32", "--threads", "1", "--out", str(tmp_path)]
+    options += ["--seed", "4", "--train-examples", "32", "--held-out", "12", "--threads", "1"]
+    options += ["--out", str(tmp_path)]
     assert main([*SHORT, *options]) == 0
     for row in rows.read(tmp_path / "rows.jsonl"):
         assert row.config == chosen | {
-            "epochs": 1, "batch_size": 8, "train_examples": 32, "held_out": 0,
+            "epochs": 1, "batch_size": 8, "train_examples": 32, "held_out": 12,
         }  # fmt: skip
         assert row.seed == 4 and row.threads == 1
 

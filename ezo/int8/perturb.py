@@ -20,6 +20,7 @@ is exact. The update is rounded at random, once, so that its mean is what was as
 With rate 2^(16-s) and u = 2^15 it is the paper's form as NITI would round it, z shifted by s bits.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class SparseNoise:
                 f"expected p_zero that leaves each magnitude a chance of 2^-15, got {self.p_zero}"
             )
 
-    @property
+    @functools.cached_property  # of a float, and so only once: when it is checked, before any step
     def threshold(self) -> int:
         """P0: z is 0 for 15-bit numbers below it."""
         p = self.p_zero + (1 - self.p_zero) / (2 * self.r_max + 1)

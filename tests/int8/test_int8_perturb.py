@@ -54,19 +54,28 @@ def test_noise_over_all_16_bit_numbers_is_uniform_sparse_and_of_mean_0(noise, mo
         assert abs(u[z.abs() == m].double().mean() / 65536 - 0.5) < 0.05
 
 
-def test_restoring_is_exact_after_100_000_random_perturbations():
+def test_restoring_is_exact_for_each_of_100_000_random_perturbations():
+    """100,000 copies of eight weights, two of them at the bound, each copy perturbed by its own."""
     noise = SparseNoise(15, 0.5)
-    (theta,) = weights(noise, 40)
-    start = theta.clone()
-    theta[:2] = torch.tensor([noise.bound, -noise.bound], dtype=torch.int8)
-    start[:2] = theta[:2]
-    groups = draw(noise, 1, 0, 0, 0, 0, 8000)[0].view(-1, 40)[:100_000].to(torch.int8)
-    assert len(groups) == 100_000 and groups.abs().max() == 15
-    for z in groups:  # what shift_ does, with noise drawn ahead of time
-        theta += z
-        theta -= 2 * z
-        theta += z
+    eight = torch.tensor([noise.bound, -noise.bound, 0, 1, -1, 64, -90, 111], dtype=torch.int8)
+    theta = eight.repeat(100_000)
+    start, place = theta.clone(), {"seed": 3, "step": 8}
+    drawn = []
+    for times, at in ((1, 1), (-2, -1)):
+        shift_([theta], noise, times=times, **place)
+        z = at * (theta.int() - start.int())  # beyond r_max, had a sum wrapped around
+        assert z.abs().max() == 15
+        drawn.append(z)
+    assert torch.equal(*drawn)
+    update_([theta], noise, g=0, rate=1 << 16, **place)
     assert torch.equal(theta, start)
+
+
+def test_a_draw_does_not_look_at_the_probability_which_is_a_float():
+    noise = SparseNoise(15, 0.5)
+    wanted = draw(noise, 0, 0, 0, 0, 0, 1)
+    object.__setattr__(noise, "p_zero", None)
+    assert all(map(torch.equal, draw(noise, 0, 0, 0, 0, 0, 1), wanted))
 
 
 @pytest.mark.parametrize("noise", NOISES, ids=str)
