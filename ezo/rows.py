@@ -5,6 +5,7 @@ be made again from them alone.
 """
 
 import functools
+import gzip
 import json
 import platform
 import subprocess
@@ -73,13 +74,13 @@ def write(path: Path, rows: Iterable[Row], *, append: bool = False) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """Read a file of rows.
+    """Read a file of rows, also one that gzip compressed (``.gz``).
 
     Raises:
         ValueError: a line is not a row; the message names the file and the line.
     """
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
         for n, line in enumerate(file, start=1):
             try:
                 rows.append(Row(**json.loads(line)))

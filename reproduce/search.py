@@ -3,13 +3,15 @@
 ``python -m reproduce.search --model lenet5 --data mnist --out DIR`` searches in three rounds, with
 as many trials for every method: scrambled Sobol points over the method's whole space; a second set
 in a box of a quarter of each side (on the logarithmic scale) around the best so far; and, around
-the best of those, other sizes of the perturbation, or a third set where there is none. A trial is
-as long as the runs that the values are for, since rates that win short trials ruin long ones; what
-it is judged by is accuracy on held-out training examples: the test set is never looked at.
-``--write`` puts the result into ``ezo/methods/tuned.json``.
+the best of those, larger perturbations with looser clipping, or a third set where there is none.
+A trial is as long as the runs that the values are for, since rates that win short trials ruin long
+ones; what it is judged by is accuracy on held-out training examples: the test set is never looked
+at. ``--known`` reads trials that were done before, ``--write`` puts the result into
+``ezo/methods/tuned.json``.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -31,8 +33,10 @@ SEED = 1000  # of every trial; no reported run uses it
 ZO_SPACE = {"lr": (8e-5, 6e-4), "clip": (1.5, 6.0)}
 BP_SPACE = {"bp_lr": (3e-3, 2e-1)}
 SCHEDULES = ("exponential", "cosine")
-EPS = (1e-2, 5e-3, 2e-2)  # tried in the third round; before it, eps is the method's default
+# (eps, factor on the clip) of the third round; before it, eps is the method's default
+WIDER = ((5e-3, 2.0), (1e-2, 2.0), (1e-2, 4.0))
 SHRINK = 4  # how much narrower the second round's box is
+ENDS = ("finished", "diverged")  # the last row of a trial that needs no more training
 TUNED = Path(ezo.methods.__file__).with_name("tuned.json")
 
 
@@ -69,10 +73,11 @@ def candidates(method: str, trials: int, around: Hyper | None = None, draw: int 
 
 
 def third_round(method: str, best: Hyper) -> list[Hyper]:
-    """``len(EPS)`` more points around ``best``: other perturbations, for a method that perturbs."""
+    """``len(WIDER)`` more points around ``best``: wider, for a method that perturbs."""
     if "lr" in space(method):
-        return [replace(best, eps=eps) for eps in EPS]
-    return candidates(method, len(EPS), best, draw=2)
+        assert best.clip is not None
+        return [replace(best, eps=eps, clip=factor * best.clip) for eps, factor in WIDER]
+    return candidates(method, len(WIDER), best, draw=2)
 
 
 def _narrow(centre: float, low: float, high: float) -> tuple[float, float]:
@@ -89,9 +94,10 @@ def score(run_rows: list[Row]) -> float:
 
 
 def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Both rounds of every method; returns the chosen values by method."""
+    """All rounds of every method; returns the chosen values by method."""
     base = Run(given.model, given.data, "", epochs=given.epochs, seed=SEED, held_out=given.held_out)
     (given.out / "rows.jsonl").unlink(missing_ok=True)
+    known = _known(given.known)
     tried: dict[str, dict[Hyper, float]] = {method: {} for method in given.methods}
     second = given.trials * 2 // 5
     for trials in (given.trials - second, second, None):
@@ -105,7 +111,7 @@ def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 found = third_round(method, best)
             points += [(method, hyper) for hyper in found]
         runs = [replace(base, method=method, hyper=hyper) for method, hyper in points]
-        scores = _run_all(runs, given)
+        scores = _run_all(runs, known, given)
         for (method, hyper), run in zip(points, runs, strict=True):
             tried[method][hyper] = scores[run.case]
     chosen = {}
@@ -121,11 +127,24 @@ def _best(scored: dict[Hyper, float]) -> Hyper | None:
     return max(scored, key=lambda h: scored[h], default=None)
 
 
-def _run_all(runs: list[Run], given: argparse.Namespace) -> dict[str, float]:
-    """Train all; append rows; return scores by case."""
+def _known(files: list[Path]) -> dict[str, list[Row]]:
+    """The rows of finished trials by case."""
+    by_case: dict[str, list[Row]] = {}
+    for file in files:
+        for row in rows.read(file):
+            by_case.setdefault(row.case, []).append(row)
+    return {case: found for case, found in by_case.items() if found[-1].metric in ENDS}
+
+
+def _run_all(
+    runs: list[Run], known: dict[str, list[Row]], given: argparse.Namespace
+) -> dict[str, float]:
+    """Train all that are not known; append rows; return scores by case."""
+    done = [known[run.case] for run in runs if run.case in known]
+    rest = [run for run in runs if run.case not in known]
+    trained = execute(rest, given.out / "runs", root=given.data_root, jobs=given.jobs)
     scores: dict[str, float] = {}
-    done = execute(runs, given.out / "runs", root=given.data_root, jobs=given.jobs)
-    for run_rows in tqdm(done, total=len(runs), desc="search", unit="run"):
+    for run_rows in tqdm(itertools.chain(done, trained), total=len(runs), desc="search"):
         rows.write(given.out / "rows.jsonl", run_rows, append=True)
         scores[run_rows[0].case] = score(run_rows)
     return scores
@@ -147,13 +166,14 @@ def main() -> int:
         type=int,
         default=7,
         help=f"points per method in the first two rounds, two fifths in the second; "
-        f"the third has {len(EPS)}",
+        f"the third has {len(WIDER)}",
     )
     add("--epochs", type=int, default=20, help="epochs of a trial")
     add("--held-out", type=int, default=10_000, help="training examples kept for choosing")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--jobs", type=int, default=2, help="processes side by side")
     add("--out", type=Path, required=True, help="folder for rows and resumable runs")
+    add("--known", type=Path, nargs="+", default=[], help="rows of trials that were done before")
     add("--write", action="store_true", help=f"update {TUNED.name}")
     given = parser.parse_args()
     chosen = search(given)

@@ -1,5 +1,6 @@
 """Judging and reporting: from rows alone, and honest about what they can't show."""
 
+import gzip
 import json
 import math
 import re
@@ -218,3 +219,28 @@ def test_the_search_s_second_round_stays_near_the_best_of_the_first_and_within_b
 def test_the_search_scores_a_run_that_did_not_finish_below_any_other():
     assert search.score(run_rows("full-zo", 0, 50.0)) == 50.0
     assert search.score(run_rows("full-zo", 0, 50.0, end="diverged")) == -1.0
+
+
+def test_the_search_s_third_round_has_as_many_trials_whether_or_not_a_method_perturbs():
+    for method in presets.ACCURACY_METHODS:
+        best = search.candidates(method, 1)[0]
+        tried = search.third_round(method, best)
+        assert len({*tried, best}) == 1 + len(search.WIDER)
+
+
+def test_the_search_does_not_train_a_known_trial_again(tmp_path, monkeypatch):
+    def found(*known):
+        out = tmp_path / f"known{len(known)}"
+        words = ["search", "--data", "digits", "--methods", "full-zo", "tail-only-1", "--trials"]
+        words += ["3", "--epochs", "0", "--held-out", "100", "--jobs", "1", "--out", str(out)]
+        monkeypatch.setattr("sys.argv", [*words, *(["--known", *known] if known else [])])
+        assert search.main() == 0
+        return rows.read(out / "rows.jsonl"), out / "runs"
+
+    first, trained = found()
+    assert len({row.case for row in first}) == len(list(trained.iterdir())) == 2 * 6
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "known0" / "rows.jsonl").read_bytes()))
+    again, trained = found(str(packed))
+    assert not trained.exists()
+    assert sorted(map(Row.json, again)) == sorted(map(Row.json, first))
