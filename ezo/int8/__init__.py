@@ -1,8 +1,7 @@
 """Integer training (ElasticZO-INT8, arXiv 2501.04287): tensors, layers, loss and step.
 
 The reference, in plain torch: `tensor`, `rounding`, `ops`, `model` (`from_float`), `loss`,
-`perturb`, `optim` (`ElasticZO`). It is not wired to the training loop and the command line yet, and
-there is no fast path.
+`perturb`, `optim` (`ElasticZO`). `fast` is the compiled path on CPU, to the same bits.
 """
 
 from ezo.int8.loss import Loss
