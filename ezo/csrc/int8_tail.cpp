@@ -140,6 +140,74 @@ void linear_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t*
   }
 }
 
+void convolution_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
+                          std::int32_t* bias_gradient, int n, int height, int width, int channels,
+                          int outputs, int kernel, int padding) {
+  const int rows = height + 2 * padding - kernel + 1, columns = width + 2 * padding - kernel + 1;
+  const std::size_t wide = static_cast<std::size_t>(width + 2 * padding) * channels;
+  const std::size_t inner = static_cast<std::size_t>(width) * channels;
+  const std::size_t of_row = static_cast<std::size_t>(kernel) * channels;  // of the kernel
+  std::vector<std::int8_t> padded((height + 2 * padding) * wide, 0);
+  std::fill_n(gradient, outputs * kernel * of_row, 0);
+  if (bias_gradient != nullptr) std::fill_n(bias_gradient, outputs, 0);
+  for (int image = 0; image < n; ++image) {
+    for (int y = 0; y < height; ++y, x += inner) {
+      std::copy_n(x, inner, padded.data() + (y + padding) * wide + padding * channels);
+    }
+    for (int y = 0; y < rows; ++y) {
+      for (int p = 0; p < columns; ++p) {
+        for (int o = 0; o < outputs; ++o) {
+          const std::int32_t e = *err++;
+          if (e == 0) continue;  // as most are, below a ReLU and a maximum
+          if (bias_gradient != nullptr) bias_gradient[o] += e;
+          std::int32_t* to = gradient + o * kernel * of_row;
+          const std::int8_t* from = padded.data() + y * wide + p * channels;
+          for (int k = 0; k < kernel; ++k, to += of_row, from += wide) {
+            for (std::size_t i = 0; i < of_row; ++i) to[i] += e * from[i];
+          }
+        }
+      }
+    }
+  }
+}
+
+void max_pool(const std::int8_t* x, std::int8_t* y, std::uint8_t* where, int n, int height,
+              int width, int channels, int size) {
+  const std::size_t row = static_cast<std::size_t>(width) * channels;
+  for (int image = 0; image < n; ++image, x += height * row) {
+    for (int i = 0; i < height / size; ++i) {
+      for (int j = 0; j < width / size; ++j, y += channels, where += channels) {
+        const std::int8_t* block = x + i * size * row + j * size * channels;
+        std::copy_n(block, channels, y);
+        std::fill_n(where, channels, 0);
+        for (int k = 1; k < size * size; ++k) {
+          const std::int8_t* other = block + k / size * row + k % size * channels;
+          for (int c = 0; c < channels; ++c) {
+            where[c] = other[c] > y[c] ? static_cast<std::uint8_t>(k) : where[c];
+            y[c] = std::max(y[c], other[c]);
+          }
+        }
+      }
+    }
+  }
+}
+
+void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::int8_t* below, int n,
+                       int height, int width, int channels, int size) {
+  const std::size_t row = static_cast<std::size_t>(width) * channels;
+  std::fill_n(below, n * height * row, 0);
+  for (int image = 0; image < n; ++image, below += height * row) {
+    for (int i = 0; i < height / size; ++i) {
+      for (int j = 0; j < width / size; ++j) {
+        std::int8_t* block = below + i * size * row + j * size * channels;
+        for (int c = 0; c < channels; ++c, ++err, ++where) {
+          block[*where / size * row + *where % size * channels + c] = *err;
+        }
+      }
+    }
+  }
+}
+
 void pseudo_stochastic_update(std::int8_t* weight, const std::int32_t* gradient, std::size_t n,
                               int mu, int bound) {
   std::uint32_t largest = 0;

@@ -32,6 +32,21 @@ void linear_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t*
                      std::int32_t* bias_gradient, std::size_t n, std::size_t outputs,
                      std::size_t inputs);
 
+// The same for a convolution: err (n, h', w', outputs) and x (n, h, w, channels) to the gradient
+// (outputs, kernel, kernel, channels) and its bias's.
+void convolution_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
+                          std::int32_t* bias_gradient, int n, int height, int width, int channels,
+                          int outputs, int kernel, int padding);
+
+// The largest of each size x size block of x (n, h, w, c), and where in it, row by row, the first
+// largest stands.
+void max_pool(const std::int8_t* x, std::int8_t* y, std::uint8_t* where, int n, int height,
+              int width, int channels, int size);
+
+// Errors of the largest to errors of x, zero but for the largest.
+void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::int8_t* below, int n,
+                       int height, int width, int channels, int size);
+
 // W <- clip(W - PSR(gradient, bits(gradient) - mu)), within +-bound.
 void pseudo_stochastic_update(std::int8_t* weight, const std::int32_t* gradient, std::size_t n,
                               int mu, int bound);

@@ -183,6 +183,28 @@ void weight_gradient(Address err, Address x, Address gradient, Address bias_grad
                   at<std::int32_t>(bias_gradient), n, outputs, inputs);
 }
 
+void conv_gradient(Address err, Address x, Address gradient, Address bias_gradient, int n,
+                   int height, int width, int channels, int outputs, int kernel, int padding) {
+  nb::gil_scoped_release release;
+  convolution_gradient(at<const std::int8_t>(err), at<const std::int8_t>(x),
+                       at<std::int32_t>(gradient), at<std::int32_t>(bias_gradient), n, height,
+                       width, channels, outputs, kernel, padding);
+}
+
+void pool(Address x, Address y, Address where, int n, int height, int width, int channels,
+          int size) {
+  nb::gil_scoped_release release;
+  max_pool(at<const std::int8_t>(x), at<std::int8_t>(y), at<std::uint8_t>(where), n, height, width,
+           channels, size);
+}
+
+void pool_backward(Address err, Address where, Address below, int n, int height, int width,
+                   int channels, int size) {
+  nb::gil_scoped_release release;
+  max_pool_backward(at<const std::int8_t>(err), at<const std::uint8_t>(where),
+                    at<std::int8_t>(below), n, height, width, channels, size);
+}
+
 void update(Address weight, Address gradient, std::size_t n, int mu, int bound) {
   pseudo_stochastic_update(at<std::int8_t>(weight), at<const std::int32_t>(gradient), n, mu, bound);
 }
@@ -198,6 +220,9 @@ void bind_int8(nb::module_& m) {
   m.def("int8_loss_error", &loss_error);
   m.def("int8_words", &words);
   m.def("int8_weight_gradient", &weight_gradient);
+  m.def("int8_conv_gradient", &conv_gradient);
+  m.def("int8_max_pool", &pool);
+  m.def("int8_max_pool_backward", &pool_backward);
   m.def("int8_bp_update", &update);
 }
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ezo import noise as _noise
+from ezo.int8.ops import check_length
 
 _kernels: Any
 try:
@@ -73,10 +74,11 @@ def product(
     Returns:
         (the result, bits of the largest of all sums).
     """
+    check_length(weight[0].numel())
     out_type = torch.int32 if shift is None or over_points else torch.int8
     outputs = weight.shape[0]
     if weight.dim() == 4:
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = _images(x)
         images, channels, height, width = x.shape
         kernel = weight.shape[2]
         grown = 2 * padding - kernel + 1
@@ -131,6 +133,7 @@ def words(seed: int, step: int, stream: int, n: int) -> Tensor:
 def linear_gradients(err: Tensor, x: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:
     """The gradients of weight and bias, int32, from err (..., O) and x (..., I), int8."""
     outputs, inputs = err.shape[-1], x.shape[-1]
+    check_length(err.numel() // outputs)
     err, x = err.contiguous(), x.contiguous()
     weight = torch.empty((outputs, inputs), dtype=torch.int32)
     of_bias = torch.empty(outputs, dtype=torch.int32) if bias else None
@@ -144,6 +147,68 @@ def linear_gradients(err: Tensor, x: Tensor, bias: bool) -> tuple[Tensor, Tensor
         inputs,
     )
     return weight, of_bias
+
+
+def conv2d_gradients(
+    err: Tensor, x: Tensor, kernel: int, padding: int, bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of weight (O, C, K, K) and bias, int32, from err (N, O, H', W') and x, int8."""
+    (n, channels, height, width), outputs = x.shape, err.shape[1]
+    check_length(err.numel() // outputs)
+    err, x = _images(err), _images(x)
+    weight = torch.empty((outputs, kernel, kernel, channels), dtype=torch.int32)
+    of_bias = torch.empty(outputs, dtype=torch.int32) if bias else None
+    _kernels.int8_conv_gradient(
+        err.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        0 if of_bias is None else of_bias.data_ptr(),
+        n,
+        height,
+        width,
+        channels,
+        outputs,
+        kernel,
+        padding,
+    )
+    return weight.permute(0, 3, 1, 2).contiguous(), of_bias
+
+
+def error(err: Tensor, weight: Tensor, padding: int) -> tuple[Tensor, int]:
+    """Errors of a layer's output to errors of its input, int32, and bits of the largest."""
+    if weight.dim() == 2:
+        return product(err, weight.t().contiguous(), None, 0)
+    turned = weight.flip(2, 3).transpose(0, 1).contiguous()
+    return product(err, turned, None, 0, padding=weight.shape[2] - 1 - padding)
+
+
+def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """`ezo.int8.ops.max_pool2d` of int8 (N, C, H, W), where ``size`` is at most 16."""
+    n, channels, height, width = x.shape
+    x = _images(x)
+    shape = (n, channels, height // size, width // size)
+    y = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
+    where = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    _kernels.int8_max_pool(
+        x.data_ptr(), y.data_ptr(), where.data_ptr(), n, height, width, channels, size
+    )
+    return y, where
+
+
+def max_pool2d_backward(err: Tensor, where: Tensor, shape: torch.Size, size: int) -> Tensor:
+    """`ezo.int8.ops.max_pool2d_backward`, with `max_pool2d`'s ``where``."""
+    n, channels, height, width = shape
+    err = _images(err)
+    below = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
+    _kernels.int8_max_pool_backward(
+        err.data_ptr(), where.data_ptr(), below.data_ptr(), n, height, width, channels, size
+    )
+    return below
+
+
+def _images(x: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, H, W, C) in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def bp_update(weight: Tensor, gradient: Tensor, mu: int, bound: int) -> None:

@@ -110,7 +110,12 @@ class Weighted(Layer):
     def backward(self, err: Tensor, below: bool = True) -> Tensor:
         x = self._take()
         self.weight_gradient, self.bias_gradient = self._gradients(err, x)
-        return rescale(self._error(err), 0).m if below else err
+        if not below:
+            return err
+        if fast.usable(err):
+            acc, bits = fast.error(err, self.weight, self.padding)
+            return fast.rescale(acc, max(0, bits - 7))
+        return rescale(self._error(err), 0).m
 
     padding = 0
     _channel = -1
@@ -190,6 +195,12 @@ class Conv2d(Weighted):
     def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
         return ops.conv2d_gradient(err, x, self.weight.shape[2], self.padding)
 
+    def _gradients(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        if fast.usable(err):
+            kernel, bias = self.weight.shape[2], self.bias is not None
+            return fast.conv2d_gradients(err, x, kernel, self.padding, bias)
+        return super()._gradients(err, x)
+
 
 class ReLU(Layer):
     """max(x, 0)."""
@@ -216,14 +227,16 @@ class MaxPool2d(Layer):
         self.size = size
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
-        y, where = ops.max_pool2d(x.m, self.size)
+        compiled = fast.usable(x.m) and self.size <= 16  # 256 places fit a byte
+        y, where = (fast if compiled else ops).max_pool2d(x.m, self.size)
         if self.keeping:
             self._kept = where, x.m.shape
         return Int8Tensor(y, x.e)
 
     def backward(self, err: Tensor, below: bool = True) -> Tensor:
         where, shape = self._take()
-        return ops.max_pool2d_backward(err, where, shape, self.size)
+        compiled = where.dtype == torch.uint8
+        return (fast if compiled else ops).max_pool2d_backward(err, where, shape, self.size)
 
 
 class MaxOverPoints(Layer):

@@ -32,11 +32,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
             "expected int8 matrices (M, K) and (N, K), got "
             f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
         )
-    if a.shape[1] > LONGEST_SUM:
-        raise ValueError(
-            f"expected at most {LONGEST_SUM} products a sum, so that int32 holds it, "
-            f"got {a.shape[1]}; lower the batch size or the layer's width"
-        )
+    check_length(a.shape[1])
     (m, k), n = a.shape, len(b)
     if not a.is_cuda:
         # torch 2.13's _int_mm reads the wrong memory for some shapes with a dimension of 1, and
@@ -49,6 +45,17 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     padded_a, padded_b = a.new_zeros(rows, inner), b.new_zeros(columns, inner)
     padded_a[:m, :k], padded_b[:n, :k] = a, b
     return torch._int_mm(padded_a, padded_b.t())[:m, :n].contiguous()
+
+
+def check_length(products: int) -> None:
+    """Raises:
+    ValueError: a sum of so many products could overflow int32.
+    """
+    if products > LONGEST_SUM:
+        raise ValueError(
+            f"expected at most {LONGEST_SUM} products a sum, so that int32 holds it, "
+            f"got {products}; lower the batch size or the layer's width"
+        )
 
 
 def _dense(a: Tensor) -> Tensor:

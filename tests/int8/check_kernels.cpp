@@ -173,8 +173,57 @@ static void check_tail(int trial) {
                 error.data());
 }
 
+static void check_backward(int trial) {
+  const int n = draw(1, 2), k = draw(1, 5), padding = draw(0, k - 1), size = draw(1, 3);
+  const int c = draw(1, 7), o = draw(1, 7), h = std::max(size, draw(k, k + 5));
+  const int w = std::max(size, draw(k, k + 5));
+  const int rows = h + 2 * padding - k + 1, columns = w + 2 * padding - k + 1;
+  const auto x = numbers(static_cast<std::size_t>(n) * h * w * c, -127);
+  const auto err = numbers(static_cast<std::size_t>(n) * rows * columns * o, -127);
+  std::vector<std::int32_t> gradient(static_cast<std::size_t>(o) * k * k * c), of_bias(o);
+  convolution_gradient(err.data(), x.data(), gradient.data(), of_bias.data(), n, h, w, c, o, k,
+                       padding);
+  for (std::size_t g = 0; g < gradient.size(); ++g) {
+    const int j = g % c, dx = g / c % k, dy = g / c / k % k, q = g / c / k / k;
+    std::int32_t sum = 0;
+    for (int i = 0; i < n; ++i) {
+      for (int y = 0; y < rows; ++y) {
+        for (int p = 0; p < columns; ++p) {
+          const int yy = y + dy - padding, xx = p + dx - padding;
+          if (yy < 0 || yy >= h || xx < 0 || xx >= w) continue;
+          sum += err[((i * rows + y) * columns + p) * o + q] * x[((i * h + yy) * w + xx) * c + j];
+        }
+      }
+    }
+    if (sum != gradient[g]) fail("a convolution's gradient", trial);
+  }
+
+  const int tall = h / size, wide = w / size;
+  const std::size_t pooled = static_cast<std::size_t>(n) * tall * wide * c;
+  std::vector<std::int8_t> most(pooled), below(x.size(), 1);
+  std::vector<std::uint8_t> where(pooled);
+  max_pool(x.data(), most.data(), where.data(), n, h, w, c, size);
+  const auto back = numbers(pooled, -127);
+  max_pool_backward(back.data(), where.data(), below.data(), n, h, w, c, size);
+  std::int64_t left = 0;
+  for (std::int8_t e : below) left += e != 0;
+  for (std::size_t i = 0; i < pooled; ++i) {
+    const int j = i % c, p = i / c % wide, y = i / c / wide % tall, m = i / c / wide / tall;
+    auto at = [&](int d) {
+      return ((m * h + y * size + d / size) * w + p * size + d % size) * c + j;
+    };
+    int first = 0;
+    for (int d = 1; d < size * size; ++d) first = x[at(d)] > x[at(first)] ? d : first;
+    if (most[i] != x[at(first)] || where[i] != first) fail("a maximum", trial);
+    if (below[at(first)] != back[i]) fail("the error of a maximum", trial);
+    left -= back[i] != 0;
+  }
+  if (left != 0) fail("the error beside a maximum", trial);
+}
+
 int main() {
   for (int trial = 0; trial < 400; ++trial) {
+    check_backward(trial);
     check_product(trial);
     check_sweeps(trial);
     check_tail(trial);
