@@ -1,7 +1,7 @@
 """Integers alone, 8 bits for weights, activations and errors; int8* takes its loss in float64."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,8 @@ def default(method: str) -> Int8Hyper:
 def reads(method: str) -> frozenset[str]:
     """Those of the parts that the method has."""
     parts = _parts(method)
-    return (ZO if _has_zo(parts) else frozenset()) | (BP if parts.bp != 0 else frozenset())
+    zo = parts.zo and parts.bp != "all"
+    return (ZO if zo else frozenset()) | (BP if parts.bp != 0 else frozenset())
 
 
 def check(method: str, hyper: Int8Hyper) -> None:
@@ -70,6 +71,10 @@ def check(method: str, hyper: Int8Hyper) -> None:
     ValueError: the method has no integer form, or a value is out of range.
     """
     _parts(method)
+    for field in fields(hyper):
+        value = getattr(hyper, field.name)
+        if isinstance(field.default, int) and type(value) is not int:
+            raise ValueError(f"expected {field.name} to be an integer, got {value!r}")
     SparseNoise(hyper.r_max, hyper.p_zero)
     factor(hyper.schedule, 0, 1)
     if not 0 <= hyper.mu_drop <= hyper.mu + 20:
@@ -77,10 +82,6 @@ def check(method: str, hyper: Int8Hyper) -> None:
             f"expected mu_drop from 0 to {hyper.mu + 20}, so that mu, {hyper.mu} at first, ends at "
             f"-20 or more, got {hyper.mu_drop}"
         )
-
-
-def _has_zo(parts: Parts) -> bool:
-    return parts.zo and parts.bp != "all"
 
 
 def _parts(method: str) -> Parts:
@@ -167,11 +168,15 @@ class _Trainer(Trainer):
         self.test_x = quantize_at(data.test_x, train.e).m.to(device)
         self.train_y, self.test_y = data.train_y.to(device), data.test_y.to(device)
         parts = _parts(method)
-        headroom = hyper.r_max if _has_zo(parts) else 0
-        self.model = self._network = from_float(model, headroom).to(device)
+        network = from_float(model)
+        layers = len(network.weighted())
+        bp = layers if isinstance(parts.bp, str) else parts.bp
+        if parts.zo and bp < layers:
+            network = from_float(model, headroom=hyper.r_max)
+        self.model = self._network = network.to(device)
         self.optimizer = ElasticZO(
             self._network,
-            len(self._network.weighted()) if isinstance(parts.bp, str) else parts.bp,
+            bp,
             zo=parts.zo,
             noise=SparseNoise(hyper.r_max, hyper.p_zero),
             rate=hyper.rate,
