@@ -75,11 +75,14 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return matmul(x.flatten(0, -2), weight).view(*x.shape[:-1], len(weight))
 
 
-def linear_backward(err: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Errors (..., O) to (error of x (..., I), gradient of W (O, I)), both int32."""
-    flat_err, flat_x = err.flatten(0, -2), x.flatten(0, -2)
-    below = matmul(flat_err, weight.t()).view(x.shape)
-    return below, matmul(flat_err.t(), flat_x.t())
+def linear_error(err: Tensor, weight: Tensor) -> Tensor:
+    """Errors (..., O) to errors of x (..., I), int32."""
+    return matmul(err.flatten(0, -2), weight.t()).view(*err.shape[:-1], weight.shape[1])
+
+
+def linear_gradient(err: Tensor, x: Tensor) -> Tensor:
+    """Errors (..., O) and x (..., I) to the gradient of W (O, I), int32."""
+    return matmul(err.flatten(0, -2).t(), x.flatten(0, -2).t())
 
 
 def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
@@ -98,18 +101,21 @@ def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
     return acc.view(n, h, w, len(weight)).permute(0, 3, 1, 2).contiguous()
 
 
-def conv2d_backward(
-    err: Tensor, x: Tensor, weight: Tensor, padding: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Errors (N, O, H', W') to (error of x (N, C, H, W), gradient of W (O, C, K, K)), int32."""
+def conv2d_error(err: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
+    """Errors (N, O, H', W') to errors of x (N, C, H, W), int32."""
     k = weight.shape[2]
-    # error of x: the errors convolved with the kernels turned round, inputs and outputs swapped
+    # convolved with the kernels turned round, inputs and outputs swapped
     below = conv2d(err, weight.flip(2, 3).transpose(0, 1).contiguous(), k - 1)
     if padding:
         below = below[:, :, padding:-padding, padding:-padding].contiguous()
-    patches, _ = _patches(x, weight.shape[2:], padding)  # (n h w, c k k)
+    return below
+
+
+def conv2d_gradient(err: Tensor, x: Tensor, kernel: int, padding: int = 0) -> Tensor:
+    """Errors (N, O, H', W') and x (N, C, H, W) to the gradient of W (O, C, K, K), int32."""
+    patches, _ = _patches(x, (kernel, kernel), padding)  # (n h w, c k k)
     flat_err = err.permute(1, 0, 2, 3).flatten(1)  # (o, n h w)
-    return below, matmul(flat_err, patches.t()).view(weight.shape)
+    return matmul(flat_err, patches.t()).view(err.shape[1], x.shape[1], kernel, kernel)
 
 
 def _patches(
