@@ -44,6 +44,8 @@ class ElasticZO(Optimizer):
         model: an integer network (`ezo.int8.model.from_float`) whose ZO weights keep the noise's
             headroom.
         bp: number of last layers with weights that BP trains; 0 is full ZO, all is full BP.
+        zo: whether ZO trains the layers before; else they stay as they are, and there is one
+            pass a step.
         noise: of the ZO part.
         rate: weight units that a z of 1 moves its weight by, times 2^16; 0 to 2^16.
         mu: bits of the largest BP update, -20 to 6; below 0 only some of the weights move.
@@ -64,6 +66,7 @@ class ElasticZO(Optimizer):
         model: Sequence,
         bp: int,
         *,
+        zo: bool = True,
         noise: SparseNoise | None = None,
         rate: int = 1 << 12,
         mu: int = 3,
@@ -73,6 +76,10 @@ class ElasticZO(Optimizer):
         weighted = model.weighted()
         if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= len(weighted):
             raise ValueError(f"expected bp from 0 to {len(weighted)} layers, got {bp!r}")
+        if not zo and bp == 0:
+            raise ValueError(
+                "expected a layer to train, got bp=0 and zo=False; give bp of 1 or more"
+            )
         if magnitude not in MAGNITUDES:
             raise ValueError(
                 f"expected magnitude to be one of {', '.join(MAGNITUDES)}, got {magnitude!r}"
@@ -81,9 +88,9 @@ class ElasticZO(Optimizer):
             raise ValueError(f"expected seed to be an integer in [0, 2^64), got {seed!r}")
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
         cut = len(weighted) - bp
-        zo = [p for layer in weighted[:cut] for p in layer.parameters()]
+        zo_parameters = [p for layer in weighted[:cut] if zo for p in layer.parameters()]
         self._bp_layers: list[Weighted] = weighted[cut:]
-        beyond = max((int(p.abs().max()) for p in zo if p.numel()), default=0)
+        beyond = max((int(p.abs().max()) for p in zo_parameters if p.numel()), default=0)
         if beyond > self._noise.bound:
             raise ValueError(
                 f"expected ZO weights of at most {self._noise.bound}, so that a perturbation of "
@@ -91,7 +98,7 @@ class ElasticZO(Optimizer):
                 f"convert with from_float(model, headroom={self._noise.r_max})"
             )
         groups: list[dict[str, Any]] = [
-            {"params": zo, "zo": True, "rate": rate, "mu": 0},
+            {"params": zo_parameters, "zo": True, "rate": rate, "mu": 0},
             {
                 "params": [p for layer in self._bp_layers for p in layer.parameters()],
                 "zo": False,
