@@ -208,15 +208,17 @@ void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::i
   }
 }
 
-void pseudo_stochastic_update(std::int8_t* weight, const std::int32_t* gradient, std::size_t n,
-                              int mu, int bound) {
+void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction,
+                              const std::int32_t* gradient, std::size_t n, int mu, int bound) {
   std::uint32_t largest = 0;
   for (std::size_t i = 0; i < n; ++i) {
     const std::int64_t g = gradient[i];
     largest = std::max(largest, static_cast<std::uint32_t>(g < 0 ? -g : g));
   }
-  const int s = bit_length(largest) - mu;
+  const bool fine = fraction != nullptr;
+  const int s = bit_length(largest) - mu - (fine ? 8 : 0);
   const int half = std::max(s, 0) / 2;
+  const std::int64_t most = fine ? INT32_MAX : 127;
   for (std::size_t i = 0; i < n; ++i) {
     const std::int64_t g = gradient[i];
     std::int64_t m = g < 0 ? -g : g;
@@ -225,9 +227,16 @@ void pseudo_stochastic_update(std::int8_t* weight, const std::int32_t* gradient,
       const std::int64_t lower = (r & ((std::int64_t{1} << half) - 1)) << (s % 2);
       m = (m >> s) + ((r >> half) > lower);
     }
-    m = std::min<std::int64_t>(m, 127);
-    const std::int64_t moved = weight[i] - (g < 0 ? -m : m);
-    weight[i] = static_cast<std::int8_t>(std::clamp<std::int64_t>(moved, -bound, bound));
+    m = std::min(m, most);
+    if (g < 0) m = -m;
+    if (fine) {
+      const std::int64_t moved = 256 * weight[i] + fraction[i] - m;
+      const std::int64_t held = std::clamp<std::int64_t>(moved, -256 * bound, 256 * bound + 255);
+      weight[i] = static_cast<std::int8_t>(held >> 8);
+      fraction[i] = static_cast<std::uint8_t>(held & 255);
+    } else {
+      weight[i] = static_cast<std::int8_t>(std::clamp<std::int64_t>(weight[i] - m, -bound, bound));
+    }
   }
 }
 

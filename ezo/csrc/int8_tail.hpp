@@ -47,8 +47,9 @@ void max_pool(const std::int8_t* x, std::int8_t* y, std::uint8_t* where, int n, 
 void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::int8_t* below, int n,
                        int height, int width, int channels, int size);
 
-// W <- clip(W - PSR(gradient, bits(gradient) - mu)), within +-bound.
-void pseudo_stochastic_update(std::int8_t* weight, const std::int32_t* gradient, std::size_t n,
-                              int mu, int bound);
+// W <- clip(W - PSR(gradient, bits(gradient) - mu)), within +-bound. With a fraction, which may be
+// null, the same for 256 W + fraction, 8 bits finer.
+void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction,
+                              const std::int32_t* gradient, std::size_t n, int mu, int bound);
 
 }  // namespace ezo

@@ -111,22 +111,24 @@ void rescale(Address in, Address out, std::size_t n, int shift, const std::strin
   pick(isa).int8->rescale(at<const std::int32_t>(in), at<std::int8_t>(out), n, shift);
 }
 
-// (address of int8 data, elements, tensor number)
-using Tensor = std::tuple<Address, std::size_t, std::uint32_t>;
+// (address of int8 data, of its fraction or 0, elements, tensor number)
+using Tensor = std::tuple<Address, Address, std::size_t, std::uint32_t>;
 
 template <class Run>
 void each(const std::vector<Tensor>& tensors, int threads, Run run) {
   std::size_t total = 0;
-  for (const auto& [address, n, tensor] : tensors) total += n;
+  for (const auto& [address, fraction, n, tensor] : tensors) total += n;
   const int workers =
       static_cast<int>(std::max<std::size_t>(1, std::min<std::size_t>(threads, total >> 16)));
   Pool::instance().run(workers, [&](int t) {
     // Groups are dealt out like cards, tensor by tensor: any share is as good as another.
-    for (const auto& [address, n, tensor] : tensors) {
+    for (const auto& [address, fraction, n, tensor] : tensors) {
       const std::size_t groups = (n + kSparseGroup - 1) / kSparseGroup;
       const std::size_t begin = groups * t / workers * kSparseGroup;
       const std::size_t end = std::min(n, groups * (t + 1) / workers * kSparseGroup);
-      if (begin < end) run(at<std::int8_t>(address), begin, end, tensor);
+      if (begin < end) {
+        run(at<std::int8_t>(address), at<std::uint8_t>(fraction), begin, end, tensor);
+      }
     }
   });
 }
@@ -136,7 +138,8 @@ void sparse_shift(const std::vector<Tensor>& tensors, std::uint64_t seed, std::u
                   int times, int threads, const std::string& isa) {
   const Kernels& k = pick(isa);
   nb::gil_scoped_release release;
-  each(tensors, threads, [&](std::int8_t* p, std::size_t begin, std::size_t end, std::uint32_t t) {
+  each(tensors, threads, [&](std::int8_t* p, std::uint8_t*, std::size_t begin, std::size_t end,
+                             std::uint32_t t) {
     k.sparse_shift(p, begin, end, {seed, t, step, stream}, {threshold, multiplier}, times);
   });
 }
@@ -146,8 +149,9 @@ void sparse_update(const std::vector<Tensor>& tensors, std::uint64_t seed, std::
                    int rate, int bound, bool restore, int threads, const std::string& isa) {
   const Kernels& k = pick(isa);
   nb::gil_scoped_release release;
-  each(tensors, threads, [&](std::int8_t* p, std::size_t begin, std::size_t end, std::uint32_t t) {
-    k.sparse_update(p, begin, end, {seed, t, step, stream}, {threshold, multiplier},
+  each(tensors, threads, [&](std::int8_t* p, std::uint8_t* fraction, std::size_t begin,
+                             std::size_t end, std::uint32_t t) {
+    k.sparse_update(p, fraction, begin, end, {seed, t, step, stream}, {threshold, multiplier},
                     {g, rate, bound, restore});
   });
 }
@@ -205,8 +209,9 @@ void pool_backward(Address err, Address where, Address below, int n, int height,
                     at<std::int8_t>(below), n, height, width, channels, size);
 }
 
-void update(Address weight, Address gradient, std::size_t n, int mu, int bound) {
-  pseudo_stochastic_update(at<std::int8_t>(weight), at<const std::int32_t>(gradient), n, mu, bound);
+void update(Address weight, Address fraction, Address gradient, std::size_t n, int mu, int bound) {
+  pseudo_stochastic_update(at<std::int8_t>(weight), at<std::uint8_t>(fraction),
+                           at<const std::int32_t>(gradient), n, mu, bound);
 }
 
 }  // namespace

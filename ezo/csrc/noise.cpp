@@ -245,10 +245,10 @@ inline std::uint16_t upper_half(std::uint16_t a, std::uint16_t b) {
   return static_cast<std::uint16_t>((std::uint32_t{a} * b) >> 16);
 }
 
-// Calls apply(p, sign, magnitude, u) on each element of [begin, end), a group of sparse noise at a
-// time; sign is 0 or -1. All in 16 bits, so that a register holds many.
+// Calls apply(i, sign, magnitude, u) for each element i of [begin, end), a group of sparse noise at
+// a time; sign is 0 or -1. All in 16 bits, so that a register holds many.
 template <class Apply>
-inline void sparse_sweep(std::int8_t* p, std::size_t begin, std::size_t end, Place at, Sparse how,
+inline void sparse_sweep(std::size_t begin, std::size_t end, Place at, Sparse how,
                          Apply apply) {
   constexpr std::size_t kHalf = kSparseGroup / 2;
   alignas(64) std::uint32_t c[4][kLanes];
@@ -270,11 +270,10 @@ inline void sparse_sweep(std::int8_t* p, std::size_t begin, std::size_t end, Pla
       magnitude[i] = static_cast<std::uint16_t>(upper_half(t, multiplier) + (y >= threshold));
       u[i] = static_cast<std::uint16_t>(t * multiplier);
     }
-    std::int8_t* q = p + start;
     if (end - start >= kSparseGroup) {
-      for (std::size_t i = 0; i < kSparseGroup; ++i) q[i] = apply(q[i], sign[i], magnitude[i], u[i]);
+      for (std::size_t i = 0; i < kSparseGroup; ++i) apply(start + i, sign[i], magnitude[i], u[i]);
     } else {
-      for (std::size_t i = 0; i < end - start; ++i) q[i] = apply(q[i], sign[i], magnitude[i], u[i]);
+      for (std::size_t i = 0; i < end - start; ++i) apply(start + i, sign[i], magnitude[i], u[i]);
     }
   }
 }
@@ -282,23 +281,41 @@ inline void sparse_sweep(std::int8_t* p, std::size_t begin, std::size_t end, Pla
 void sparse_shift(std::int8_t* p, std::size_t begin, std::size_t end, Place at, Sparse how,
                   int times) {
   const std::int16_t by = static_cast<std::int16_t>(times);
-  sparse_sweep(p, begin, end, at, how,
-               [by](std::int8_t pi, std::int16_t sign, std::uint16_t magnitude, std::uint16_t) {
+  sparse_sweep(begin, end, at, how,
+               [=](std::size_t i, std::int16_t sign, std::uint16_t magnitude, std::uint16_t) {
                  const std::int16_t z = static_cast<std::int16_t>((magnitude ^ sign) - sign);
-                 return static_cast<std::int8_t>(pi + static_cast<std::int16_t>(by * z));
+                 p[i] = static_cast<std::int8_t>(p[i] + static_cast<std::int16_t>(by * z));
                });
 }
 
-void sparse_update(std::int8_t* p, std::size_t begin, std::size_t end, Place at, Sparse noise,
-                   SparseUpdate how) {
+// Eight bits finer, in 32 bits.
+void fine_update(std::int8_t* p, std::uint8_t* fraction, std::size_t begin, std::size_t end,
+                 Place at, Sparse noise, SparseUpdate how) {
+  const std::int32_t back = how.restore ? 256 : 0, low = -256 * how.bound;
+  const std::int32_t high = 256 * how.bound + 255;
+  sparse_sweep(begin, end, at, noise,
+               [=](std::size_t i, std::int32_t sign, std::int32_t magnitude, std::int32_t u) {
+                 const std::int32_t move = (magnitude * how.rate + (u >> 8)) >> 8;
+                 const std::int32_t z = (magnitude ^ sign) - sign;
+                 const std::int32_t toward = (move ^ sign) - sign;
+                 const std::int32_t theta = 256 * p[i] + fraction[i] + back * z - how.g * toward;
+                 const std::int32_t held = std::min(std::max(theta, low), high);
+                 p[i] = static_cast<std::int8_t>(held >> 8);
+                 fraction[i] = static_cast<std::uint8_t>(held & 255);
+               });
+}
+
+void sparse_update(std::int8_t* p, std::uint8_t* fraction, std::size_t begin, std::size_t end,
+                   Place at, Sparse noise, SparseUpdate how) {
+  if (fraction != nullptr) return fine_update(p, fraction, begin, end, at, noise, how);
   const std::int16_t back = how.restore ? 1 : 0, g = static_cast<std::int16_t>(how.g);
   const std::int16_t bound = static_cast<std::int16_t>(how.bound);
   // rate is at most 2^16: its 17th bit, and the rest, whose product's upper half and carry count
   const std::uint16_t whole = static_cast<std::uint16_t>(how.rate >> 16);
   const std::uint16_t rate = static_cast<std::uint16_t>(how.rate);
   sparse_sweep(
-      p, begin, end, at, noise,
-      [=](std::int8_t pi, std::int16_t sign, std::uint16_t magnitude, std::uint16_t u) {
+      begin, end, at, noise,
+      [=](std::size_t i, std::int16_t sign, std::uint16_t magnitude, std::uint16_t u) {
         const std::uint16_t low = static_cast<std::uint16_t>(magnitude * rate);
         const std::uint16_t carry = static_cast<std::uint16_t>(low + u) < low;
         const std::uint16_t move = static_cast<std::uint16_t>(
@@ -306,8 +323,8 @@ void sparse_update(std::int8_t* p, std::size_t begin, std::size_t end, Place at,
         const std::int16_t z = static_cast<std::int16_t>((magnitude ^ sign) - sign);
         const std::int16_t toward = static_cast<std::int16_t>((move ^ sign) - sign);
         const std::int16_t moved = static_cast<std::int16_t>(
-            pi + static_cast<std::int16_t>(back * z) - static_cast<std::int16_t>(g * toward));
-        return static_cast<std::int8_t>(
+            p[i] + static_cast<std::int16_t>(back * z) - static_cast<std::int16_t>(g * toward));
+        p[i] = static_cast<std::int8_t>(
             std::min(std::max(moved, static_cast<std::int16_t>(-bound)), bound));
       });
 }

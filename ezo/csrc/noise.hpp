@@ -49,6 +49,7 @@ struct Sparse {
 };
 
 // p[i] <- clip(theta - g sign(z_i) ((|z_i| rate + u_i) >> 16)), theta = p[i] + (restore ? z_i : 0)
+// With a fraction, eight more bits of each weight, the same for 256 theta + fraction, 8 bits finer.
 struct SparseUpdate {
   int g;
   int rate;
@@ -68,8 +69,8 @@ struct Kernels {
   // p[i] += times * z_i
   void (*sparse_shift)(std::int8_t* p, std::size_t begin, std::size_t end, Place, Sparse,
                        int times);
-  void (*sparse_update)(std::int8_t* p, std::size_t begin, std::size_t end, Place, Sparse,
-                        SparseUpdate);
+  void (*sparse_update)(std::int8_t* p, std::uint8_t* fraction, std::size_t begin, std::size_t end,
+                        Place, Sparse, SparseUpdate);  // fraction may be null
   const Int8Kernels* int8;
 };
 

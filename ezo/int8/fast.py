@@ -211,10 +211,17 @@ def _images(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def bp_update(weight: Tensor, gradient: Tensor, mu: int, bound: int) -> None:
+def bp_update(
+    weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int, bound: int
+) -> None:
     """W <- clip(W - PSR(gradient, bits(gradient) - mu)) within +-bound, in place."""
     _kernels.int8_bp_update(
-        weight.data_ptr(), gradient.contiguous().data_ptr(), weight.numel(), mu, bound
+        weight.data_ptr(),
+        0 if fraction is None else fraction.data_ptr(),
+        gradient.contiguous().data_ptr(),
+        weight.numel(),
+        mu,
+        bound,
     )
 
 
@@ -260,12 +267,18 @@ def shift_(
 ) -> None:
     """theta <- theta + times z, in place (`ezo.int8.perturb.shift_`)."""
     _kernels.int8_shift(
-        _addresses(parameters, first_tensor), *place, *noise, times, torch.get_num_threads(), _isa
+        _addresses(parameters, None, first_tensor),
+        *place,
+        *noise,
+        times,
+        torch.get_num_threads(),
+        _isa,
     )
 
 
 def update_(
     parameters: Sequence[Tensor],
+    fractions: Sequence[Tensor] | None,
     place: tuple[int, int, int],
     noise: tuple[int, int],
     first_tensor: int,
@@ -276,7 +289,7 @@ def update_(
 ) -> None:
     """theta <- clip(theta - g sign(z) ((|z| rate + u) >> 16)) (`ezo.int8.perturb.update_`)."""
     _kernels.int8_update(
-        _addresses(parameters, first_tensor),
+        _addresses(parameters, fractions, first_tensor),
         *place,
         *noise,
         g,
@@ -288,5 +301,12 @@ def update_(
     )
 
 
-def _addresses(parameters: Sequence[Tensor], first: int) -> list[tuple[int, int, int]]:
-    return [(p.data_ptr(), p.numel(), t) for t, p in enumerate(parameters, start=first)]
+def _addresses(
+    parameters: Sequence[Tensor], fractions: Sequence[Tensor] | None, first: int
+) -> list[tuple[int, int, int, int]]:
+    if fractions is None:
+        return [(p.data_ptr(), 0, p.numel(), t) for t, p in enumerate(parameters, start=first)]
+    both = zip(parameters, fractions, strict=True)
+    return [
+        (p.data_ptr(), f.data_ptr(), p.numel(), t) for t, (p, f) in enumerate(both, start=first)
+    ]

@@ -10,17 +10,36 @@ from torch.optim import Optimizer
 
 from ezo import noise as _noise
 from ezo.int8 import fast, perturb
-from ezo.int8.loss import Loss
+from ezo.int8.loss import FRACTION_BITS, Loss
 from ezo.int8.model import Sequence, Weighted
-from ezo.int8.perturb import RATE_BITS, SparseNoise
+from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
 from ezo.int8.rounding import LARGEST, bit_width, shift
 from ezo.optim import watched
 
-MAGNITUDES = ("sign", "relative")
+MAGNITUDES = ("sign", "relative", "absolute")
 ERROR_STREAM = 1 << 31  # the noise stream that rounds the logits' error
 RELATIVE_BITS = 8  # of |loss+ - loss-| over its running mean
 LARGEST_RELATIVE = 3 << RELATIVE_BITS
 MEAN_BITS = 6  # the running mean is over about 2^6 steps
+
+
+def _descend(weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> None:
+    """W <- clip(W - PSR(gradient, bits(gradient) - mu)), in place."""
+    if fast.usable(gradient):
+        fast.bp_update(weight, fraction, gradient, mu, LARGEST)
+        return
+    bits = bit_width(gradient)
+    if fraction is None:
+        new = weight.to(torch.int16) - shift(gradient, bits - mu, "pseudo-stochastic")
+        weight.copy_(new.clamp_(-LARGEST, LARGEST))
+        return
+    fine = bits - mu - perturb.FRACTION_BITS
+    one = 1 << perturb.FRACTION_BITS
+    new = weight.to(torch.int64) * one + fraction
+    new -= shift(gradient, fine, "pseudo-stochastic", wide=True)
+    new.clamp_(-LARGEST * one, LARGEST * one + one - 1)
+    weight.copy_(new >> perturb.FRACTION_BITS)
+    fraction.copy_(new & (one - 1))
 
 
 class ElasticZO(Optimizer):
@@ -34,9 +53,12 @@ class ElasticZO(Optimizer):
         ZO:   theta <- clip(theta - g z rate)      rounded at random, once (`ezo.int8.perturb`)
         BP:   W <- clip(W - PSR(grad, bits(grad) - mu))      so that |delta| <= 2^mu (NITI)
 
-    ``magnitude="sign"`` is the paper's form; ``"relative"`` scales the rate by |loss+ - loss-| over
-    its running mean, at most 3, an integer of a few bits that the sign throws away. A tie leaves
-    the ZO weights as they were. With no ZO layer there is one pass, unperturbed.
+    ``magnitude="sign"`` is the paper's form. Two of our own keep what the sign throws away:
+    ``"relative"`` scales the rate by |loss+ - loss-| over its running mean, at most 3;
+    ``"absolute"`` by the mean of |loss+ - loss-| over examples, in bits, as zeroth order in
+    floating point does. A tie leaves the ZO weights as they were. With no ZO layer there is one
+    pass, unperturbed. ``fraction``, of our own too, gives each trained weight eight bits more,
+    which passes don't see, so that small updates add up (`ezo.int8.perturb`).
 
     Nothing here is a floating-point number: neither a tensor nor a scalar.
 
@@ -47,9 +69,12 @@ class ElasticZO(Optimizer):
         zo: whether ZO trains the layers before; else they stay as they are, and there is one
             pass a step.
         noise: of the ZO part.
-        rate: weight units that a z of 1 moves its weight by, times 2^16; 0 to 2^16.
+        rate: weight units that a z of 1 moves its weight by, times 2^16; 0 to 2^16. For
+            ``absolute``, per bit of difference, and up to 2^24.
         mu: bits of the largest BP update, -20 to 6; below 0 only some of the weights move.
-        magnitude: ``sign`` or ``relative``.
+        magnitude: ``sign``, ``relative`` or ``absolute``.
+        largest_difference: bound on the mean difference that ``absolute`` takes, in 2^-10 bit.
+        fraction: whether trained weights have a fraction, one byte each.
         seed: of the noise; the same seed gives the same bits.
 
     Attributes:
@@ -71,6 +96,8 @@ class ElasticZO(Optimizer):
         rate: int = 1 << 12,
         mu: int = 3,
         magnitude: str = "sign",
+        largest_difference: int = 1 << 10,
+        fraction: bool = False,
         seed: int = 0,
     ) -> None:
         weighted = model.weighted()
@@ -86,6 +113,12 @@ class ElasticZO(Optimizer):
             )
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
             raise ValueError(f"expected seed to be an integer in [0, 2^64), got {seed!r}")
+        if type(largest_difference) is not int or largest_difference < 1:
+            raise ValueError(
+                "expected largest_difference of 1 or more, in 2^-10 bit, got "
+                f"{largest_difference!r}"
+            )
+        self._largest_rate = 1 << (24 if magnitude == "absolute" else RATE_BITS)
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
         cut = len(weighted) - bp
         zo_parameters = [p for layer in weighted[:cut] if zo for p in layer.parameters()]
@@ -110,12 +143,17 @@ class ElasticZO(Optimizer):
         self.g: int | None = None
         self._model, self._bp = model, bp
         self._magnitude, self._seed = magnitude, seed
+        self._largest_difference = largest_difference << (FRACTION_BITS - 10)
+        if fraction:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    self.state[p]["fraction"] = torch.full_like(p, HALF, dtype=torch.uint8)
         self._steps = 0
         self._mean = 0  # of |loss+ - loss-|, in units of 2^-20 bit
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """The groups are the constructor's: ZO first, then BP."""
-        for name, low, high in (("rate", 0, 1 << RATE_BITS), ("mu", -20, 6)):
+        for name, low, high in (("rate", 0, self._largest_rate), ("mu", -20, 6)):
             value = param_group.get(name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(
@@ -165,22 +203,36 @@ class ElasticZO(Optimizer):
             times = -1
             difference = plus.total() - closure().total()
             self.g = (difference > 0) - (difference < 0)
-            rate = self._rate(group["rate"], abs(difference))
-            perturb.update_(parameters, self._noise, g=self.g, rate=rate, **place)
+            rate = self._rate(group["rate"], abs(difference), len(plus.target))
+            perturb.update_(
+                parameters,
+                self._noise,
+                g=self.g,
+                rate=rate,
+                fractions=self._fractions(parameters),
+                **place,
+            )
             times = 0
         finally:
             if times:
                 perturb.shift_(parameters, self._noise, times=-times, **place)
         return plus
 
-    def _rate(self, rate: int, difference: int) -> int:
+    def _rate(self, rate: int, difference: int, examples: int) -> int:
         if self._magnitude == "sign":
             return rate
+        if self._magnitude == "absolute":
+            mean = min(difference // max(examples, 1), self._largest_difference)
+            return min((rate * mean) >> FRACTION_BITS, 1 << RATE_BITS)
         self._mean = (
             self._mean + ((difference - self._mean) >> MEAN_BITS) if self._mean else difference
         )
         relative = (difference << RELATIVE_BITS) // max(self._mean, 1)
         return min((rate * min(relative, LARGEST_RELATIVE)) >> RELATIVE_BITS, 1 << RATE_BITS)
+
+    def _fractions(self, parameters: list[Tensor]) -> list[Tensor] | None:
+        found = [self.state[p]["fraction"] for p in parameters if p in self.state]
+        return found or None
 
     def _first_pass(self, closure: Callable[[], Loss]) -> Loss:
         """A pass, and the BP layers' gradients."""
@@ -212,15 +264,9 @@ class ElasticZO(Optimizer):
                 (layer.weight, layer.weight_gradient),
                 (layer.bias, layer.bias_gradient),
             ):
-                if parameter is None or gradient is None:
-                    continue
-                if fast.usable(gradient):
-                    fast.bp_update(parameter, gradient, mu, LARGEST)
-                else:
-                    bits = bit_width(gradient)
-                    delta = shift(gradient, bits - mu, "pseudo-stochastic")
-                    new = parameter.to(torch.int16) - delta
-                    parameter.copy_(new.clamp_(-LARGEST, LARGEST))
+                if parameter is not None and gradient is not None:
+                    fraction = self.state.get(parameter, {}).get("fraction")
+                    _descend(parameter, fraction, gradient, mu)
             layer.weight_gradient = layer.bias_gradient = None
 
     def state_dict(self) -> dict[str, Any]:

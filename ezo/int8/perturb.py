@@ -18,6 +18,13 @@ is exact. The update is rounded at random, once, so that its mean is what was as
     theta <- clip(theta - g sign(z) ((|z| rate + u) >> 16))      g in {-1, 0, 1}, rate in 2^-16
 
 With rate 2^(16-s) and u = 2^15 it is the paper's form as NITI would round it, z shifted by s bits.
+
+Fraction. A rounded update of p last places, where p is small, has a variance of p (1 - p), many
+times its square, and over thousands of steps that noise drowns what was learnt. A fraction, eight
+more bits of each weight that only updates see, keeps what rounding would lose; r = 128 at first:
+
+    theta' = 256 theta + r      theta' <- clip(theta' - g sign(z) ((|z| rate + (u >> 8)) >> 8))
+    theta  = theta' >> 8, r = theta' mod 256
 """
 
 import functools
@@ -34,6 +41,8 @@ from ezo.int8.rounding import LARGEST
 
 GROUP = 512  # elements per group: 64 lanes of four words of two halves
 RATE_BITS = 16  # a rate of 2^16 moves a weight by z
+FRACTION_BITS = 8
+HALF = 1 << (FRACTION_BITS - 1)  # a fraction at first, which makes theta the nearest to theta'
 SCRATCH_BYTES = 64 * 1024
 _GROUP_BYTES = 16 * 1024  # of int64 scratch while a group is drawn
 
@@ -141,6 +150,7 @@ def update_(
     g: int,
     rate: int,
     restore: bool = True,
+    fractions: Sequence[Tensor] | None = None,
     stream: int = 0,
     first_tensor: int = 0,
 ) -> None:
@@ -152,6 +162,7 @@ def update_(
         rate: units of the last bit by which a z of 1 moves its weight in the mean, times 2^16;
             0 to 2^16.
         restore: the weights stand at theta - z; otherwise at theta. Both end in the same bits.
+        fractions: uint8, of the parameters' shapes, changed in place; None for none.
 
     Raises:
         ValueError: ``g`` or ``rate`` is out of range.
@@ -164,15 +175,25 @@ def update_(
     _check(parameters)
     if all(map(fast.usable, parameters)):
         how = (noise.threshold, noise.multiplier)
-        fast.update_(parameters, place, how, first_tensor, g, rate, noise.bound, restore)
+        where = (place, how, first_tensor, g, rate, noise.bound, restore)
+        fast.update_(parameters, fractions, *where)
         return
-    for theta, at, z, u in _chunks(parameters, noise, place, first_tensor):
-        old = theta[at].to(torch.int64)
-        if restore:
-            old += z
-        move = (z.abs() * rate + u) >> RATE_BITS
-        new = old - g * z.sign() * move
-        theta[at] = new.clamp_(-noise.bound, noise.bound).to(torch.int8)
+    bits = 0 if fractions is None else FRACTION_BITS
+    for t, parameter in enumerate(parameters):
+        for theta, at, z, u in _chunks([parameter], noise, place, first_tensor + t):
+            old = theta[at].to(torch.int64)
+            if restore:
+                old += z
+            old <<= bits
+            if fractions is not None:
+                fraction = fractions[t].view(-1)
+                old += fraction[at]
+            move = (z.abs() * rate + (u >> bits)) >> (RATE_BITS - bits)
+            low, high = -noise.bound << bits, ((noise.bound + 1) << bits) - 1
+            new = (old - g * z.sign() * move).clamp_(low, high)
+            theta[at] = (new >> bits).to(torch.int8)
+            if fractions is not None:
+                fraction[at] = (new & ((1 << bits) - 1)).to(torch.uint8)
 
 
 def _check(parameters: Sequence[Tensor]) -> None:

@@ -26,7 +26,9 @@ def bit_width(x: Tensor) -> int:
     return int(x.to(torch.int64).abs().max()).bit_length() if x.numel() else 0
 
 
-def shift(x: Tensor, s: int, rounding: str, u: Tensor | None = None) -> Tensor:
+def shift(
+    x: Tensor, s: int, rounding: str, u: Tensor | None = None, *, wide: bool = False
+) -> Tensor:
     """x / 2^s, rounded and clipped to +-127; ``s`` of 0 or less leaves x but for the clipping.
 
     Args:
@@ -34,9 +36,10 @@ def shift(x: Tensor, s: int, rounding: str, u: Tensor | None = None) -> Tensor:
         s: bits to drop.
         rounding: ``nearest``, ``stochastic`` or ``pseudo-stochastic``.
         u: for ``stochastic``: non-negative integers of x's shape whose low ``s`` bits are random.
+        wide: don't clip.
 
     Returns:
-        int8, x's shape.
+        int8, or int64 where ``wide``, x's shape.
 
     Raises:
         ValueError: an unknown rounding, or ``stochastic`` without ``u``.
@@ -49,8 +52,8 @@ def shift(x: Tensor, s: int, rounding: str, u: Tensor | None = None) -> Tensor:
         raise ValueError(f"expected rounding to be one of {', '.join(ROUNDINGS)}, got '{rounding}'")
     if rounding == "stochastic" and u is None:
         raise ValueError("expected random integers u for stochastic rounding, got None; pass u")
-    wide = x.to(torch.int64)
-    magnitude = wide.abs()
+    x = x.to(torch.int64)
+    magnitude = x.abs()
     if s > 0:
         s = min(s, 62)
         r = magnitude & ((1 << s) - 1)
@@ -62,7 +65,9 @@ def shift(x: Tensor, s: int, rounding: str, u: Tensor | None = None) -> Tensor:
         else:
             up = _pseudo_stochastic(r, s)
         magnitude = (magnitude >> s) + up
-    return (magnitude.clamp(max=LARGEST) * wide.sign()).to(torch.int8)
+    if wide:
+        return magnitude * x.sign()
+    return (magnitude.clamp(max=LARGEST) * x.sign()).to(torch.int8)
 
 
 def _pseudo_stochastic(r: Tensor, s: int) -> Tensor:

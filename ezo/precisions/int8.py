@@ -24,8 +24,10 @@ from ezo.methods._hyper import about
 from ezo.precisions import EVALUATION_BATCH, Trainer
 
 NAMES = ("int8", "int8*")
-ZO = frozenset({"rate", "r_max", "p_zero", "magnitude", "schedule"})
-BP = frozenset({"mu", "mu_drop"})
+ZO = frozenset(
+    {"rate", "r_max", "p_zero", "magnitude", "largest_difference", "fraction", "schedule"}
+)
+BP = frozenset({"mu", "mu_drop", "fraction"})
 HALVINGS = 5  # of the rate, over an exponential schedule
 FACTOR_BITS = 16
 
@@ -42,8 +44,14 @@ class Int8Hyper:
     r_max: int = about(15, "largest ZO perturbation, in last places of a weight, 1 to 63")
     p_zero: float = about(0.5, "share of weights that a perturbation leaves alone")
     magnitude: str = about(
-        "relative", "ZO step size: sign (the paper's), or relative to the loss difference's mean"
+        "relative",
+        "ZO step size: sign (the paper's), relative to the loss difference's running mean, or "
+        "absolute, the rate being per bit of mean loss difference",
     )
+    largest_difference: int = about(
+        1024, "bound on the mean loss difference that magnitude absolute takes, in 2^-10 bit"
+    )
+    fraction: int = about(0, "bits of a trained weight that only updates see: 0 or 8")
     mu: int = about(1, "bits of the largest BP update at first, -20 to 6")
     mu_drop: int = about(3, "how far mu falls over the run, by 1 at equal intervals")
     schedule: str = about(
@@ -75,6 +83,8 @@ def check(method: str, hyper: Int8Hyper) -> None:
         value = getattr(hyper, field.name)
         if isinstance(field.default, int) and type(value) is not int:
             raise ValueError(f"expected {field.name} to be an integer, got {value!r}")
+    if hyper.fraction not in (0, 8):
+        raise ValueError(f"expected fraction of 0 or 8, got {hyper.fraction}")
     SparseNoise(hyper.r_max, hyper.p_zero)
     factor(hyper.schedule, 0, 1)
     if not 0 <= hyper.mu_drop <= hyper.mu + 20:
@@ -182,6 +192,8 @@ class _Trainer(Trainer):
             rate=hyper.rate,
             mu=hyper.mu,
             magnitude=hyper.magnitude,
+            largest_difference=hyper.largest_difference,
+            fraction=hyper.fraction > 0,
             seed=seed,
         )
         self._loss, self._hyper = loss, hyper

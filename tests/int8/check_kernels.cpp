@@ -125,9 +125,13 @@ static void check_sweeps(int trial) {
   const auto& k = checked::kernels;
   k.sparse_shift(p.data(), 0, p.size(), at, how, 1);
   k.sparse_shift(p.data(), 0, p.size(), at, how, -2);
-  k.sparse_update(p.data(), 0, p.size(), at, how, {0, 1 << 16, 127 - r_max, true});
+  k.sparse_update(p.data(), nullptr, 0, p.size(), at, how, {0, 1 << 16, 127 - r_max, true});
   if (p != before) fail("a weight that was perturbed and restored", trial);
-  k.sparse_update(p.data(), 0, p.size(), at, how, {1, draw(0, 1 << 16), 127 - r_max, false});
+  std::vector<std::uint8_t> fraction(p.size(), 128);
+  for (std::uint8_t* also : {static_cast<std::uint8_t*>(nullptr), fraction.data()}) {
+    k.sparse_update(p.data(), also, 0, p.size(), at, how,
+                    {1, draw(0, 1 << 16), 127 - r_max, false});
+  }
   std::vector<float> q(draw(1, 700), 0.5f);
   k.shift(q.data(), 0, q.size(), at, Noise::gaussian, {0.01f, -1.0f});
   k.update(q.data(), 0, q.size(), at, Noise::gaussian, {0.01f, 0.01f, 0.0f, true});
@@ -153,7 +157,11 @@ static void check_tail(int trial) {
   }
   auto weight = numbers(gradient.size(), -127);
   if (draw(0, 1)) gradient[0] = INT32_MIN;  // beyond any sum of products, but defined all the same
-  pseudo_stochastic_update(weight.data(), gradient.data(), weight.size(), draw(-20, 6), 127);
+  std::vector<std::uint8_t> fraction(weight.size(), 128);
+  for (std::uint8_t* also : {static_cast<std::uint8_t*>(nullptr), fraction.data()}) {
+    pseudo_stochastic_update(weight.data(), also, gradient.data(), weight.size(), draw(-20, 6),
+                             127);
+  }
   aligned(err.data(), static_cast<int>(outputs), draw(-60, 60));
   std::vector<std::int64_t> exp2(257), log2(257), target(n), words(n * outputs, 5);
   for (int j = 0; j <= 256; ++j) {

@@ -14,11 +14,11 @@ from torch import nn
 import ezo
 from ezo import noise
 from ezo.checkpoint import digest
-from ezo.int8 import fast, loss, perturb
+from ezo.int8 import fast, loss, optim, perturb
 from ezo.int8.model import from_float
 from ezo.int8.optim import ElasticZO
 from ezo.int8.perturb import SparseNoise
-from ezo.int8.rounding import LARGEST, bit_width, shift
+from ezo.int8.rounding import LARGEST
 from ezo.int8.tensor import Int8Tensor, quantize
 from ezo.models import lenet5, pointnet
 
@@ -114,6 +114,7 @@ def test_a_batch_of_none_goes_through(bp):
 def test_the_sweeps_are_the_reference_s(isa, n, how):
     def swept(name, threads):
         theta = [int8(n, seed=1).clamp(-how.bound, how.bound) for _ in range(2)]
+        fractions = [torch.full((n,), 128, dtype=torch.uint8) for _ in theta]
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
@@ -121,10 +122,12 @@ def test_the_sweeps_are_the_reference_s(isa, n, how):
                 perturb.shift_(theta, how, **PLACE, times=1)
                 perturb.shift_(theta, how, **PLACE, times=-2)
                 for g, rate, restore in ((1, 4321, True), (-1, 1 << 16, False), (0, 9, False)):
-                    perturb.update_(theta, how, **PLACE, g=g, rate=rate, restore=restore)
+                    how_far = {"g": g, "rate": rate, "restore": restore}
+                    perturb.update_(theta, how, **PLACE, **how_far)
+                    perturb.update_(theta, how, **PLACE, **how_far, fractions=fractions)
         finally:
             torch.set_num_threads(before)
-        return theta
+        return theta + fractions
 
     wanted = swept("reference", 1)
     for threads in (1, 2):
@@ -163,11 +166,14 @@ def test_a_target_out_of_range_is_named():
 def test_the_bp_update_is_the_reference_s(mu, largest):
     generator = torch.Generator().manual_seed(largest)
     gradient = torch.randint(-largest, largest + 1, (99,), generator=generator).to(torch.int32)
-    weight = int8(99, seed=3)
-    delta = shift(gradient, bit_width(gradient) - mu, "pseudo-stochastic")
-    wanted = (weight.to(torch.int16) - delta).clamp(-LARGEST, LARGEST)
-    fast.bp_update(weight, gradient, mu, LARGEST)
-    assert torch.equal(weight.to(torch.int16), wanted)
+    for fraction in (None, torch.arange(99, dtype=torch.uint8)):
+        weight = int8(99, seed=3)
+        wanted, also = weight.clone(), None if fraction is None else fraction.clone()
+        with fast.instruction_set("reference"):
+            optim._descend(wanted, also, gradient, mu)
+        fast.bp_update(weight, fraction, gradient, mu, LARGEST)
+        assert torch.equal(weight, wanted)
+        assert fraction is None or torch.equal(fraction, also)
 
 
 def lenet_after(steps, bp, isa="", *, threads=1, tiles=True):
