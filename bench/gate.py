@@ -97,6 +97,8 @@ class Finding:
             ``suspicious`` or ``not measured``.
         status: what it makes of the exit status.
         note: what a reader must know.
+        interval: of head over base, for a time.
+        samples: for a time, by pair and round.
     """
 
     cell: Workload
@@ -107,6 +109,7 @@ class Finding:
     status: int = OK
     note: str = ""
     interval: Interval | None = None
+    samples: Sequence[Sequence["Sample"]] = ()
 
 
 @dataclass
@@ -456,7 +459,7 @@ def judge_time(cell: Workload, samples: Sequence[Sequence[Sample]], tolerance: f
     limit = 1 + tolerance
 
     def finding(verdict: str, status: int = OK, note: str = "") -> Finding:
-        return Finding(cell, "step_seconds", base, head, verdict, status, note, found)
+        return Finding(cell, "step_seconds", base, head, verdict, status, note, found, samples)
 
     if found.low > limit:
         return finding("regressed", REGRESSED)
@@ -647,6 +650,8 @@ def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
                 statuses.append(report.status)
                 if given.repeat > 1:
                     print(f"run {n + 1}: status {report.status}", flush=True)
+                    if given.json is not None:
+                        _write(given.json.with_stem(f"{given.json.stem}-{n + 1}"), report.json)
                     if report.status:
                         print(report.markdown(), flush=True)
         except NotMeasured as error:
