@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 NAMES = ("torchzero-mezo",)
@@ -16,10 +15,8 @@ def step(name: str, model: nn.Module, closure: Callable[..., Tensor]) -> Callabl
 
 
 def make_step(model: nn.Module, lr: float, eps: float, seed: int) -> Callable[[Any], object]:
-    """For `ezo.conformance`. torchzero seeds its noise from torch's global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        optimizer = _mezo(model, lr, eps)
+    """For `ezo.conformance`. `tz.m.MeZO` seeds its own generators and takes no seed."""
+    optimizer = _mezo(model, lr, eps)
     return lambda closure: optimizer.step(lambda backward=False: closure())
 
 
