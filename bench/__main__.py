@@ -39,6 +39,7 @@ def main() -> int:
     run = commands.add_parser("run", help="measure every cell of a grid", formatter_class=shown)
     run.add_argument("benchmark", choices=benchmarks(), help="what to measure")
     _add_grid(run)
+    run.add_argument("--data", nargs="+", help="data sets, for accuracy")
     run.add_argument("--out", type=Path, help="folder for rows.jsonl; its cells are not done again")
     run.add_argument("--list", action="store_true", help="show the cells and how long they'll take")
     run.add_argument("--retry-failed", action="store_true", help="measure again what failed")
@@ -88,6 +89,7 @@ def _grid(given: argparse.Namespace) -> grid.Grid:
         precisions=given.precision or ("fp32",),
         threads=given.threads or (1,),
         devices=given.device or ("cpu",),
+        data=getattr(given, "data", None),
     )
 
 

@@ -6,6 +6,7 @@ this source on this machine, so that a run that was stopped goes on where it was
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ FLOPS_PER_SECOND = 1e10  # of one core, roughly
 
 @dataclass(frozen=True)
 class Grid:
-    """The product of these; ``methods`` None leaves them to the benchmark.
+    """The product of these; ``methods`` or ``data`` None leaves them to the benchmark.
 
     A method ``elastic-*`` or ``tail-only-*`` stands for every split point of the model: 1 to one
     less than its number of parametric layers (0 is ``full-zo``, all is ``full-bp``).
@@ -40,6 +41,7 @@ class Grid:
     precisions: Sequence[str] = ("fp32",)
     threads: Sequence[int] = (1,)
     devices: Sequence[str] = ("cpu",)
+    data: Sequence[str] | None = None
 
     def cells(self, benchmark: ModuleType) -> list[Any]:
         """Every case of a benchmark on this grid.
@@ -57,20 +59,20 @@ class Grid:
 
     def _varied(self, benchmark: ModuleType, case: Any) -> Iterator[Any]:
         known = {field.name for field in dataclasses.fields(case)}
-        for precision in self.precisions:
-            for threads in self.threads:
-                for device in self.devices:
-                    wanted = {"precision": precision, "threads": threads, "device": device}
-                    usual = {"precision": "fp32", "threads": 1, "device": "cpu"}
-                    for name in wanted.keys() - known:
-                        if wanted[name] != usual[name]:
-                            raise ValueError(
-                                f"expected {name} {usual[name]} for {benchmark.__name__}, which "
-                                f"varies {', '.join(sorted(known))}; got {wanted[name]}"
-                            )
-                    yield dataclasses.replace(
-                        case, **{name: value for name, value in wanted.items() if name in known}
-                    )
+        usual = {"precision": "fp32", "threads": 1, "device": "cpu", "data": None}
+        data = self.data or (None,)
+        for values in itertools.product(self.precisions, self.threads, self.devices, data):
+            wanted = {
+                name: value
+                for name, value in zip(usual, values, strict=True)
+                if value != usual[name] or (name in known and value is not None)
+            }
+            if unknown := sorted(wanted.keys() - known):
+                raise ValueError(
+                    f"expected no {', '.join(unknown)} for {benchmark.__name__}, whose cases have "
+                    f"{', '.join(sorted(known))}; leave it out"
+                )
+            yield dataclasses.replace(case, **wanted)
 
 
 def expand(model: str, methods: Iterable[str]) -> Iterator[str]:

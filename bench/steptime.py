@@ -35,7 +35,7 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        return "-with-".join([self.workload("").name, "-".join(self.methods)])
+        return self.workload("+".join(self.methods)).name
 
     def workload(self, method: str) -> Workload:
         """One of the methods."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import conformance, grid, isolate, memory, peers
+from bench import accuracy, conformance, grid, isolate, memory, peers
 from bench import time as step_time
 from bench.grid import Grid, Kept
 from bench.workload import Workload
@@ -21,7 +21,7 @@ from ezo.rows import Row
 
 def test_every_benchmark_has_what_the_driver_calls() -> None:
     names = command.benchmarks()
-    assert {"memory", "steptime", "time", "conformance"} <= set(names)
+    assert {"accuracy", "conformance", "memory", "steptime", "time"} <= set(names)
     for name in names:
         module = importlib.import_module(f"bench.{name}")
         assert (module.__doc__ or "").splitlines()[0]
@@ -69,8 +69,23 @@ def test_names_say_what_is_not_the_default() -> None:
 
 
 def test_what_a_benchmark_does_not_vary_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected threads 1 for bench.conformance"):
+    with pytest.raises(ValueError, match="expected no threads for bench.conformance, .* method"):
         Grid(["lenet5"], threads=(2,)).cells(conformance)
+
+
+def test_data_sets_are_the_grids_where_a_benchmark_has_them() -> None:
+    chosen = Grid(["lenet5"], ["full-zo"], data=("digits", "mnist")).cells(accuracy)
+    assert [case.data for case in chosen] == ["digits", "mnist"]
+    assert Grid(["pointnet"], ["full-zo"]).cells(accuracy)[0].data == "shapes-256"
+    with pytest.raises(ValueError, match="expected no data for bench.memory"):
+        Grid(["lenet5"], ["full-zo"], data=("digits",)).cells(memory)
+
+
+def test_accuracy_is_the_rows_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "EPOCHS", 1)
+    (case,) = accuracy.cases(["lenet5"], ["full-bp"], 128)
+    found = {row.metric: row.value for row in accuracy.measure(case)}
+    assert found["test_accuracy"] > 20 and found["finished"] == 11
 
 
 def test_a_precision_that_cannot_be_measured_is_refused() -> None:
