@@ -206,7 +206,7 @@ class Process:
 
     def __init__(self, side: Side, instrument: Path) -> None:
         self.side = side
-        others = [p for p in sys.path if p and not (Path(p) / "ezo" / "__init__.py").exists()]
+        path = [str(side.site), str(instrument), *filter(None, sys.path)]
         # -S: without it an editable install's hook would come before the side's own folder.
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-m", "bench.probe"],
@@ -214,10 +214,7 @@ class Process:
             stdout=subprocess.PIPE,
             text=True,
             cwd=instrument,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(side.site), str(instrument), *others]),
-            },
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         )
 
     def __enter__(self) -> "Process":
