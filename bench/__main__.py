@@ -86,9 +86,9 @@ def _grid(given: argparse.Namespace) -> grid.Grid:
         models=given.models or MODELS,
         methods=given.methods,
         batch_sizes=given.batch_size or (32,),
-        precisions=given.precision or ("fp32",),
-        threads=given.threads or (1,),
-        devices=given.device or ("cpu",),
+        precisions=given.precision,
+        threads=given.threads,
+        devices=given.device,
         data=getattr(given, "data", None),
     )
 

@@ -29,7 +29,7 @@ FLOPS_PER_SECOND = 1e10  # of one core, roughly
 
 @dataclass(frozen=True)
 class Grid:
-    """The product of these; ``methods`` or ``data`` None leaves them to the benchmark.
+    """The product of these; what is None is left to the benchmark.
 
     A method ``elastic-*`` or ``tail-only-*`` stands for every split point of the model: 1 to one
     less than its number of parametric layers (0 is ``full-zo``, all is ``full-bp``).
@@ -38,9 +38,9 @@ class Grid:
     models: Sequence[str]
     methods: Sequence[str] | None = None
     batch_sizes: Sequence[int] = (32,)
-    precisions: Sequence[str] = ("fp32",)
-    threads: Sequence[int] = (1,)
-    devices: Sequence[str] = ("cpu",)
+    precisions: Sequence[str] | None = None
+    threads: Sequence[int] | None = None
+    devices: Sequence[str] | None = None
     data: Sequence[str] | None = None
 
     def cells(self, benchmark: ModuleType) -> list[Any]:
@@ -59,20 +59,21 @@ class Grid:
 
     def _varied(self, benchmark: ModuleType, case: Any) -> Iterator[Any]:
         known = {field.name for field in dataclasses.fields(case)}
-        usual = {"precision": "fp32", "threads": 1, "device": "cpu", "data": None}
-        data = self.data or (None,)
-        for values in itertools.product(self.precisions, self.threads, self.devices, data):
-            wanted = {
-                name: value
-                for name, value in zip(usual, values, strict=True)
-                if value != usual[name] or (name in known and value is not None)
-            }
+        given = {
+            "precision": self.precisions,
+            "threads": self.threads,
+            "device": self.devices,
+            "data": self.data,
+        }
+        chosen = {name: values for name, values in given.items() if values is not None}
+        for values in itertools.product(*chosen.values()):
+            wanted = dict(zip(chosen, values, strict=True))
             if unknown := sorted(wanted.keys() - known):
                 raise ValueError(
                     f"expected no {', '.join(unknown)} for {benchmark.__name__}, whose cases have "
                     f"{', '.join(sorted(known))}; leave it out"
                 )
-            yield dataclasses.replace(case, **wanted)
+            yield dataclasses.replace(case, **wanted) if wanted else case
 
 
 def expand(model: str, methods: Iterable[str]) -> Iterator[str]:
