@@ -1,5 +1,8 @@
 """Measuring: memory and time of a training step, as rows.
 
-One file per benchmark. A file defines ``cases(given)``, what it can measure, and ``measure(case)``,
-which returns rows; ``python -m bench run NAME --out DIR`` runs each case in a process of its own.
+One file per benchmark. A file defines ``cases(models, methods, batch_size)``, what it can measure,
+and ``measure(case)``, which returns rows; ``python -m bench run NAME --out DIR`` runs each case in
+a process of its own. A case is a frozen dataclass with a ``name``; of its fields ``precision``,
+``threads``, ``device`` and ``data`` the grid sets those that it has. ``seconds(case)``, where it is
+defined, predicts how long a case takes.
 """

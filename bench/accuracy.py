@@ -1,0 +1,86 @@
+"""Test accuracy and loss by epoch of short training runs: an indication, never a verdict."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from bench.grid import FLOPS_PER_SECOND, START_SECONDS, flops
+from bench.workload import Workload
+from ezo import catalogue
+from ezo.rows import Row
+from ezo.train import Run, load, train
+
+METHODS = ("full-zo", "elastic-1", "elastic-2", "tail-only-1", "full-bp")
+DATA = {"image": "digits", "points": "shapes-256"}
+EPOCHS = 5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A training run of `EPOCHS` epochs from seed 0; fields as in `bench.workload.Workload`."""
+
+    model: str
+    method: str
+    batch_size: int
+    data: str
+    precision: str = "fp32"
+    threads: int = 1
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        step = Workload(
+            self.model,
+            self.method,
+            self.batch_size,
+            precision=self.precision,
+            threads=self.threads,
+            device=self.device,
+        )
+        return f"{step.name}-{self.data}"
+
+    @property
+    def run(self) -> Run:
+        return Run(
+            self.model,
+            self.data,
+            self.method,
+            precision=self.precision,
+            epochs=EPOCHS,
+            batch_size=self.batch_size,
+        )
+
+
+def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Trial]:
+    """Every method on every model, on data that needs no download."""
+    return [
+        Trial(model, method, batch_size, DATA[catalogue.find("model", model).INPUT])
+        for model in models
+        for method in methods or METHODS
+    ]
+
+
+def measure(case: Trial) -> list[Row]:
+    """The rows of the training run (`ezo.train.train`)."""
+    torch.set_num_threads(case.threads)
+    return list(train(case.run, device=case.device))
+
+
+def seconds(case: Trial) -> float:
+    """About how long a trial takes."""
+    points = 256 if case.data.endswith("-256") else 1024
+    step = 4 * flops(Workload(case.model, case.method, case.batch_size, points=points))
+    steps = EPOCHS * _examples(case.run) // case.batch_size
+    return START_SECONDS + steps * step / FLOPS_PER_SECOND
+
+
+def _examples(run: Run) -> int:
+    return _examples_of(dataclasses.replace(run, method="full-zo", batch_size=1))
+
+
+@functools.cache
+def _examples_of(run: Run) -> int:
+    return len(load(run).train_x)

@@ -1,0 +1,289 @@
+"""The grid of cells, what a run keeps of them, and the time of a step by phase."""
+
+import dataclasses
+import importlib
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import __main__ as command
+from bench import accuracy, conformance, grid, isolate, memory, peers
+from bench import time as step_time
+from bench.grid import Grid, Kept
+from bench.workload import Workload
+from ezo import perturb, rows
+from ezo.rows import Row
+
+
+def test_every_benchmark_has_what_the_driver_calls() -> None:
+    names = command.benchmarks()
+    assert {"accuracy", "conformance", "memory", "steptime", "time"} <= set(names)
+    for name in names:
+        module = importlib.import_module(f"bench.{name}")
+        assert (module.__doc__ or "").splitlines()[0]
+        cells = Grid(["lenet5"]).cells(module)
+        assert cells and len({cell.name for cell in cells}) == len(cells)
+        for cell in cells:
+            assert 0 < grid.predicted_seconds(module, cell) < 600
+
+
+def test_the_grid_is_the_product() -> None:
+    whole = Grid(
+        ["lenet5", "pointnet"],
+        ["full-zo", "full-bp"],
+        batch_sizes=(32, 256),
+        threads=(1, 2),
+        devices=("cpu", "cuda"),
+    )
+    cells = whole.cells(memory)
+    assert len(cells) == len({cell.name for cell in cells}) == 32
+    assert {(c.model, c.method, c.batch_size, c.threads, c.device) for c in cells} == {
+        (m, z, b, t, d)
+        for m in ("lenet5", "pointnet")
+        for z in ("full-zo", "full-bp")
+        for b in (32, 256)
+        for t in (1, 2)
+        for d in ("cpu", "cuda")
+    }
+
+
+def test_a_star_is_every_split_point() -> None:
+    assert list(grid.expand("lenet5", ["full-zo", "elastic-*"])) == [
+        "full-zo",
+        "elastic-1",
+        "elastic-2",
+        "elastic-3",
+        "elastic-4",
+    ]
+
+
+def test_names_say_what_is_not_the_default() -> None:
+    usual = Workload("lenet5", "full-zo")
+    assert usual.name == "lenet5-full-zo-batch32"
+    other = dataclasses.replace(usual, precision="int8", threads=2, device="cuda:0")
+    assert other.name == "lenet5-full-zo-batch32-int8-threads2-cuda0"
+
+
+def test_what_a_benchmark_does_not_vary_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected no threads for bench.conformance, .* method"):
+        Grid(["lenet5"], threads=(2,)).cells(conformance)
+
+
+def test_data_sets_are_the_grids_where_a_benchmark_has_them() -> None:
+    chosen = Grid(["lenet5"], ["full-zo"], data=("digits", "mnist")).cells(accuracy)
+    assert [case.data for case in chosen] == ["digits", "mnist"]
+    assert Grid(["pointnet"], ["full-zo"]).cells(accuracy)[0].data == "shapes-256"
+    with pytest.raises(ValueError, match="expected no data for bench.memory"):
+        Grid(["lenet5"], ["full-zo"], data=("digits",)).cells(memory)
+
+
+def test_accuracy_is_the_rows_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "EPOCHS", 1)
+    (case,) = accuracy.cases(["lenet5"], ["full-bp"], 128)
+    found = {row.metric: row.value for row in accuracy.measure(case)}
+    assert found["test_accuracy"] > 20 and found["finished"] == 11
+
+
+def test_a_precision_that_cannot_be_measured_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown precision 'int3'.*known: fp32"):
+        Workload("lenet5", "full-zo", precision="int3").prepare()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bench", "run", *words])
+    return command.main()
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Cells that were measured; elastic-9 fails, as it does on LeNet-5."""
+    found: list[str] = []
+
+    def measure(benchmark: str, case: Any) -> list[Row]:
+        found.append(case.name)
+        if case.method == "elastic-9":
+            raise ValueError("expected 0 to 5 BP layers")
+        return [case.row("peak_tensor_bytes", len(found), "B")]
+
+    monkeypatch.setattr(isolate, "measure_alone", measure)
+    return found
+
+
+def test_a_run_goes_on_where_it_was(
+    measured: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = ("memory", "--models", "lenet5", "--out", str(tmp_path), "--methods")
+    assert run(monkeypatch, *words, "full-zo") == 0
+    assert run(monkeypatch, *words, "full-zo", "full-bp") == 0
+    assert measured == ["lenet5-full-zo-batch32", "lenet5-full-bp-batch32"]
+    kept = rows.read(tmp_path / "rows.jsonl")
+    assert [(r.case, r.metric) for r in kept] == [
+        (case, metric) for case in measured for metric in ("peak_tensor_bytes", "cell_seconds")
+    ]
+    monkeypatch.setattr(grid, "source_digest", lambda: "another")  # the code has changed
+    assert run(monkeypatch, *words, "full-zo") == 0
+    assert measured[2:] == ["lenet5-full-zo-batch32"]
+    assert len(rows.read(tmp_path / "rows.jsonl")) == 4
+
+
+def test_a_failure_is_a_row_and_the_others_go_on(
+    measured: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = ["memory", "--models", "lenet5", "--out", str(tmp_path)]
+    words += ["--methods", "elastic-9", "full-bp"]
+    assert run(monkeypatch, *words) == 1
+    assert len(measured) == 2
+    failed = rows.read(tmp_path / "rows.jsonl")[0]
+    assert (failed.metric, failed.value, failed.method) == ("failed", None, "elastic-9")
+    assert failed.note == "ValueError: expected 0 to 5 BP layers"
+    assert run(monkeypatch, *words) == 1 and len(measured) == 2
+    assert run(monkeypatch, *words, "--retry-failed") == 1 and len(measured) == 3
+
+
+def test_list_shows_cells_and_the_time_left(
+    measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["memory", "--models", "lenet5", "--out", str(tmp_path), "--methods"]
+    run(monkeypatch, *words, "full-zo")
+    capsys.readouterr()
+    assert run(monkeypatch, *words, "full-zo", "full-bp", "--list") == 0
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first.split() == ["lenet5-full-zo-batch32", "measured"]
+    assert second.split()[0] == "lenet5-full-bp-batch32" and second.endswith(" s")
+    assert last.startswith("2 cells, about 0.")
+    assert len(measured) == 1
+
+
+def test_the_source_digest_sees_one_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("ezo", "bench"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(grid, "__file__", str(tmp_path / "bench" / "grid.py"))
+    found = set()
+    for text in ("a", "b"):
+        (tmp_path / "ezo" / "x.cpp").write_text(text)
+        found.add(grid.source_digest())
+    assert len(found) == 2
+
+
+def test_a_process_that_dies_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(benchmark: str, case: Any) -> list[Row]:
+        raise isolate.BrokenProcessPool("gone")
+
+    monkeypatch.setattr(isolate, "measure_alone", die)
+    failed, _ = isolate.measure_or_say_why("memory", Workload("lenet5", "full-zo"))
+    assert failed.metric == "failed" and "died" in failed.note
+
+
+def test_rows_of_a_cell_replace_its_earlier_ones(tmp_path: Path) -> None:
+    case = Workload("lenet5", "full-zo")
+    kept = Kept(tmp_path, "memory")
+    for value in (1, 2):
+        kept.put(case, [case.row("peak_tensor_bytes", value, "B")])
+    Kept(tmp_path, "time").put(case, [case.row("step_seconds", 3, "s")])
+    assert [r.value for r in rows.read(tmp_path / "rows.jsonl")] == [2, 3]
+    assert [r.value for r in Kept(tmp_path, "memory").of(case)] == [2]
+
+
+# Time by phase
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_time, "ROUNDS", 3)
+    monkeypatch.setattr(step_time, "VISIT_SECONDS", 0.001)
+    monkeypatch.setattr(step_time, "PHASE_STEPS", 4)
+
+
+def test_time_is_rows_by_phase_and_ratios(quick: None) -> None:
+    found = {row.metric: row for row in step_time.measure(Workload("lenet5", "elastic-1", 4))}
+    assert set(found) == {
+        "step_seconds",
+        "step_over_inference",
+        "step_over_full_bp",
+        *(f"{phase}_seconds" for phase in (*step_time.PHASES, "other")),
+    }
+    for phase in step_time.PHASES:
+        assert found[f"{phase}_seconds"].value > 0
+        assert "quartiles" in found[f"{phase}_seconds"].note
+    assert found["step_over_inference"].value > 1
+
+
+@pytest.mark.parametrize(
+    ("method", "none"),
+    [("full-zo", {"backward"}), ("full-bp", {"perturb"}), ("elastic-1", set())],
+)
+def test_a_phase_that_a_method_has_not_takes_no_time(
+    quick: None, method: str, none: set[str]
+) -> None:
+    model, step = Workload("lenet5", method, 4).prepare()
+    found = step_time.phases(model, step, 2, lambda: None)
+    assert {p for p in step_time.PHASES if max(found[p]) == 0.0} == none
+    for samples in zip(*found.values(), strict=True):
+        assert all(seconds >= 0 for seconds in samples)
+
+
+def test_time_spent_in_a_phase_is_counted_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    shift = perturb.Sweeper.shift
+
+    def slow(self: Any, *args: Any) -> None:
+        shift(self, *args)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(perturb.Sweeper, "shift", slow)
+    model, step = Workload("lenet5", "full-zo", 4).prepare()
+    found = step_time.phases(model, step, 2, lambda: None)
+    assert min(found["perturb"]) >= 0.04
+    assert perturb.Sweeper.shift is slow and "forward" not in vars(model)
+
+
+def test_measuring_phases_changes_no_bit() -> None:
+    weights = []
+    for measured in (False, True):
+        model, step = Workload("lenet5", "elastic-2", 4).prepare()
+        if measured:
+            step_time.phases(model, step, 3, lambda: None)
+        else:
+            for _ in range(3):
+                step()
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*weights)
+
+
+# Peers
+
+
+@pytest.mark.parametrize("name", peers.names())
+def test_a_peer_does_a_step_or_is_not_installed(name: str) -> None:
+    workload = Workload("lenet5", name, 4)
+    try:
+        model, step = workload.prepare()
+    except ModuleNotFoundError:
+        (row, *_) = step_time.measure(workload)
+        assert row.value is None and row.note.startswith("not installed: ")
+        return
+    before = [p.detach().clone() for p in model.parameters()]
+    assert all(0 < float(step()) < 10 for _ in range(2))
+    assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_fused_into_backward_is_the_same_sgd() -> None:
+    losses = []
+    for name in ("torch-sgd", "torch-sgd-fused-backward"):
+        model, step = Workload("lenet5", name, 4).prepare()
+        losses.append([float(step()) for _ in range(3)])
+        kept = [p.grad for p in model.parameters()]
+        assert all(g is None for g in kept) == (name != "torch-sgd")
+    assert losses[0] == losses[1]
+
+
+def test_conformance_is_a_row_for_each_check() -> None:
+    found = conformance.measure(conformance.Subject("full-zo"))
+    assert len(found) == 9
+    assert all(row.note.startswith("passed") for row in found)
