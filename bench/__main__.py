@@ -1,23 +1,30 @@
-"""``python -m bench run memory|steptime``: each case in a process of its own, rows to a file."""
+"""``python -m bench run NAME``: each cell in a process of its own, rows to a file; ``gate``."""
 
 import argparse
 import importlib
 import pkgutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from tqdm import tqdm
 
 import bench
-from bench.isolate import measure_alone
-from ezo import rows
+from bench import gate, grid
+from bench.isolate import measure_or_say_why
+from bench.workload import Workload
+from ezo.rows import Row
+
+MODELS = ("lenet5", "pointnet")
 
 
 def benchmarks() -> list[str]:
     """Every file of this folder that can be measured."""
     found = []
     for info in pkgutil.iter_modules(bench.__path__):
-        if info.name != "__main__" and hasattr(
+        if not info.name.startswith(("__", "test_", "conftest")) and hasattr(
             importlib.import_module(f"bench.{info.name}"), "measure"
         ):
             found.append(info.name)
@@ -26,35 +33,118 @@ def benchmarks() -> list[str]:
 
 def main() -> int:
     """The command line."""
+    shown = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser(
-        "run", help="measure", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    run = commands.add_parser("run", help="measure every cell of a grid", formatter_class=shown)
     run.add_argument("benchmark", choices=benchmarks(), help="what to measure")
-    run.add_argument(
-        "--models", nargs="+", default=["lenet5", "pointnet"], help="names that `ezo list` shows"
+    _add_grid(run)
+    run.add_argument("--out", type=Path, help="folder for rows.jsonl; its cells are not done again")
+    run.add_argument("--list", action="store_true", help="show the cells and how long they'll take")
+    run.add_argument("--retry-failed", action="store_true", help="measure again what failed")
+    compare = commands.add_parser(
+        "gate", help="fail where this tree is worse than a commit", formatter_class=shown
     )
-    run.add_argument("--methods", nargs="+", help="methods; by default the benchmark's own")
-    run.add_argument("--batch-size", type=int, default=32, help="examples a step")
-    run.add_argument("--out", type=Path, required=True, help="folder for rows.jsonl")
+    gate.add_arguments(compare)
+    _add_grid(compare)
     given = parser.parse_args()
-    benchmark = importlib.import_module(f"bench.{given.benchmark}")
-    path = given.out / "rows.jsonl"
-    path.unlink(missing_ok=True)
-    for case in tqdm(benchmark.cases(given.models, given.methods, given.batch_size), unit="case"):
-        measured = measure_alone(given.benchmark, case)
-        rows.write(path, measured, append=True)
-        for row in measured:
-            value = (
-                "-"
-                if row.value is None
-                else f"{row.value:,.4g}"
-                if row.unit == "1"
-                else f"{row.value:,}"
-            )
-            tqdm.write(f"{row.case:<40} {row.metric:<24} {value:>14} {row.unit}  {row.note}")
-    return 0
+    try:
+        if given.command == "gate":
+            return gate.run(given, _gate_cells(given))
+        if given.out is None and not given.list:
+            run.error("expected --out, a folder for rows.jsonl, or --list")
+        benchmark = importlib.import_module(f"bench.{given.benchmark}")
+        cells = _grid(given).cells(benchmark)
+        kept = None if given.out is None else grid.Kept(given.out, given.benchmark)
+        if given.list:
+            _list(benchmark, cells, kept)
+            return 0
+        assert kept is not None
+        return _measure(given.benchmark, benchmark, cells, kept, given.retry_failed)
+    except ValueError as error:
+        print(f"python -m bench: {error}", file=sys.stderr)
+        return 2
+
+
+def _add_grid(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", nargs="+", help="names that `ezo list` shows")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        help="methods, inference, or peers; 'elastic-*' is every split point; by default the "
+        "benchmark's own",
+    )
+    parser.add_argument("--batch-size", nargs="+", type=int, help="examples a step")
+    parser.add_argument("--precision", nargs="+", help="number formats")
+    parser.add_argument("--threads", nargs="+", type=int, help="CPU threads")
+    parser.add_argument("--device", nargs="+", help="cpu, cuda")
+
+
+def _grid(given: argparse.Namespace) -> grid.Grid:
+    return grid.Grid(
+        models=given.models or MODELS,
+        methods=given.methods,
+        batch_sizes=given.batch_size or (32,),
+        precisions=given.precision or ("fp32",),
+        threads=given.threads or (1,),
+        devices=given.device or ("cpu",),
+    )
+
+
+def _gate_cells(given: argparse.Namespace) -> Sequence[Workload]:
+    names = ("models", "methods", "batch_size", "precision", "threads", "device")
+    if not any(getattr(given, name) for name in names):
+        return gate.CELLS
+    return _grid(given).cells(gate)
+
+
+def _list(benchmark: ModuleType, cells: list[Any], kept: grid.Kept | None) -> None:
+    left = 0.0
+    for case in cells:
+        if kept is not None and kept.of(case):
+            failed = any(row.metric == "failed" for row in kept.of(case))
+            print(f"{case.name:<56} {'failed' if failed else 'measured':>10}")
+            continue
+        seconds = kept.seconds(case) if kept is not None else None
+        seconds = seconds or grid.predicted_seconds(benchmark, case)
+        left += seconds
+        print(f"{case.name:<56} {seconds:>8.0f} s")
+    print(f"{len(cells)} cells, about {left / 60:.1f} minutes left")
+
+
+def _measure(
+    name: str, benchmark: ModuleType, cells: list[Any], kept: grid.Kept, retry_failed: bool
+) -> int:
+    failures = 0
+    predicted = {
+        case: kept.seconds(case) or grid.predicted_seconds(benchmark, case) for case in cells
+    }
+    with tqdm(
+        total=round(sum(predicted.values())), unit="s", bar_format="{l_bar}{bar}| {postfix}"
+    ) as bar:
+        for n, case in enumerate(cells):
+            left = sum(predicted[c] for c in cells[n:])
+            bar.set_postfix_str(f"{len(cells) - n} cells, about {left:.0f} s left; {case.name}")
+            measured = kept.of(case)
+            failed = any(row.metric == "failed" for row in measured)
+            if not measured or (failed and retry_failed):
+                measured = measure_or_say_why(name, case)
+                kept.put(case, measured)
+                for row in measured:
+                    tqdm.write(_shown(row))
+            failures += any(row.metric == "failed" for row in measured)
+            bar.update(round(predicted[case]))
+    return 1 if failures else 0
+
+
+def _shown(row: Row) -> str:
+    if row.value is None:
+        value = "-"
+    elif row.unit in ("1", "s"):
+        value = f"{row.value:,.4g}"
+    else:
+        value = f"{row.value:,}"
+    return f"{row.case:<48} {row.metric:<24} {value:>14} {row.unit}  {row.note}"
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import importlib
 import multiprocessing
+import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from ezo.rows import Row
+from ezo.rows import Row, provenance
 
 
 def measure_alone(benchmark: str, case: Any) -> list[Row]:
@@ -13,6 +15,26 @@ def measure_alone(benchmark: str, case: Any) -> list[Row]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as alone:
         return alone.submit(_measure, benchmark, case).result()
+
+
+def measure_or_say_why(benchmark: str, case: Any) -> list[Row]:
+    """As `measure_alone`, with how long it took; a failure is one row, ``failed``."""
+    started = time.perf_counter()
+    try:
+        measured = measure_alone(benchmark, case)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, BrokenProcessPool):
+            why = "the process died, as one without memory does"
+        measured = [_row(case, "failed", None, "", why)]
+    seconds = time.perf_counter() - started
+    return [*measured, _row(case, "cell_seconds", seconds, "s", "of the whole cell")]
+
+
+def _row(case: Any, metric: str, value: float | None, unit: str, note: str) -> Row:
+    known = ("model", "method", "precision", "device", "threads")
+    about = {name: getattr(case, name) for name in known if hasattr(case, name)}
+    return Row(case.name, metric, value, unit, note=note, **about, **provenance())
 
 
 def _measure(benchmark: str, case: Any) -> list[Row]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bench import peers
 from ezo import catalogue
 from ezo.methods._hyper import tuned
+from ezo.rows import Row, provenance
 
 CLASSES = {"image": 10, "points": 40}
-PEERS = ("torchzero-mezo",)
+PRECISIONS = ("fp32",)
 
 
 @dataclass(frozen=True)
@@ -19,23 +21,52 @@ class Workload:
 
     Attributes:
         model: name of a model.
-        method: name of a method, ``inference`` (a pass and its loss, no gradient), or
-            ``torchzero-mezo``.
+        method: name of a method, ``inference`` (a pass and its loss, no gradient), or a peer's.
         batch_size: examples.
         points: points per cloud, for a model of points.
+        precision: ``fp32``.
+        threads: CPU threads.
+        device: ``cpu``, ``cuda`` or any torch device.
     """
 
     model: str
     method: str
     batch_size: int = 32
     points: int = 1024
+    precision: str = "fp32"
+    threads: int = 1
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.method}-batch{self.batch_size}"
+        """Model, method and batch size, and what else is not the default."""
+        more = [
+            text
+            for text, usual in (
+                (self.precision, self.precision == "fp32"),
+                (f"threads{self.threads}", self.threads == 1),
+                (self.device.replace(":", ""), self.device == "cpu"),
+                (f"points{self.points}", self.points == 1024),
+            )
+            if not usual
+        ]
+        return "-".join([self.model, self.method, f"batch{self.batch_size}", *more])
 
     def prepare(self) -> tuple[nn.Module, Callable[[], Tensor]]:
-        """The model, and the function that does one step and returns the loss."""
+        """The model, and the function that does one step and returns the loss.
+
+        Sets torch's number of threads.
+
+        Raises:
+            ValueError: a name is unknown.
+            ModuleNotFoundError: the peer is not installed.
+        """
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"unknown precision '{self.precision}' for a step to measure; known: "
+                f"{', '.join(PRECISIONS)}"
+            )
+        torch.set_num_threads(self.threads)
         module = catalogue.find("model", self.model)
         classes = CLASSES[module.INPUT]
         with torch.random.fork_rng(devices=[]):
@@ -47,6 +78,7 @@ class Workload:
                 model = module.build(self.model, classes, 3)
                 x = torch.randn(self.batch_size, self.points, 3)
             y = torch.randint(0, classes, (self.batch_size,))
+        model, x, y = model.to(self.device), x.to(self.device), y.to(self.device)
         loss_function = nn.CrossEntropyLoss()
 
         def closure(backward: bool = False) -> Tensor:
@@ -54,19 +86,35 @@ class Workload:
 
         if self.method == "inference":
             return model, torch.no_grad()(closure)
-        if self.method == "torchzero-mezo":
-            return model, _torchzero(model, closure)
+        if self.method in peers.names():
+            return model, peers.find(self.method).step(self.method, model, closure)
         hyper = tuned(self.model, "", self.method)
         method = catalogue.find("method", self.method)
         optimizer = method.optimizer(self.method, model, hyper, seed=0)
         return model, lambda: optimizer.step(closure)
 
+    def synchronise(self) -> None:
+        """Wait until the device has done what it was given; a clock read before sees too little."""
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.synchronize(self.device)
 
-def _torchzero(model: nn.Module, closure: Callable[..., Tensor]) -> Callable[[], Tensor]:
-    """MeZO as torchzero's documentation builds it, with Gaussian noise like ours."""
-    import torchzero as tz
-
-    optimizer = tz.Optimizer(
-        model.parameters(), tz.m.MeZO(h=1e-3, distribution="gaussian"), tz.m.LR(1e-4)
-    )
-    return lambda: optimizer.step(closure)
+    def row(self, metric: str, value: float | None, unit: str, note: str = "") -> Row:
+        """A row about this workload, measured by this process."""
+        config = {"batch_size": self.batch_size}
+        if catalogue.find("model", self.model).INPUT == "points":
+            config["points"] = self.points
+        return Row(
+            case=self.name,
+            metric=metric,
+            value=value,
+            unit=unit,
+            note=note,
+            model=self.model,
+            data="random",
+            method=self.method,
+            precision=self.precision,
+            config=config,
+            device=self.device,
+            threads=self.threads,
+            **provenance(),
+        )

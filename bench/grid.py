@@ -1,0 +1,165 @@
+"""The cells that ``python -m bench run`` measures, and the rows it keeps of them.
+
+A cell is one case of a benchmark. `Kept` knows from ``rows.jsonl`` which cells were measured by
+this source on this machine, so that a run that was stopped goes on where it was.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.workload import CLASSES, Workload
+from ezo import catalogue, rows
+from ezo.rows import Row
+from ezo.split import layers
+
+START_SECONDS = 4.0  # of a process that imports torch
+FLOPS_PER_SECOND = 1e10  # of one core, roughly
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The product of these; ``methods`` None leaves them to the benchmark.
+
+    A method ``elastic-*`` or ``tail-only-*`` stands for every split point of the model: 1 to one
+    less than its number of parametric layers (0 is ``full-zo``, all is ``full-bp``).
+    """
+
+    models: Sequence[str]
+    methods: Sequence[str] | None = None
+    batch_sizes: Sequence[int] = (32,)
+    precisions: Sequence[str] = ("fp32",)
+    threads: Sequence[int] = (1,)
+    devices: Sequence[str] = ("cpu",)
+
+    def cells(self, benchmark: ModuleType) -> list[Any]:
+        """Every case of a benchmark on this grid.
+
+        Raises:
+            ValueError: a model is unknown, or the benchmark does not vary what the grid varies.
+        """
+        found = []
+        for model in self.models:
+            methods = None if self.methods is None else list(expand(model, self.methods))
+            for batch_size in self.batch_sizes:
+                for case in benchmark.cases([model], methods, batch_size):
+                    found += list(self._varied(benchmark, case))
+        return list(dict.fromkeys(found))
+
+    def _varied(self, benchmark: ModuleType, case: Any) -> Iterator[Any]:
+        known = {field.name for field in dataclasses.fields(case)}
+        for precision in self.precisions:
+            for threads in self.threads:
+                for device in self.devices:
+                    wanted = {"precision": precision, "threads": threads, "device": device}
+                    usual = {"precision": "fp32", "threads": 1, "device": "cpu"}
+                    for name in wanted.keys() - known:
+                        if wanted[name] != usual[name]:
+                            raise ValueError(
+                                f"expected {name} {usual[name]} for {benchmark.__name__}, which "
+                                f"varies {', '.join(sorted(known))}; got {wanted[name]}"
+                            )
+                    yield dataclasses.replace(
+                        case, **{name: value for name, value in wanted.items() if name in known}
+                    )
+
+
+def expand(model: str, methods: Iterable[str]) -> Iterator[str]:
+    """Methods, with ``elastic-*`` as every split point of the model."""
+    for method in methods:
+        if method.endswith("-*"):
+            module = catalogue.find("model", model)
+            with torch.device("meta"):
+                depth = len(layers(module.build(model, CLASSES[module.INPUT], 3)))
+            yield from (f"{method[:-1]}{k}" for k in range(1, depth))
+        else:
+            yield method
+
+
+def predicted_seconds(benchmark: ModuleType, case: Any) -> float:
+    """About how long a cell takes: the benchmark's own ``seconds(case)``, else a dozen steps."""
+    if hasattr(benchmark, "seconds"):
+        return float(benchmark.seconds(case))
+    if isinstance(case, Workload):
+        return START_SECONDS + 12 * 4 * flops(case) / FLOPS_PER_SECOND
+    return START_SECONDS
+
+
+def flops(case: Workload) -> int:
+    """Floating-point operations of one forward pass, counted without computing."""
+    module = catalogue.find("model", case.model)
+    classes = CLASSES[module.INPUT]
+    with torch.device("meta"):
+        if module.INPUT == "image":
+            model, x = module.build(case.model, classes, 1), torch.empty(case.batch_size, 1, 28, 28)
+        else:
+            model = module.build(case.model, classes, 3)
+            x = torch.empty(case.batch_size, case.points, 3)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(x)
+    return counter.get_total_flops()
+
+
+class Kept:
+    """The rows in a folder, by benchmark and cell. Each row's ``config`` says which it is of.
+
+    Args:
+        out: folder of ``rows.jsonl``.
+        benchmark: its name.
+    """
+
+    def __init__(self, out: Path, benchmark: str) -> None:
+        self.path, self.benchmark = out / "rows.jsonl", benchmark
+        self._rows = rows.read(self.path) if self.path.exists() else []
+        here = rows.provenance()
+        self._stamp = {
+            "benchmark": benchmark,
+            "source": source_digest(),
+            "machine": f"{here['processor']}, torch {here['versions']['torch']}",
+        }
+
+    def of(self, case: Any) -> list[Row]:
+        """A finished cell's rows: of this source, on this machine; else none."""
+        wanted = {**self._stamp, "cell": case.name}
+        return [r for r in self._rows if wanted.items() <= r.config.items()]
+
+    def seconds(self, case: Any) -> float | None:
+        """How long the cell took when it was last measured, whatever the source."""
+        for row in self._rows:
+            same = (row.config.get("benchmark"), row.config.get("cell"))
+            if row.metric == "cell_seconds" and same == (self.benchmark, case.name):
+                return row.value
+        return None
+
+    def put(self, case: Any, measured: Iterable[Row]) -> None:
+        """Keep a cell's rows in place of earlier ones. A kill leaves the old file or the new."""
+        stamp = {**self._stamp, "cell": case.name}
+        ours = ("benchmark", "cell")
+        self._rows = [
+            r for r in self._rows if any(r.config.get(name) != stamp[name] for name in ours)
+        ]
+        self._rows += [dataclasses.replace(r, config={**r.config, **stamp}) for r in measured]
+        beside = self.path.with_suffix(".tmp")
+        rows.write(beside, self._rows)
+        os.replace(beside, self.path)
+
+
+def source_digest() -> str:
+    """Of the files that a measurement depends on: ``ezo``, compiled part too, and ``bench``."""
+    root = Path(__file__).resolve().parent.parent
+    sha = hashlib.sha256()
+    for folder in ("ezo", "bench"):
+        for path in sorted((root / folder).rglob("*")):
+            if re.fullmatch(r"\.(py|cpp|hpp|json)", path.suffix):
+                sha.update(str(path.relative_to(root)).encode())
+                sha.update(path.read_bytes())
+    return sha.hexdigest()[:12]
