@@ -17,7 +17,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-KINDS = ("parameters", "activations", "temporaries", "gradients", "optimiser state", "batch")
+from ezo import perturb
+
+KINDS = (
+    "parameters",
+    "activations",
+    "temporaries",
+    "gradients",
+    "optimizer",
+    "scratch",
+    "batch",
+)
 Prepare = Callable[[], tuple[nn.Module, Callable[[], Any]]]
 
 
@@ -28,8 +38,8 @@ class Peak:
     Attributes:
         peak_bytes: all of it.
         kinds: bytes of each of `KINDS`. ``parameters`` include buffers; ``activations`` are kept
-            for the backward pass, ``temporaries`` are not; ``batch`` is what was there before the
-            first step and is no parameter.
+            for the backward pass, ``temporaries`` are not; ``optimizer`` is its state, ``scratch``
+            is for noise, and ``batch`` is what else was there before the first step.
         modules: bytes by (module, kind): whose parameter or gradient it is, or whose forward pass
             made it. Without a module's name where no module did.
     """
@@ -130,7 +140,8 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self.run(func, args, kwargs or {})
         self.add(tree_iter((args, kwargs)))
-        self.add(tree_iter(result), module=self._module(args))
+        kind = "scratch" if perturb.sweeping.get() else ""
+        self.add(tree_iter(result), kind, self._module(args))
         return result
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -173,48 +184,24 @@ class _Block:
         self.size, self.kind, self.module = size, kind, module
 
 
-def step_peak(prepare: Prepare, live: LiveBytes | None = None, *, everything: bool = False) -> Peak:
+def step_peak(prepare: Prepare, live: LiveBytes | None = None) -> Peak:
     """The peak of a step, after one that makes the optimiser's state.
 
     Args:
         prepare: returns a model and a function that does one step.
         live: how to count.
-        everything: count every tensor of the process, also those that no operation of these steps
-            uses.
     """
     live = live or LiveBytes()
     with live:
         model, step = prepare()
         live.watch(model)
-        if everything:
-            live.add(_tensors())
         for block in live.unmarked():
             block.kind = "batch"
         with live.saved():
             step()
             gc.collect()
-            if everything:
-                live.add(_tensors())
             for block in live.unmarked():
-                block.kind = "optimiser state"
+                block.kind = "optimizer"
             live.restart()
             step()
     return live.at_peak()
-
-
-def peak_bytes(step: Callable[[], Any]) -> int:
-    """The most bytes of tensors that are alive at any moment of ``step()``.
-
-    Tensors made earlier count when they are alive before or used within.
-    """
-    with LiveBytes() as live:
-        live.add(_tensors())
-        live.restart()
-        step()
-    return live.peak
-
-
-def _tensors() -> list[Tensor]:
-    """Every tensor that Python knows of."""
-    # By type, not isinstance: asking some objects for their class runs code of theirs.
-    return [x for x in gc.get_objects() if issubclass(type(x), Tensor)]

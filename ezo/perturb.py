@@ -40,6 +40,7 @@ GRID = {torch.float32: 2.0**-22, torch.float64: 2.0**-51}
 SCRATCH_BYTES = 64 * 1024
 _warned = False
 _shapes_only = ContextVar("shapes_only", default=False)
+sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are scratch
 
 
 @contextlib.contextmanager
@@ -281,10 +282,14 @@ def _chunks(
     seed, step, stream = place
     groups = max(1, scratch_bytes // _group_bytes(parameter))
     size = parameter.numel()
-    for first in range(0, size, groups * _noise.GROUP):
-        last = min(size, first + groups * _noise.GROUP)
-        g = first // _noise.GROUP
-        z = _noise.draw(noise, seed, step, t, stream, g, -(-last // _noise.GROUP), parameter.device)
-        yield _Chunk(parameter.detach(), first, last, dtype), z[: last - first].to(dtype)
-        if _shapes_only.get():
-            return  # no later chunk is larger
+    token = sweeping.set(True)
+    try:
+        for first in range(0, size, groups * _noise.GROUP):
+            last = min(size, first + groups * _noise.GROUP)
+            g, end = first // _noise.GROUP, -(-last // _noise.GROUP)
+            z = _noise.draw(noise, seed, step, t, stream, g, end, parameter.device)
+            yield _Chunk(parameter.detach(), first, last, dtype), z[: last - first].to(dtype)
+            if _shapes_only.get():
+                return  # no later chunk is larger
+    finally:
+        sweeping.reset(token)

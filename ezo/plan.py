@@ -145,7 +145,7 @@ class Plan:
         above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
         k = [p.bp_layers for p in self.predictions]
         bottom = [0.0] * len(k)
-        greys = ("0.15", "0.35", "0.5", "0.65", "0.8", "0.95")
+        greys = [f"{0.1 + 0.85 * i / (len(KINDS) - 1):.2f}" for i in range(len(KINDS))]
         for kind, grey in zip(KINDS, greys, strict=True):
             heights = [p.peak.kinds[kind] / 1e6 for p in self.predictions]
             above.bar(k, heights, bottom=bottom, label=kind, color=grey, edgecolor="0.1", lw=0.4)
