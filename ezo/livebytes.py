@@ -139,7 +139,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self.run(func, args, kwargs or {})
-        self.add(tree_iter((args, kwargs)))
+        self.add(tree_iter((args, kwargs)), "batch")  # not seen when it was made: it was there
         kind = "scratch" if perturb.sweeping.get() else ""
         self.add(tree_iter(result), kind, self._module(args))
         return result
@@ -161,7 +161,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _save(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()  # with its graph it would keep the graph that keeps it
-        self.add([tensor])
+        self.add([tensor], "batch")
         block = self._block(tensor)
         block.kind = block.kind or "activations"
         return tensor
