@@ -289,7 +289,7 @@ def _chunks(
             g, end = first // _noise.GROUP, -(-last // _noise.GROUP)
             z = _noise.draw(noise, seed, step, t, stream, g, end, parameter.device)
             yield _Chunk(parameter.detach(), first, last, dtype), z[: last - first].to(dtype)
-            if _shapes_only.get():
-                return  # no later chunk is larger
+            if first and _shapes_only.get():
+                return  # no later chunk is larger, or finds more left of the one before
     finally:
         sweeping.reset(token)
