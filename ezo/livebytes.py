@@ -50,16 +50,10 @@ class Peak:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages from their first sight to their end.
-
-    Attributes:
-        now: bytes alive.
-        peak: the most since the start.
-    """
+    """Counts the bytes of storages from their first sight to their end."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
         self._alive: dict[int, tuple[Any, _Block]] = {}
         self._start: list[_Block] = []
         self._events: list[tuple[_Block, int]] = []
@@ -78,13 +72,10 @@ class LiveBytes(TorchDispatchMode):
 
             def gone(_: object, key: int = key, block: _Block = block) -> None:
                 if self._alive.pop(key, None) is not None:
-                    self.now -= block.size
                     self._events.append((block, -1))
 
             self._alive[key] = weakref.ref(storage, gone), block
-            self.now += block.size
             self._events.append((block, 1))
-        self.peak = max(self.peak, self.now)
 
     def mark(self, tensor: Tensor, kind: str, module: str = "") -> None:
         """Say what a tensor's storage is."""
@@ -100,7 +91,6 @@ class LiveBytes(TorchDispatchMode):
         """Look for the peak from here on."""
         self._start = [block for _, block in self._alive.values()]
         self._events = []
-        self.peak = self.now
 
     def at_peak(self) -> Peak:
         """The peak since `restart`, taken apart."""
