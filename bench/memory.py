@@ -1,55 +1,165 @@
-"""Exact tensor bytes: every storage that is alive, at the moment when they add up to the most.
+"""Peak memory of a training step, four ways.
 
-A dispatch mode sees every tensor that an operation makes, and a storage's end. It is exact and
-repeatable, and does not see buffers inside an operation (a convolution's scratch, for one).
+- ``peak_tensor_bytes``: every storage that is alive, at the moment when they add up to the most.
+  Exact and repeatable; buffers inside an operation (a convolution's scratch, for one) don't show.
+  ``bytes_KIND`` take it apart.
+- ``analytic_bytes``: the same of a step played on shapes alone, which computes nothing
+  (`ezo.plan.simulate`). ``analytic_bytes_KIND`` take it apart, ``analytic_module_bytes`` by module.
+- ``heap_peak_bytes``: memray's high-water mark of the heap while the model is made and trained for
+  some steps, buffers inside operations included; the same was done before, to warm up.
+- ``rss_peak_bytes``: the process's resident memory, sampled. Shown, never to be gated: it holds
+  the libraries and what the allocator keeps.
+
+On CUDA ``cuda_peak_bytes`` is torch's ``max_memory_allocated`` of a step.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import gc
+import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
+import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from bench import grid
 from bench.workload import Workload
-from ezo import rows
 from ezo.rows import Row
 
-METHODS = ("inference", "full-zo", "elastic-1", "elastic-2", "full-bp", "full-bp-checkpoint")
+if TYPE_CHECKING:
+    from ezo.livebytes import Peak
+
+METHODS = ("inference", "full-zo", "elastic-*", "full-bp", "full-bp-checkpoint")
 UNIT = "B"
+AGREEMENT = 0.02  # of the analytic figure with the exact one
+STEPS = 3
+SAMPLE_SECONDS = 1e-3
 
 
 def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
-    """Every method on every model."""
+    """Every method on every model, by default at every split point."""
     return [
-        Workload(model, method, batch_size) for model in models for method in methods or METHODS
+        Workload(model, method, batch_size)
+        for model in models
+        for method in grid.expand(model, methods or METHODS)
     ]
 
 
 def measure(case: Workload) -> list[Row]:
-    """Peak bytes of the third step, parameters, gradients, optimiser state and batch included."""
-    model, step = case.prepare()
+    """The four figures of a step, parameters, gradients, optimiser state and batch included."""
+    # Here, because the gate counts bytes by this file beside an `ezo` that may be older.
+    from ezo.livebytes import step_peak
+
+    try:
+        model, step = case.prepare()
+    except ModuleNotFoundError as error:
+        return [case.row("peak_tensor_bytes", None, UNIT, f"not installed: {error.name}")]
     for _ in range(2):
         step()
     gc.collect()
-    peak = peak_bytes(step)
+    exact = peak_bytes(step)
+    resident = _resident(step)
+    found = [case.row("rss_peak_bytes", resident, UNIT, "sampled; libraries included")]
+    if torch.device(case.device).type == "cuda":
+        found.append(case.row("cuda_peak_bytes", _cuda(case, step), UNIT, "max_memory_allocated"))
+    del model, step
+    gc.collect()
+    heap = _heap(case, exact)
+    apart = step_peak(case.prepare)
     return [
-        Row(
-            case=case.name,
-            metric="peak_tensor_bytes",
-            value=peak,
-            unit=UNIT,
-            model=case.model,
-            data="random",
-            method=case.method,
-            config={"batch_size": case.batch_size},
-            threads=torch.get_num_threads(),
-            **rows.provenance(),
-        )
+        case.row("peak_tensor_bytes", exact, UNIT),
+        *(case.row(f"bytes_{kind}", size, UNIT) for kind, size in apart.kinds.items()),
+        *_analytic(case, exact, apart),
+        heap,
+        *found,
     ]
+
+
+def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
+    """The rows of the analytic figure; where it is off, with the kind that explains it."""
+    from ezo.plan import simulate
+
+    on_cpu = dataclasses.replace(case, device="cpu")  # shapes are the same
+    try:
+        # torch can't move a module of fake tensors; there is no need to.
+        with mock.patch.object(nn.Module, "to", lambda module, *_: module):
+            peak = simulate(on_cpu.prepare).peak
+    except Exception as error:  # a peer may do what shapes alone don't allow
+        why = f"can't be played on shapes: {type(error).__name__}: {error}"
+        return [case.row("analytic_bytes", None, UNIT, why)]
+    note = ""
+    if abs(peak.peak_bytes / exact - 1) > AGREEMENT:
+        kind = max(peak.kinds, key=lambda kind: abs(peak.kinds[kind] - apart.kinds[kind]))
+        note = (
+            f"{peak.peak_bytes / exact - 1:+.1%} off, mostly by {kind}: "
+            f"{peak.kinds[kind]:,} B in place of {apart.kinds[kind]:,} B"
+        )
+    modules = []
+    for (module, kind), size in peak.modules.items():
+        row = case.row("analytic_module_bytes", size, UNIT, f"{kind} of {module or 'no module'}")
+        modules.append(
+            dataclasses.replace(row, config={**row.config, "module": module, "kind": kind})
+        )
+    return [
+        case.row("analytic_bytes", peak.peak_bytes, UNIT, note),
+        *(case.row(f"analytic_bytes_{kind}", size, UNIT) for kind, size in peak.kinds.items()),
+        *modules,
+    ]
+
+
+def _heap(case: Workload, exact: int) -> Row:
+    """memray's high-water mark of making the model and training it for some steps."""
+    try:
+        import memray
+    except ModuleNotFoundError as error:
+        return case.row("heap_peak_bytes", None, UNIT, f"not installed: {error.name}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "heap.bin"
+        with memray.Tracker(path, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS):
+            _, step = case.prepare()
+            for _ in range(STEPS):
+                step()
+        peak = memray.FileReader(path).metadata.peak_memory
+    note = f"exact tensor bytes {peak - exact:+,} B: buffers inside operations, Python's objects"
+    return case.row("heap_peak_bytes", peak, UNIT, note)
+
+
+def _resident(step: Callable[[], Any]) -> int:
+    """The most resident bytes of this process that a thread sees while steps run."""
+    process, done = psutil.Process(), threading.Event()
+    seen = [process.memory_info().rss]
+
+    def watch() -> None:
+        while not done.wait(SAMPLE_SECONDS):
+            seen.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(STEPS):
+            step()
+    finally:
+        done.set()
+        watcher.join()
+    return max(seen)
+
+
+def _cuda(case: Workload, step: Callable[[], Any]) -> int:
+    """The most bytes that torch's CUDA allocator gave out during a step."""
+    case.synchronise()
+    torch.cuda.reset_peak_memory_stats(case.device)
+    step()
+    case.synchronise()
+    return torch.cuda.max_memory_allocated(case.device)
 
 
 def peak_bytes(step: Callable[[], Any]) -> int:
@@ -66,7 +176,11 @@ def peak_bytes(step: Callable[[], Any]) -> int:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages from their first sight to their end."""
+    """Counts the bytes of storages from their first sight to their end.
+
+    `ezo.livebytes` does too, and takes them apart. This one is what the gate trusts: it shares no
+    code with what it measures.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The command line: ``ezo train`` and ``ezo list``."""
+"""The command line: ``ezo train``, ``ezo plan`` and ``ezo list``."""
 
 import argparse
 import math
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ezo import catalogue, rows, train
+from ezo import catalogue, plan, rows, train
 from ezo.methods._hyper import tuned
 from ezo.train import Run
 
@@ -20,7 +20,8 @@ from ezo.train import Run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0, 1 (diverged), 2 (unusable arguments), 130 (stopped by the user) or 141 (the reader is gone).
+    0, 1 (diverged, or no split fits), 2 (unusable arguments), 130 (stopped by the user) or 141 (the
+    reader is gone).
     """
     parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
     parser.add_argument("--version", action="version", version=f"ezo {rows.version_of('ezo')}")
@@ -34,13 +35,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             formatter_class=_Help,
         )
     )
+    plan.add_arguments(
+        commands.add_parser(
+            "plan",
+            help="predict memory and time of every split of a model",
+            description="Predict the peak bytes and the relative time of a step, for every split "
+            "of a model, and say which has the most BP that fits a budget.",
+            formatter_class=_Help,
+        )
+    )
     commands.add_parser("list", help="list the models, data sets, methods and precisions")
     given = parser.parse_args(arguments)
     if given.command is None:
         parser.print_help(sys.stderr)
         parser.exit(2)
     try:
-        status = _list() if given.command == "list" else _train(given)
+        if given.command == "plan":
+            status = plan.command(given)
+        else:
+            status = _list() if given.command == "list" else _train(given)
         sys.stdout.flush()  # a reader that is gone shows here, not at exit
         return status
     except BrokenPipeError:

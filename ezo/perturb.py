@@ -18,9 +18,11 @@ being smaller than the grid. (Except with Rademacher noise, whose eps z is no ra
 an update is rounded to the grid, and below half its spacing, 1.2e-7, it is lost.)
 """
 
+import contextlib
 import importlib
 import warnings
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -37,6 +39,21 @@ except ImportError:
 GRID = {torch.float32: 2.0**-22, torch.float64: 2.0**-51}
 SCRATCH_BYTES = 64 * 1024
 _warned = False
+_shapes_only = ContextVar("shapes_only", default=False)
+sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are scratch
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Within, sweeps take the memory they need and leave parameters alone: for `ezo.plan`.
+
+    Its parameters are shapes without numbers, which the compiled path could not write to.
+    """
+    token = _shapes_only.set(True)
+    try:
+        yield
+    finally:
+        _shapes_only.reset(token)
 
 
 class Sweeper:
@@ -83,12 +100,15 @@ class Sweeper:
             # (`is_cpu` is the cheap form of `device.type`)
             if not reference and p.is_cpu and p.dtype is torch.float32 and p.is_contiguous():
                 self._fits.append(p)
-                self._compiled.append((p.data_ptr(), p.numel(), t))
+                address = 0 if _shapes_only.get() else p.data_ptr()
+                self._compiled.append((address, p.numel(), t))
             else:
                 self._rest.append((t, p))
         if _kernels is None and self._fits:
             _warn_once()
             self._rest = list(enumerate(parameters, start=first_tensor))
+            self._fits, self._compiled = [], []
+        if _shapes_only.get():
             self._fits, self._compiled = [], []
 
     def shift(self, place: tuple[int, int, int], eps: float, times: float) -> None:
@@ -262,8 +282,14 @@ def _chunks(
     seed, step, stream = place
     groups = max(1, scratch_bytes // _group_bytes(parameter))
     size = parameter.numel()
-    for first in range(0, size, groups * _noise.GROUP):
-        last = min(size, first + groups * _noise.GROUP)
-        g = first // _noise.GROUP
-        z = _noise.draw(noise, seed, step, t, stream, g, -(-last // _noise.GROUP), parameter.device)
-        yield _Chunk(parameter.detach(), first, last, dtype), z[: last - first].to(dtype)
+    token = sweeping.set(True)
+    try:
+        for first in range(0, size, groups * _noise.GROUP):
+            last = min(size, first + groups * _noise.GROUP)
+            g, end = first // _noise.GROUP, -(-last // _noise.GROUP)
+            z = _noise.draw(noise, seed, step, t, stream, g, end, parameter.device)
+            yield _Chunk(parameter.detach(), first, last, dtype), z[: last - first].to(dtype)
+            if first and _shapes_only.get():
+                return  # no later chunk is larger, or finds more left of the one before
+    finally:
+        sweeping.reset(token)

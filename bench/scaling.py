@@ -1,0 +1,196 @@
+"""What a step costs as something grows: bytes and seconds over batch, image, points, width, depth.
+
+One thing grows in a series, all else stands still. For each size exact peak bytes and the time of
+a step; over the series the exponent b of cost = a size^b (least squares on logarithms), and the
+largest size whose step fits in a given memory, from the step played on shapes (`ezo.plan`).
+Images, width and depth belong to a plain network of 3 x 3 convolutions, ``convnet``; the other
+models grow by batch, PointNet by points too.
+"""
+
+import functools
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.memory import peak_bytes
+from bench.workload import CLASSES
+from ezo import catalogue, rows
+from ezo.methods._hyper import tuned
+from ezo.plan import simulate
+from ezo.rows import Row
+
+METHODS = ("inference", "full-zo", "elastic-1", "full-bp")
+SIZES = {
+    "batch": (4, 8, 16, 32),
+    "points": (64, 128, 256, 512),
+    "image": (8, 16, 32, 64),  # pixels along an edge
+    "width": (8, 16, 32, 64),  # channels; parameters grow with its square
+    "depth": (2, 4, 8, 16),  # convolutions
+}
+CONVNET = {"batch": 8, "image": 16, "width": 8, "depth": 2}
+MEMORIES = (10**6, 10**9)  # bytes
+DEEPEST = 32  # convolutions to look at; each further one adds the same
+STEPS = 5
+
+
+@dataclass(frozen=True)
+class Series:
+    """A method on a model, of which one thing grows.
+
+    Attributes:
+        model: name of a model, or ``convnet``.
+        method: name of a method, or ``inference``.
+        axis: a key of `SIZES`.
+        batch_size: examples, where they don't grow.
+        threads: CPU threads.
+    """
+
+    model: str
+    method: str
+    axis: str
+    batch_size: int = 8
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}-{self.method}-batch{self.batch_size}-{self.axis}"
+
+    def prepare(self, size: int) -> tuple[nn.Module, Callable[[], Tensor]]:
+        """The model at a size, and the function that does one step and returns the loss."""
+        torch.set_num_threads(self.threads)
+        has = {**CONVNET, "points": 256, "batch": self.batch_size, self.axis: size}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            if self.model == "convnet":
+                model, classes = convnet(has["width"], has["depth"]), 10
+                x = torch.randn(has["batch"], 3, has["image"], has["image"])
+            else:
+                module = catalogue.find("model", self.model)
+                image, classes = module.INPUT == "image", CLASSES[module.INPUT]
+                model = module.build(self.model, classes, 1 if image else 3)
+                shape = (1, 28, 28) if image else (has["points"], 3)
+                x = torch.randn(has["batch"], *shape)
+            y = torch.randint(0, classes, (has["batch"],))
+
+        def closure() -> Tensor:
+            return nn.functional.cross_entropy(model(x), y)
+
+        if self.method == "inference":
+            return model, torch.no_grad()(closure)
+        method = catalogue.find("method", self.method)
+        hyper = tuned(self.model, "", self.method)
+        optimizer = method.optimizer(self.method, model, hyper, seed=0)
+        return model, lambda: optimizer.step(closure)
+
+
+def convnet(width: int, depth: int) -> nn.Sequential:
+    """``depth`` convolutions of ``width`` channels, the mean over the image, ten classes."""
+    body: list[nn.Module] = []
+    for i in range(depth):
+        body += [nn.Conv2d(width if i else 3, width, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+
+
+def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Series]:
+    """Each method's series: of each model what it lets grow, and of ``convnet`` the rest."""
+    axes = {"image": ("batch",), "points": ("batch", "points")}
+    grown = [(m, axis) for m in models for axis in axes[catalogue.find("model", m).INPUT]]
+    grown += [("convnet", axis) for axis in ("image", "width", "depth")]
+    chosen = tuple(methods or METHODS)
+    return [Series(model, method, axis, batch_size) for model, axis in grown for method in chosen]
+
+
+def measure(case: Series) -> list[Row]:
+    """A series: each size's bytes, seconds and parameters; exponents; the largest sizes."""
+    costs: dict[str, list[tuple[int, float]]] = {"peak_tensor_bytes": [], "step_seconds": []}
+    found = []
+    for size in SIZES[case.axis]:
+        model, step = case.prepare(size)
+        step()
+        gc.collect()
+        costs["peak_tensor_bytes"].append((size, peak_bytes(step)))
+        costs["step_seconds"].append((size, _seconds(step)))
+        parameters = sum(p.numel() for p in model.parameters())
+        for metric, unit in (("peak_tensor_bytes", "B"), ("step_seconds", "s")):
+            value = costs[metric][-1][1]
+            found.append(_row(case, metric, value, unit, size=size, parameters=parameters))
+        del model, step
+    for metric, points in costs.items():
+        b = exponent(points)
+        note = f"of cost = a {case.axis}^b over {points[0][0]} to {points[-1][0]}"
+        found.append(_row(case, f"{metric}_exponent", b, "1", note))
+    peak = functools.cache(lambda size: simulate(lambda: case.prepare(size)).peak.peak_bytes)
+    for memory in MEMORIES:
+        largest = largest_size(peak, memory, DEEPEST if case.axis == "depth" else None)
+        note = f"{case.axis} whose step fits in {memory:,} B, by the step on shapes"
+        found.append(_row(case, "largest_size", largest, "1", note, memory_bytes=memory))
+    return found
+
+
+def exponent(points: Iterable[tuple[float, float]]) -> float:
+    """b of cost = a size^b, fitted to (size, cost) by least squares on logarithms.
+
+    >>> round(exponent([(1, 5.0), (2, 20.0), (4, 80.0)]), 6)
+    2.0
+    """
+    sizes, values = zip(*[(math.log(x), math.log(y)) for x, y in points], strict=True)
+    return statistics.linear_regression(sizes, values).slope
+
+
+def largest_size(peak: Callable[[int], int], memory: int, line_from: int | None = None) -> int:
+    """The largest size whose peak fits, 0 where none does.
+
+    Args:
+        peak: bytes at a size; more at a larger one.
+        memory: bytes.
+        line_from: from this size on every further one adds the same, so that none larger than
+            twice this is looked at.
+
+    >>> largest_size(lambda size: 10 + 3 * size * size, memory=312)
+    10
+    >>> largest_size(lambda size: 10 + 3 * size, memory=312, line_from=8)
+    100
+    """
+    if line_from is not None and peak(line_from) <= memory:
+        more = (peak(2 * line_from) - peak(line_from)) / line_from
+        return line_from + int((memory - peak(line_from)) / more)
+    low, high = 0, 1
+    while peak(high) <= memory:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if peak(middle) <= memory else (low, middle)
+    return low
+
+
+def _seconds(step: Callable[[], Any]) -> float:
+    """Median of some steps."""
+    samples = []
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        step()
+        samples.append(time.perf_counter() - started)
+    return statistics.median(samples)
+
+
+def _row(case: Series, metric: str, value: float, unit: str, note: str = "", **config: int) -> Row:
+    return Row(
+        case=case.name,
+        metric=metric,
+        value=value,
+        unit=unit,
+        note=note,
+        model=case.model,
+        data="random",
+        method=case.method,
+        config={"axis": case.axis, "batch_size": case.batch_size, **config},
+        threads=case.threads,
+        **rows.provenance(),
+    )

@@ -1,0 +1,381 @@
+"""What a step of each split will need, before it runs: the most BP that fits a budget of memory.
+
+A step is played on tensors that have a shape and no numbers (torch's fake tensors), and its bytes
+are counted as a real step's are (`ezo.livebytes`). Nothing is computed, so that a large model takes
+little longer than a small one, and no memory.
+"""
+
+import argparse
+import copy
+import functools
+import importlib
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import fake_tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+
+from ezo import catalogue, perturb
+from ezo.livebytes import KINDS, LiveBytes, Peak, Prepare, step_peak
+from ezo.optim import ElasticZO
+from ezo.split import layers, split
+
+# A core of a processor, roughly: what one forward pass costs beside another's backward pass.
+FLOP_SECONDS = 1 / 40e9
+BYTE_SECONDS = 1 / 8e9
+OPERATION_SECONDS = 5e-6
+SWEEP_SECONDS = 0.5e-9  # an element of a ZO parameter, for one of a step's three sweeps
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+INPUTS = {"image": 10, "points": 40}  # classes
+_ITEM = torch.ops.aten._local_scalar_dense.default
+_CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A step on shapes alone.
+
+    Attributes:
+        peak: what is alive when it needs the most.
+        seconds: a rough time on one core, for comparing steps; without the sweeps over parameters.
+    """
+
+    peak: Peak
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one split will need.
+
+    Attributes:
+        method: ``full-zo``, ``elastic-k`` or ``full-bp``.
+        bp_layers: parametric layers that BP trains.
+        begins: name of the first of them, or nothing.
+        peak: at the step's moment of most memory: parameters, buffers, batch, activations,
+            gradients and optimiser state.
+        relative_time: a step's time over that of two inference passes. Rough: from counted
+            operations and bytes, on a processor of a usual balance.
+    """
+
+    method: str
+    bp_layers: int
+    begins: str
+    peak: Peak
+    relative_time: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every split's needs, from full ZO to full BP.
+
+    Attributes:
+        inference: peak of a forward pass and its loss, without gradients.
+        predictions: one for each split, by number of BP layers.
+        budget: bytes that a step may take, or None for no bound.
+    """
+
+    inference: Peak
+    predictions: tuple[Prediction, ...]
+    budget: int | None
+
+    def fits(self, prediction: Prediction) -> bool:
+        """Whether a split's peak is within the budget."""
+        return self.budget is None or prediction.peak.peak_bytes <= self.budget
+
+    @property
+    def best(self) -> Prediction | None:
+        """The split with the most BP layers that fits, or None where none does."""
+        fitting = [p for p in self.predictions if self.fits(p)]
+        return max(fitting, key=lambda p: p.bp_layers, default=None)
+
+    def table(self) -> str:
+        """A line for each split, and the choice."""
+        width = max(len("BP begins at"), *(len(p.begins) for p in self.predictions))
+        lines = [
+            f"{'method':<12} {'BP begins at':<{width}} {'peak bytes':>14} {'/ inference':>11} "
+            f"{'relative time':>13}  {'fits' if self.budget is not None else ''}".rstrip()
+        ]
+        for p in self.predictions:
+            fits = "" if self.budget is None else "yes" if self.fits(p) else "no"
+            ratio = p.peak.peak_bytes / self.inference.peak_bytes
+            lines.append(
+                f"{p.method:<12} {p.begins or '-':<{width}} {p.peak.peak_bytes:>14,} {ratio:>11.3f}"
+                f" {p.relative_time:>13.2f}  {fits}".rstrip()
+            )
+        if self.budget is not None:
+            least = min(p.peak.peak_bytes for p in self.predictions)
+            chosen = (
+                f"{self.best.method}, the most BP that fits in {self.budget:,} B"
+                if self.best
+                else f"nothing fits in {self.budget:,} B: the least is {least:,} B; "
+                "lower the batch size"
+            )
+            lines.append(chosen)
+        return "\n".join(lines)
+
+    def draw(self, path: Path | str) -> None:
+        """Plot peak bytes by kind, and relative time, over the number of BP layers.
+
+        Args:
+            path: a file of any format that matplotlib writes.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+            ValueError: matplotlib does not write such a file.
+        """
+        try:
+            figure_module = importlib.import_module("matplotlib.figure")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "expected matplotlib for a plot, got none installed; pip install ezo[reproduce]",
+                name=error.name,
+            ) from error
+        figure = figure_module.Figure(figsize=(7.4, 5), layout="constrained")
+        above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+        k = [p.bp_layers for p in self.predictions]
+        bottom = [0.0] * len(k)
+        greys = [f"{0.1 + 0.85 * i / (len(KINDS) - 1):.2f}" for i in range(len(KINDS))]
+        for kind, grey in zip(KINDS, greys, strict=True):
+            heights = [p.peak.kinds[kind] / 1e6 for p in self.predictions]
+            above.bar(k, heights, bottom=bottom, label=kind, color=grey, edgecolor="0.1", lw=0.4)
+            bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+        above.axhline(self.inference.peak_bytes / 1e6, color="tab:blue", ls=":", label="inference")
+        if self.budget is not None:
+            above.axhline(self.budget / 1e6, color="tab:red", ls="--", label="budget")
+        above.set(ylabel="predicted peak of a step (MB)")
+        figure.legend(loc="outside right upper", fontsize=8)
+        below.plot(k, [p.relative_time for p in self.predictions], color="0.1", marker=".")
+        below.set(xlabel="BP layers", ylabel="time / two\nforward passes", ylim=(0, None))
+        below.xaxis.get_major_locator().set_params(integer=True)
+        figure.savefig(path)
+
+
+def plan(
+    model: nn.Module,
+    x: Tensor | tuple[Tensor, ...],
+    budget: int | str | None = None,
+    *,
+    loss: Callable[[Any], Tensor] | None = None,
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+    splits: Iterable[int] | None = None,
+) -> Plan:
+    """Predict what a step of every split will need.
+
+    The model is neither run nor changed. Where the step asks for a tensor's value it gets 1, so a
+    model whose course depends on values is predicted for that course.
+
+    Args:
+        model: any module, in the mode in which it will be trained. It may lie on the ``meta``
+            device, and then counts as one on the CPU.
+        x: the model's input, a batch as training will have it, or several inputs; only shapes and
+            types are read, so it may lie on ``meta`` too.
+        budget: bytes that a step may take, tensors only: an integer, or text such as ``300KB``,
+            ``12MB`` or ``1.5GiB``. None for no bound.
+        loss: the loss of the model's output; by default cross-entropy with a class for each of
+            the batch's examples.
+        bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak.
+        splits: numbers of BP layers to look at; by default all, 0 to the number of parametric
+            layers.
+
+    Raises:
+        ValueError: the budget is no amount of memory, or a split does not exist, or the model's
+            shapes depend on values.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> found = plan(model, torch.empty(3, 4), budget="700B")
+        >>> found.best.method, found.best.peak.peak_bytes
+        ('elastic-1', 640)
+    """
+    names = [name or "(model)" for name, _ in layers(model)]
+    n = len(names)
+    limit = parse_bytes(budget) if isinstance(budget, str) else budget
+    inference = simulate(lambda: _prepared(model, x, loss, None, bp_optimizer))
+    predictions = []
+    for k in range(n + 1) if splits is None else sorted(set(splits)):
+        zo, _ = split(model, "all" if k == n else k)
+        found = simulate(functools.partial(_prepared, model, x, loss, k, bp_optimizer))
+        seconds = found.seconds + 3 * SWEEP_SECONDS * sum(p.numel() for p in zo)
+        predictions.append(
+            Prediction(
+                method={0: "full-zo", n: "full-bp"}.get(k, f"elastic-{k}"),
+                bp_layers=k,
+                begins=names[n - k] if k else "",
+                peak=found.peak,
+                relative_time=seconds / (2 * inference.seconds),
+            )
+        )
+    return Plan(inference.peak, tuple(predictions), limit)
+
+
+def simulate(prepare: Prepare) -> Simulation:
+    """A step on shapes alone, after one that warms up.
+
+    Args:
+        prepare: makes a model and a function that does one step. It runs where every new tensor
+            is fake; none that was made before should be changed by it.
+
+    Raises:
+        ValueError: a shape depends on values.
+    """
+    shapes = _Shapes()
+    with (
+        warnings.catch_warnings(),
+        fake_tensor.FakeTensorMode(allow_non_fake_inputs=True),
+        perturb.shapes_only(),
+    ):
+        # Module.__deepcopy__ asks where a tensor lies; for a fake one torch answers, and warns.
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        try:
+            peak = step_peak(prepare, shapes)
+        except (
+            fake_tensor.DataDependentOutputException,
+            fake_tensor.DynamicOutputShapeException,
+        ) as error:
+            raise ValueError(
+                "expected a step whose shapes follow from its input's, but a shape depends on "
+                f"values: {error.func}; measure it instead"
+            ) from error
+    return Simulation(peak, shapes.seconds)
+
+
+def parse_bytes(text: str) -> int:
+    """An amount of memory in bytes.
+
+    >>> parse_bytes("300KB"), parse_bytes("1.5 MiB")
+    (300000, 1572864)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?)?B", text.strip())
+    if found is None:
+        raise ValueError(
+            f"expected an amount of memory, a number with one of {', '.join(UNITS)}, got '{text}'; "
+            "write for example 300KB"
+        )
+    return int(float(found[1]) * UNITS[f"{found[2] or ''}B"])
+
+
+class _Shapes(LiveBytes):
+    """Counts bytes and seconds of a step on fake tensors.
+
+    Attributes:
+        seconds: since the restart.
+    """
+
+    seconds = 0.0
+
+    def restart(self) -> None:
+        super().restart()
+        self.seconds = 0.0
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if func is _ITEM:  # a shape has no value
+            return _one(args[0].dtype)
+        result = func(*args, **kwargs)
+        if not func.is_view:
+            tensors = [t for t in tree_iter((args, kwargs, result)) if isinstance(t, Tensor)]
+            moved = sum(t.numel() * t.element_size() for t in tensors)
+            flops = _flops(func, args, kwargs, result)
+            self.seconds += flops * FLOP_SECONDS + moved * BYTE_SECONDS + OPERATION_SECONDS
+        return result
+
+
+def _one(dtype: torch.dtype) -> bool | int | float:
+    if dtype == torch.bool:
+        return True
+    return 1.0 if dtype.is_floating_point else 1
+
+
+def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> float:
+    """Floating-point operations of products and convolutions; others' time is in their bytes."""
+    if func is _CONVOLUTION_BACKWARD:  # torch's own count forgets groups
+        gradient, x, weight, *_ = args
+        transposed, wanted = args[7], args[10]
+        places = x.numel() if transposed else gradient.numel()
+        return 2.0 * places * math.prod(weight.shape[1:]) * (wanted[0] + wanted[1])
+    formula = flop_registry.get(func._overloadpacket)
+    return float(formula(*args, **kwargs, out_val=result)) if formula else 0.0
+
+
+def _prepared(
+    model: nn.Module,
+    x: Tensor | tuple[Tensor, ...],
+    loss: Callable[[Any], Tensor] | None,
+    bp_layers: int | None,
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None,
+) -> tuple[nn.Module, Callable[[], Any]]:
+    """The model's shape, and one step of it; of inference without ``bp_layers``."""
+    tensors = [*model.parameters(), *model.buffers()]
+    shape: Any = copy.deepcopy(model, {id(t): _shape(t) for t in tensors})
+    inputs = [_shape(t) for t in (x if isinstance(x, tuple) else (x,))]
+    if loss is None:
+        labels = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
+        loss = functools.partial(nn.functional.cross_entropy, target=labels)
+
+    def closure() -> Tensor:
+        return loss(shape(*inputs))
+
+    if bp_layers is None:
+        return shape, torch.no_grad()(closure)
+    every = bp_layers == len(layers(model))
+    optimizer = ElasticZO(shape, "all" if every else bp_layers, bp_optimizer=bp_optimizer)
+    return shape, lambda: optimizer.step(closure)
+
+
+def _shape(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape and type; a parameter for a parameter."""
+    device = "cpu" if tensor.is_meta else tensor.device
+    found = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(found, requires_grad=tensor.requires_grad)
+    return found
+
+
+# The command line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``ezo plan``."""
+    add = parser.add_argument
+    add("--model", required=True, help="a model that `ezo list` shows")
+    add("--batch", type=int, default=32, help="examples a step")
+    add("--budget", help="memory for a step's tensors, for example 300KB, 12MB or 1.5GiB")
+    add("--precision", default="fp32", help="number format: fp32")
+    add("--classes", type=int, help="classes; by default 10 for images and 40 for points")
+    add("--points", type=int, default=1024, help="points a cloud, for a model of points")
+    add("--plot", type=Path, help="file for a plot, for example plan.svg")
+
+
+def command(given: argparse.Namespace) -> int:
+    """``ezo plan``: print the table; returns 0, or 1 where nothing fits."""
+    module = catalogue.find("model", given.model)
+    if given.precision != "fp32":
+        raise ValueError(
+            f"expected --precision fp32, got {given.precision}: the training loop has no other "
+            "yet, so there is no step to predict"
+        )
+    for name in ("batch", "points", "classes"):
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            raise ValueError(f"expected --{name} of 1 or more, got {value}")
+    if given.budget is not None:
+        parse_bytes(given.budget)  # before the work
+    image = module.INPUT == "image"
+    size = (given.batch, 1, 28, 28) if image else (given.batch, given.points, 3)
+    with torch.device("meta"):
+        model = module.build(given.model, given.classes or INPUTS[module.INPUT], 1 if image else 3)
+        found = plan(model, torch.empty(size), given.budget)
+    print(found.table())
+    if given.plot is not None:
+        found.draw(given.plot)
+    return 0 if found.best else 1

@@ -1,0 +1,77 @@
+"""The four figures of a memory cell."""
+
+import pytest
+import torch
+from torch import nn
+
+from bench import memory
+from bench.isolate import measure_alone
+from bench.workload import Workload
+from ezo.livebytes import KINDS
+
+METHODS = ("full-zo", "elastic-4", "full-bp", "full-bp-checkpoint")
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def measured(request):
+    return measure_alone("memory", Workload("lenet5", request.param, 8))
+
+
+def values(rows, metric):
+    return [row.value for row in rows if row.metric == metric]
+
+
+def test_analytic_exact_and_their_parts_agree_to_the_byte(measured):
+    (exact,), (analytic,) = (values(measured, m) for m in ("peak_tensor_bytes", "analytic_bytes"))
+    # A step that follows another may find its loss, 4 bytes, still alive.
+    assert 0 <= exact - analytic <= 4
+    assert sum(sum(values(measured, f"bytes_{kind}")) for kind in KINDS) == analytic
+    assert sum(sum(values(measured, f"analytic_bytes_{kind}")) for kind in KINDS) == analytic
+    assert sum(values(measured, "analytic_module_bytes")) == analytic
+
+
+def test_the_heap_holds_the_tensors_and_a_little_more(measured):
+    (exact,), (heap,) = (values(measured, m) for m in ("peak_tensor_bytes", "heap_peak_bytes"))
+    assert exact <= heap < exact + 1_000_000
+
+
+def test_resident_memory_holds_the_heap(measured):
+    (heap,), (resident,) = (values(measured, m) for m in ("heap_peak_bytes", "rss_peak_bytes"))
+    assert resident > heap
+
+
+def test_every_split_is_a_cell():
+    found = [case.method for case in memory.cases(["lenet5"], None, 32)]
+    assert found == [
+        "inference", "full-zo", "elastic-1", "elastic-2", "elastic-3", "elastic-4", "full-bp",
+        "full-bp-checkpoint",
+    ]  # fmt: skip
+
+
+def test_an_analytic_figure_that_is_off_names_the_kind(monkeypatch):
+    """As of a step that can't be known from shapes: what it keeps depends on values."""
+
+    class Kept(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1000))
+            self.kept = None
+
+        def forward(self):
+            self.kept = torch.zeros(5000) if self.w.sum().item() < 0.5 else None
+            return self.w.sum()
+
+    def prepare(self):
+        model = Kept()
+        return model, torch.no_grad()(model)
+
+    monkeypatch.setattr(Workload, "prepare", prepare)
+    found = memory.measure(Workload("lenet5", "inference"))
+    (note,) = [row.note for row in found if row.metric == "analytic_bytes"]
+    assert "% off, mostly by" in note and "in place of" in note
+
+
+def test_a_peer_that_is_not_installed_is_one_row_that_says_so(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchzero", None)
+    (row,) = memory.measure(Workload("lenet5", "torchzero-mezo", 4))
+    assert row.value is None and row.note == "not installed: torchzero"

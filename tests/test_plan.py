@@ -1,0 +1,272 @@
+"""A plan: predicted bytes against those of real steps, the choice, and what it says."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from bench.memory import peak_bytes
+from ezo import ElasticZO, catalogue, layers
+from ezo.cli import main
+from ezo.data._vision import import_torchvision
+from ezo.livebytes import KINDS, step_peak
+from ezo.plan import parse_bytes, plan
+
+LENET5_STATE = 431_144 + 32 * 784 * 4 + 32 * 8  # parameters, images, labels
+CONVOLUTION = 32 * 6 * 28 * 28 * 4  # what the first one makes
+
+
+class Encoder(nn.Module):
+    """A TransformerEncoder classifier."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.encoder(x).mean(1))
+
+
+def mobilenet():
+    try:
+        return import_torchvision().models.mobilenet_v2(num_classes=10)
+    except ModuleNotFoundError:
+        pytest.skip("torchvision is not installed")
+
+
+def of_ours(name, *shape):
+    return lambda: (catalogue.find("model", name).build(name), torch.zeros(shape))
+
+
+MODELS = {
+    "lenet5": (of_ours("lenet5", 32, 1, 28, 28), range(6)),
+    "pointnet": (of_ours("pointnet", 2, 64, 3), range(9)),
+    "pointnet-bn": (of_ours("pointnet-bn", 2, 64, 3), (0, 1, 5, 8)),
+    "mobilenet_v2": (lambda: (mobilenet(), torch.zeros(2, 3, 64, 64)), (0, 1, 12, 53)),
+    "transformer": (lambda: (Encoder(), torch.zeros(4, 24, 32)), (0, 1, 4, 7)),
+}
+
+
+def measured(make, k, **settings):
+    """Peak bytes of a real step, by the instrument of `bench`, which shares no code with a plan."""
+    gc.collect()
+    others = peak_bytes(lambda: None)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = make()
+    y = torch.zeros(len(x), dtype=torch.int64)
+
+    def closure():
+        return nn.functional.cross_entropy(model(x), y)
+
+    if k is None:
+        step = torch.no_grad()(closure)
+    else:
+        optimizer = ElasticZO(model, "all" if k == len(layers(model)) else k, lr=0.0, **settings)
+
+        def step():
+            return optimizer.step(closure)
+
+    step()
+    gc.collect()
+    return peak_bytes(step) - others
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_predicted_peak_is_the_measured_one(name):
+    make, splits = MODELS[name]
+    model, x = make()
+    found = plan(model, x, splits=splits)
+    assert found.inference.peak_bytes == measured(make, None)
+    for prediction in found.predictions:
+        peak = prediction.peak
+        assert peak.peak_bytes == pytest.approx(measured(make, prediction.bp_layers), rel=0.02)
+        assert sum(peak.kinds.values()) == sum(peak.modules.values()) == peak.peak_bytes
+
+
+@pytest.mark.parametrize("k", [0, 2, 5])
+def test_taking_a_real_step_apart_does_not_change_its_peak(k):
+    make, _ = MODELS["lenet5"]
+
+    def prepare():
+        model, x = make()
+        y = torch.zeros(len(x), dtype=torch.int64)
+        optimizer = ElasticZO(model, "all" if k == 5 else k, lr=0.0)
+        return model, lambda: optimizer.step(lambda: nn.functional.cross_entropy(model(x), y))
+
+    real = step_peak(prepare)
+    assert real.peak_bytes == measured(make, k)
+    (predicted,) = plan(*make(), splits=[k]).predictions
+    assert real.kinds == predicted.peak.kinds
+    assert real.modules == predicted.peak.modules
+
+
+def test_lenet5_by_hand():
+    make, _ = MODELS["lenet5"]
+    found = plan(*make())
+    bytes_of = {p.method: p.peak for p in found.predictions}
+    # A forward pass needs the most when the first ReLU reads one tensor and writes another.
+    assert found.inference.peak_bytes == LENET5_STATE + 2 * CONVOLUTION
+    assert bytes_of["full-zo"].peak_bytes == found.inference.peak_bytes
+    tail = (84 * 10 + 10) * 4
+    assert bytes_of["elastic-1"].peak_bytes == found.inference.peak_bytes + 2 * tail
+    assert bytes_of["elastic-1"].kinds["gradients"] == tail
+    assert bytes_of["elastic-1"].kinds["optimizer"] == tail
+    assert bytes_of["elastic-1"].kinds["activations"] == 0  # not at that moment
+    kinds = bytes_of["full-bp"].kinds
+    assert kinds["parameters"] == kinds["optimizer"] == 431_144
+    # Kept: both ReLUs' outputs; both poolings' outputs' places (int64) while not yet used, ...
+    assert bytes_of["full-bp"].modules["1", "activations"] == CONVOLUTION
+    assert bytes_of["full-bp"].modules["11", "gradients"] == tail
+
+
+def test_scratch_for_noise_counts_where_it_makes_the_peak():
+    def make():  # of float64, which has no compiled sweep
+        model = nn.Sequential(nn.Linear(64, 200), nn.Linear(200, 3)).double()
+        return model, torch.zeros(1, 64, dtype=torch.float64)
+
+    (found,) = plan(*make(), splits=[0]).predictions
+    assert 0 < found.peak.kinds["scratch"] <= 64 * 1024
+    assert found.peak.peak_bytes == measured(make, 0)
+
+
+def test_an_optimiser_with_more_state_needs_more():
+    make, _ = MODELS["lenet5"]
+    adam = torch.optim.Adam
+    (found,) = plan(*make(), splits=[1], bp_optimizer=adam).predictions
+    assert found.peak.peak_bytes == measured(make, 1, bp_optimizer=adam)
+    assert found.peak.kinds["optimizer"] == 2 * 3400 + 2 * 4  # two moments; two counts of steps
+
+
+def test_model_input_and_random_state_are_left_alone():
+    model, x = MODELS["pointnet-bn"][0]()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    random = torch.get_rng_state()
+    plan(model, x, splits=[0, 3])
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, t in model.state_dict().items():
+        assert torch.equal(t, before[name])
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_model_without_numbers_is_enough():
+    make, _ = MODELS["lenet5"]
+    with torch.device("meta"):
+        without = plan(*make(), splits=[2])
+    assert without == plan(*make(), splits=[2])
+
+
+def test_a_large_model_takes_no_memory():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(100_000, 100_000), nn.ReLU(), nn.Linear(100_000, 10))
+        x = torch.empty(8, 100_000)
+    gc.collect()
+    before = peak_bytes(lambda: None)
+    found = plan(model, x)
+    assert found.predictions[0].peak.peak_bytes > 40e9
+    gc.collect()
+    assert peak_bytes(lambda: None) == before
+
+
+def test_what_the_loss_holds_is_part_of_the_batch():
+    make, _ = MODELS["lenet5"]
+    model, x = make()
+    y = torch.zeros(len(x), dtype=torch.int64)
+    held = plan(model, x, splits=[2], loss=lambda out: nn.functional.cross_entropy(out, y))
+    assert held == plan(model, x, splits=[2])
+
+
+def test_the_loss_and_several_inputs_are_the_callers():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, a, b):
+            return self.layer(a) * b
+
+    found = plan(Two(), (torch.zeros(5, 3), torch.zeros(5, 2)), loss=lambda out: out.square().sum())
+    assert [p.method for p in found.predictions] == ["full-zo", "full-bp"]
+    assert found.predictions[0].peak.kinds["batch"] == 5 * 3 * 4 + 5 * 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("budget", "chosen"),
+    [(1_735_976, "full-zo"), ("1.8MB", "elastic-1"), ("2.6MB", "elastic-3"), ("1GB", "full-bp")],
+)
+def test_the_most_bp_that_fits_is_chosen(budget, chosen):
+    found = plan(*MODELS["lenet5"][0](), budget)
+    assert found.best.method == chosen
+    assert found.table().splitlines()[-1].startswith(chosen)
+
+
+def test_where_nothing_fits_it_says_what_would():
+    found = plan(*MODELS["lenet5"][0](), 1_735_975)
+    assert found.best is None
+    assert "nothing fits in 1,735,975 B: the least is 1,735,976 B; lower" in found.table()
+
+
+def test_relative_time_grows_with_the_split_and_knows_of_groups():
+    image = torch.empty(8, 256, 32, 32, device="meta")
+    with torch.device("meta"):
+        model = nn.Sequential(
+            nn.Conv2d(256, 256, 3, groups=256), nn.ReLU(), nn.Conv2d(256, 256, 3, groups=256),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 4),
+        )  # fmt: skip
+    times = {p.method: p.relative_time for p in plan(model, image).predictions}
+    assert 1 <= times["full-zo"] < times["elastic-1"] < times["elastic-2"]
+    assert 1 < times["full-bp"] < 2.5
+
+
+@pytest.mark.parametrize("text", ["", "12", "MB", "-3MB", "3 mB", "1e3B", "1.KB"])
+def test_what_is_no_amount_of_memory_is_an_error(text):
+    with pytest.raises(ValueError, match=f"got '{text}'; write for example 300KB"):
+        parse_bytes(text)
+
+
+def test_a_shape_that_depends_on_values_is_an_error():
+    class Chosen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(x[x[:, 0] > 0])
+
+    with pytest.raises(ValueError, match="a shape depends on values: aten.nonzero"):
+        plan(Chosen(), torch.ones(4, 3), loss=lambda out: out.sum())
+
+
+def test_command_line_prints_the_table_and_draws(capsys, tmp_path):
+    plot = tmp_path / "plan.svg"
+    arguments = ["plan", "--model", "lenet5", "--batch", "8", "--budget", "1MB", "--plot", plot]
+    assert main(list(map(str, arguments))) == 0
+    out = capsys.readouterr().out
+    assert out == plan(*of_ours("lenet5", 8, 1, 28, 28)(), "1MB").table() + "\n"
+    assert [line.split()[0] for line in out.splitlines()[1:7]] == [
+        "full-zo", "elastic-1", "elastic-2", "elastic-3", "elastic-4", "full-bp",
+    ]  # fmt: skip
+    drawn = plot.read_text()
+    assert drawn.count("<!-- ") > len(KINDS) and "inference" in drawn
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--budget", "12"], "expected an amount of memory"),
+        (["--precision", "int8"], "expected --precision fp32, got int8"),
+        (["--batch", "0"], "expected --batch of 1 or more, got 0"),
+    ],
+)
+def test_command_line_refuses_what_it_cannot_plan(more, message, capsys):
+    assert main(["plan", "--model", "lenet5", *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_command_line_ends_with_1_where_nothing_fits(capsys):
+    assert main(["plan", "--model", "lenet5", "--batch", "1", "--budget", "300KB"]) == 1
+    assert "nothing fits in 300,000 B" in capsys.readouterr().out

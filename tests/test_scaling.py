@@ -1,0 +1,89 @@
+"""The scaling benchmark: exponents that are known, and sizes on either side of a memory."""
+
+import gc
+
+import pytest
+
+from bench import scaling
+from bench.grid import Grid
+from bench.memory import peak_bytes
+from bench.scaling import Series, exponent, largest_size
+from ezo.plan import simulate
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_exponent_is_the_power_of_the_size(power):
+    assert exponent([(n, 7.0 * n**power) for n in (3, 5, 8, 40)]) == pytest.approx(power)
+
+
+@pytest.mark.parametrize("memory", [0, 99, 100, 101, 399, 400, 12345])
+def test_largest_size_fits_and_the_next_does_not(memory):
+    def peak(size):
+        return 100 * size * size
+
+    found = largest_size(peak, memory)
+    assert (found == 0 or peak(found) <= memory) and memory < peak(found + 1)
+
+
+def test_a_line_is_gone_along_without_looking():
+    seen = []
+
+    def peak(size):
+        seen.append(size)
+        return 1000 + 10 * size
+
+    assert largest_size(peak, 10**9, line_from=4) == (10**9 - 1000) // 10
+    assert max(seen) == 8
+    assert largest_size(peak, 1020, line_from=4) == 2
+
+
+@pytest.fixture(scope="module")
+def measured():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(scaling.SIZES, "image", (8, 16))
+        patch.setattr(scaling, "STEPS", 1)
+        patch.setattr(scaling, "MEMORIES", (100_000,))
+        return scaling.measure(Series("convnet", "full-bp", "image", batch_size=4))
+
+
+def test_a_series_has_bytes_and_seconds_of_each_size(measured):
+    for metric, unit in (("peak_tensor_bytes", "B"), ("step_seconds", "s")):
+        found = [row for row in measured if row.metric == metric]
+        assert [row.config["size"] for row in found] == [8, 16]
+        assert all(row.value > 0 and row.unit == unit for row in found)
+
+
+def test_bytes_grow_with_the_images_area(measured):
+    (found,) = [row for row in measured if row.metric == "peak_tensor_bytes_exponent"]
+    assert 1.7 < found.value < 2  # what does not grow, parameters, lowers it
+
+
+def test_the_next_size_does_not_fit(measured):
+    (found,) = [row for row in measured if row.metric == "largest_size"]
+    series = Series("convnet", "full-bp", "image", batch_size=4)
+    assert found.config["memory_bytes"] == 100_000
+    peaks = [
+        simulate(lambda size=size: series.prepare(size)).peak.peak_bytes
+        for size in (found.value, found.value + 1)
+    ]
+    assert peaks[0] <= 100_000 < peaks[1]
+
+
+@pytest.mark.parametrize("axis", ["image", "width", "depth", "batch"])
+def test_a_step_on_shapes_has_the_measured_bytes(axis):
+    series = Series("convnet", "elastic-1", axis, batch_size=2)
+    gc.collect()
+    before = peak_bytes(lambda: None)
+    model, step = series.prepare(4)
+    step()
+    gc.collect()
+    real = peak_bytes(step) - before
+    assert simulate(lambda: series.prepare(4)).peak.peak_bytes == real
+
+
+def test_the_grid_has_each_series_once():
+    cells = Grid(["lenet5", "pointnet"], ["full-zo"], [8]).cells(scaling)
+    assert [(c.model, c.axis) for c in cells] == [
+        ("lenet5", "batch"), ("convnet", "image"), ("convnet", "width"), ("convnet", "depth"),
+        ("pointnet", "batch"), ("pointnet", "points"),
+    ]  # fmt: skip
