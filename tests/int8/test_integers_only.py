@@ -169,11 +169,14 @@ def steps(train: Any, watch: Watch, method: str, precision: str) -> None:
         assert isinstance(loss, int)
 
 
-def test_no_step_of_int8_has_a_floating_point_number(watched: Watched) -> None:
+@pytest.mark.parametrize("isa", ["", "reference"])
+def test_no_step_of_int8_has_a_floating_point_number(watched: Watched, isa: str) -> None:
     watch, train = watched()
+    fast = importlib.import_module("ezo.int8.fast")
     for method in ("full-zo", "elastic-2", "full-bp", "tail-only-1"):
         before = dict(watch.seen)
-        steps(train, watch, method, "int8")
+        with fast.instruction_set(isa):
+            steps(train, watch, method, "int8")
         assert watch.seen["expression"] - before["expression"] > 500
         assert watch.seen["operation"] - before["operation"] > 20
 
