@@ -35,11 +35,8 @@ def run(asked: Asked, out: Path, *, root: Path | None, device: str) -> None:
     kinds = {r.case: kind for kind, runs in preset.runs(asked.experiments).items() for r in runs}
     runs = [r for found in preset.runs(asked.experiments).values() for r in found]
     parts: list[list[Row]] = []
-    cells = [
-        (part.benchmark, case)
-        for part in (() if asked.experiments else preset.cells)
-        for case in part.cases()
-    ]
+    measured = () if asked.experiments else preset.cells
+    cells = list(dict.fromkeys(cell for part in measured for cell in part.cases()))
     weights = {r.case: cost.seconds(r) / asked.jobs for r in runs}
     with tqdm(
         total=round(sum(weights.values()) + CELL_SECONDS * len(cells)),
@@ -65,7 +62,7 @@ def run(asked: Asked, out: Path, *, root: Path | None, device: str) -> None:
     write_rows(out / "rows.jsonl", (row for part in parts for row in part))
 
 
-def _measure(cells: list[tuple[str, Any]], folder: Path, jobs: int) -> Iterator[list[Row]]:
+def _measure(cells: list[tuple[str, Any, int]], folder: Path, jobs: int) -> Iterator[list[Row]]:
     """Every cell's rows, in the order of ``cells``; those that can't disturb go side by side."""
     quiet = [cell for cell in cells if cell[0] in SIDE_BY_SIDE]
     threads = Parallel(jobs, prefer="threads", return_as="generator")
@@ -73,15 +70,19 @@ def _measure(cells: list[tuple[str, Any]], folder: Path, jobs: int) -> Iterator[
     yield from (_cell(*cell, folder) for cell in cells if cell[0] not in SIDE_BY_SIDE)
 
 
-def _cell(benchmark: str, case: Any, folder: Path) -> list[Row]:
-    """One cell's rows, measured once; one row that says why where measuring failed."""
-    path = folder / f"{benchmark}-{case.name}.jsonl"
+def _cell(benchmark: str, case: Any, number: int, folder: Path) -> list[Row]:
+    """One cell's rows, measured once by each commit; a row that says why where measuring failed."""
+    path = folder / f"{benchmark}-{case.name}-{number}.jsonl"
+    here = provenance()
     if path.exists():
-        return rows.read(path)
+        kept = rows.read(path)
+        if all(row.commit == here["commit"] for row in kept):
+            return kept
     try:
-        found: list[Row] = measure_alone(benchmark, case)
+        measured = measure_alone(benchmark, case)
     except Exception as error:
         note = f"{benchmark}: {type(error).__name__}: {error}"
-        return [Row(case.name, "failed", None, "", note=note, **provenance())]
+        return [Row(case.name, "failed", None, "", note=note, **here)]
+    found = [replace(row, config={**row.config, "round": number}) for row in measured]
     write_rows(path, found)
     return found

@@ -1,13 +1,13 @@
 """Rows as a pandas data frame, and the parts of it that figures and tables show."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
 
 from ezo.rows import Row
-from reproduce.select import experiment
+from reproduce.select import SHAPE, experiment, settings
 
 GROUP = ["model", "data", "precision"]
 
@@ -15,7 +15,8 @@ GROUP = ["model", "data", "precision"]
 def frame(rows: list[Row]) -> pd.DataFrame:
     """One line a row: the columns of `ezo.rows.Row`, ``config`` flat as ``config.name``, and more.
 
-    ``experiment`` is `reproduce.select.experiment`; ``finished`` says that the row's run did;
+    ``experiment`` is `reproduce.select.experiment`, ``settings`` is `reproduce.select.settings` and
+    ``variant`` the same without the input's shape; ``finished`` says that the row's run did;
     ``epoch`` counts the passes over the training data done at ``step``.
     """
     finished = {row.case: row.step for row in rows if row.metric == "finished"}
@@ -26,11 +27,17 @@ def frame(rows: list[Row]) -> pd.DataFrame:
             **asdict(row),
             **{f"config.{name}": value for name, value in row.config.items()},
             "experiment": experiment(row),
+            "settings": settings(row),
+            "variant": settings(replace(row, config=_without(row.config, SHAPE))),
             "finished": row.case in finished,
             "epoch": row.step * epochs / steps if steps and epochs and row.step else 0.0,
         }
 
     return pd.DataFrame(line(row) for row in rows).astype({"value": float})
+
+
+def _without(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in names}
 
 
 def trained(table: pd.DataFrame, metric: str, which: str = "training") -> pd.DataFrame:

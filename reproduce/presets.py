@@ -2,13 +2,13 @@
 
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
+from bench import workload
 from ezo import catalogue
-from ezo.methods import Hyper
 from ezo.methods._hyper import tuned
-from ezo.train import PRECISIONS, Run
+from ezo.train import Run
 
 ACCURACY_METHODS = ("full-zo", "elastic-1", "elastic-2", "tail-only-1", "tail-only-2", "full-bp")
 FINE_TUNING_METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
@@ -29,23 +29,37 @@ class Experiment(NamedTuple):
     runs: Callable[[], list[Run]]
 
 
-class Cells(NamedTuple):
-    """Measurements: every method of a benchmark on a model.
+@dataclass(frozen=True)
+class Cells:
+    """Measurements: every method of a benchmark on a model, in every precision it can measure.
 
     Attributes:
         benchmark: file of ``bench``.
         model: name of a model.
         methods: names, or None for the benchmark's own.
+        integers: also in int8, where the benchmark can.
+        rounds: how often, each in new processes, fp32 and int8 in turn: A B, B A, A B ...
     """
 
     benchmark: str
     model: str
     methods: tuple[str, ...] | None = None
+    integers: bool = False
+    rounds: int = 1
 
-    def cases(self) -> list[Any]:
-        """What the benchmark measures, each in a process of its own."""
+    def cases(self) -> list[tuple[str, Any, int]]:
+        """(benchmark, case, round): what is measured, each in a process of its own."""
         module = importlib.import_module(f"bench.{self.benchmark}")
-        return list(module.cases([self.model], self.methods, 32))
+        base = list(module.cases([self.model], self.methods, 32))
+        can = getattr(workload, "PRECISIONS", ("fp32",))
+        precisions = ["fp32", *(["int8"] if self.integers and "int8" in can else [])]
+        found = []
+        for n in range(self.rounds):
+            for case in base:
+                for precision in precisions if n % 2 == 0 else reversed(precisions):
+                    one = case if precision == "fp32" else replace(case, precision=precision)
+                    found.append((self.benchmark, one, n))
+        return found
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ def training(
             precision,
             epochs=epochs,
             seed=seed,
-            hyper=hyper(model, data, method) if precision == "fp32" else None,
+            hyper=hyper(model, data, method, precision),
         )
         for seed in seeds
         for method in methods
@@ -122,41 +136,66 @@ def fine_tuning(
     return found
 
 
-def sensitivity(data: str, *, epochs: int) -> list[Run]:
+SCALED = {"eps": (0.25, 4.0), "lr": (0.5, 2.0), "clip": (0.5, 2.0), "rate": (0.5, 2.0)}
+OTHERS = {
+    "r_max": (7, 31),
+    "p_zero": (0.25, 0.75),
+    "magnitude": ("sign", "relative"),
+    "bp_gradient": ("plus", "minus", "unperturbed"),
+    "mu": (-1, 0, 2),
+}
+OF_BP = ("bp_gradient", "mu")
+
+
+def sensitivity(data: str, *, epochs: int, precision: str = "fp32") -> list[Run]:
     """One hyperparameter at a time moved away from the chosen value; full-zo and elastic-2."""
     found = []
-    for run in training("lenet5", data, ("full-zo", "elastic-2"), seeds=[0], epochs=epochs):
-        centre = run.hyper
-        assert centre is not None and centre.clip is not None
-        changes: list[dict[str, Any]] = [{}]
-        changes += [{"eps": centre.eps * factor} for factor in (0.25, 4.0)]
-        changes += [{"lr": centre.lr * factor} for factor in (0.5, 2.0)]
-        changes += [{"clip": centre.clip * factor} for factor in (0.5, 2.0)]
-        if run.method != "full-zo":
-            changes += [{"bp_gradient": at} for at in ("plus", "minus", "unperturbed")]
-        found += [replace(run, hyper=replace(centre, **change)) for change in changes]
+    for run in training(
+        "lenet5", data, ("full-zo", "elastic-2"), seeds=[0], epochs=epochs, precision=precision
+    ):
+        chosen: Any = run.hyper
+        centre = asdict(chosen)
+        values = {
+            name: [type(centre[name])(centre[name] * factor) for factor in factors]
+            for name, factors in SCALED.items()
+            if centre.get(name) is not None
+        } | {name: list(tried) for name, tried in OTHERS.items() if name in centre}
+        found.append(run)
+        for name, tried in values.items():
+            if name in OF_BP and run.method == "full-zo":
+                continue
+            for value in tried:
+                if value != centre[name]:
+                    found.append(replace(run, hyper=replace(chosen, **{name: value})))
     return found
 
 
-def hyper(model: str, data: str, method: str) -> Hyper:
+def precisions() -> tuple[str, ...]:
+    """The number formats that can be trained."""
+    known = catalogue.names("precision") if "precision" in catalogue.KINDS else ["fp32"]
+    return tuple(known)
+
+
+def hyper(model: str, data: str, method: str, precision: str = "fp32") -> Any:
     """The tuned values; where there are none, those of a kin.
 
     The kin of rotated data are the unrotated, of Fashion-MNIST MNIST, of elastic-k with k above 2
     elastic-2.
     """
-    default = catalogue.find("method", method).HYPER
+    extra = () if precision == "fp32" else (precision,)
+    default = tuned(model, "", method, *extra)
     deep = method.startswith("elastic-") and catalogue.number(method) > 2
     plain = data.partition("-rot")[0]
     for source in (data, plain, "mnist") if "mnist" in data else (data,):
         for name in (method, "elastic-2") if deep else (method,):
-            if (found := tuned(model, source, name)) != default:
+            if (found := tuned(model, source, name, *extra)) != default:
                 return found
     return default
 
 
-def _everywhere(make: Callable[[str], list[Run]], *precisions: str) -> Callable[[], list[Run]]:
-    """The same runs in every precision that can be trained."""
-    return lambda: [run for p in PRECISIONS if not precisions or p in precisions for run in make(p)]
+def _everywhere(make: Callable[[str], list[Run]], *only: str) -> Callable[[], list[Run]]:
+    """The same runs in every precision that can be trained, or in those of ``only``."""
+    return lambda: [run for p in precisions() if not only or p in only for run in make(p)]
 
 
 def _lenet5(data: str, methods: tuple[str, ...] = ACCURACY_METHODS) -> Callable[[str], list[Run]]:
@@ -171,6 +210,7 @@ def _fine_tuning(precision: str) -> list[Run]:
     ]
 
 
+MEASURED = ("inference", "full-zo", "elastic-1", "elastic-2", "full-bp")
 LENET5_SPLITS = (
     "inference",
     "full-zo",
@@ -235,11 +275,16 @@ PRESETS = {
                     "pointnet", "shapes-256", ACCURACY_METHODS, seeds=SEEDS, epochs=15
                 ),
             ),
-            "sensitivity": Experiment("sensitivity", lambda: sensitivity("mnist", epochs=5)),
+            "sensitivity": Experiment(
+                "sensitivity",
+                _everywhere(lambda p: sensitivity("mnist", epochs=5, precision=p), "fp32", "int8"),
+            ),
         },
         (
             Cells("memory", "lenet5", LENET5_SPLITS),
             Cells("memory", "pointnet", POINTNET_SPLITS),
+            Cells("memory", "lenet5", MEASURED, integers=True),
+            Cells("memory", "pointnet", MEASURED, integers=True),
             Cells("steptime", "lenet5"),
             Cells("steptime", "pointnet"),
         ),

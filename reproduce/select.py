@@ -114,11 +114,17 @@ def cells(rows: list[Row], metric: str) -> dict[tuple[Cell, str, str], Row]:
     }
 
 
+SHAPE = ("batch_size", "points")  # of a cell's input
+BOOKKEEPING = ("benchmark", "cell", "machine", "round", "source")  # say where, not what
+
+
 def settings(row: Row) -> str:
     """A cell's settings as text, for example ``batch 32, 1024 points``."""
-    known = {"batch_size": "batch {}", "points": "{} points"}
+    shape = {"batch_size": "batch {}", "points": "{} points"}
     return ", ".join(
-        known.get(name, f"{name} {{}}").format(row.config[name]) for name in sorted(row.config)
+        shape.get(name, f"{name} {{}}").format(row.config[name])
+        for name in sorted(row.config)
+        if name not in BOOKKEEPING
     )
 
 

@@ -2,7 +2,7 @@
 
 from ezo.rows import Row
 from reproduce.judge import Claim, Finding, finding
-from reproduce.select import settings, value
+from reproduce.select import SHAPE, settings, value
 
 CLAIM = Claim(
     id="int8-memory",
@@ -16,7 +16,6 @@ CLAIM = Claim(
     tolerance="none: the bytes are the same on every run",
     neutral=1.0,
 )
-SAME = ("batch_size", "points")  # what an fp32 cell shares with the int8 cell
 
 
 def judge(rows: list[Row], full: bool) -> list[Finding]:
@@ -24,7 +23,7 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
     peaks = [r for r in rows if r.metric == "peak_tensor_bytes" and r.value is not None]
 
     def at(row: Row) -> tuple[object, ...]:
-        return (row.model, row.method, row.device, *(row.config.get(name) for name in SAME))
+        return (row.model, row.method, row.device, *(row.config.get(name) for name in SHAPE))
 
     float32 = {at(row): row for row in peaks if row.precision == "fp32"}
     return [

@@ -2,7 +2,7 @@
 
 from ezo.rows import Row
 from reproduce.judge import Claim, Finding, finding
-from reproduce.select import settings, value
+from reproduce.select import SHAPE, settings, value
 
 CLAIM = Claim(
     id="int8-time",
@@ -19,7 +19,6 @@ CLAIM = Claim(
     "ratio on the machine that the rows name",
     neutral=1.0,
 )
-SAME = ("batch_size", "points")
 
 
 def judge(rows: list[Row], full: bool) -> list[Finding]:
@@ -27,9 +26,9 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
     rounds: dict[tuple[object, ...], dict[str, list[Row]]] = {}
     for row in rows:
         if row.metric == "step_seconds" and row.value:
-            shared = tuple(row.config.get(name) for name in SAME)
+            shared = tuple(row.config.get(name) for name in SHAPE)
             cell = (row.model, row.method, row.device, row.threads, row.processor, *shared)
-            label = "fp32" if row.precision == "fp32" else f"{row.precision}, {_settings(row)}"
+            label = "fp32" if row.precision == "fp32" else f"{row.precision}, {settings(row)}"
             rounds.setdefault(cell, {}).setdefault(label, []).append(row)
     findings = []
     for by_label in rounds.values():
@@ -50,8 +49,3 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
                 )
             )
     return findings
-
-
-def _settings(row: Row) -> str:
-    """The settings of a cell, but the number of its round."""
-    return ", ".join(part for part in settings(row).split(", ") if not part.startswith("round"))

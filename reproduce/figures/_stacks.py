@@ -11,7 +11,7 @@ from reproduce.figures._style import order, panels, patches
 def stacks(
     frame: pd.DataFrame, metrics: Mapping[str, str], scale: float, label: str
 ) -> Figure | None:
-    """One panel for each model, precision, batch and number of threads.
+    """One panel for each model, precision, setting and number of threads.
 
     Args:
         frame: `reproduce.frame.frame`.
@@ -22,9 +22,9 @@ def stacks(
     mine = frame[frame.metric.isin(list(metrics)) & frame.value.notna()]
     if mine.empty:
         return None
-    parts = list(mine.groupby(["model", "precision", "config.batch_size", "threads"]))
+    parts = list(mine.groupby(["model", "precision", "settings", "threads"]))
     figure, axes = panels(len(parts), height=3.2)
-    for ax, ((model, precision, batch, threads), group) in zip(axes, parts, strict=True):
+    for ax, ((model, precision, settings, threads), group) in zip(axes, parts, strict=True):
         table = group.pivot_table(
             index="method", columns="metric", values="value", aggfunc="median"
         )
@@ -36,7 +36,7 @@ def stacks(
             left = left + table[metric]
         plural = "s" if threads > 1 else ""
         ax.set(
-            title=f"{model}, {precision}, batch {batch:.0f}, {threads} thread{plural}",
+            title=f"{model}, {precision}, {settings}, {threads} thread{plural}",
             xlabel=label,
             ylabel="method",
         )

@@ -19,17 +19,17 @@ def draw(frame: pd.DataFrame) -> Figure | None:
     frame = frame[frame.metric.isin(list(METRICS)) & (frame.value > 0)]
     if frame.empty:
         return None
-    medians = frame.groupby(["metric", "precision", *CELL]).value.median().reset_index()
-    float32 = medians[medians.precision == "fp32"].drop(columns="precision")
+    medians = frame.groupby(["metric", "precision", "variant", *CELL]).value.median().reset_index()
+    float32 = medians[medians.precision == "fp32"].drop(columns=["precision", "variant"])
     integers = medians[medians.precision.str.startswith("int8")]
     both = integers.merge(float32, on=["metric", *CELL], suffixes=("", "_fp32"))
     both = both[both.method != "inference"]
     if both.empty:
         return None
     both = both.assign(ratio=both.value_fp32 / both.value)
-    parts = list(both.groupby(["metric", "model", "precision", "threads"]))
+    parts = list(both.groupby(["metric", "model", "precision", "variant", "threads"]))
     figure, axes = panels(len(parts), height=3.0)
-    for ax, ((metric, model, precision, threads), group) in zip(axes, parts, strict=True):
+    for ax, ((metric, model, precision, variant, threads), group) in zip(axes, parts, strict=True):
         name, printed = METRICS[metric]
         for method in order(group.method):
             mine = group[group.method == method].sort_values("config.batch_size")
@@ -43,7 +43,7 @@ def draw(frame: pd.DataFrame) -> Figure | None:
         ax.axhspan(*printed, color="0.7", alpha=0.5, label="printed")
         ax.axhline(1.0, color="0.3", linewidth=0.8)
         ax.set(
-            title=f"{model}, {name}, {threads} thread{'s' if threads > 1 else ''}",
+            title=", ".join(filter(None, (model, name, variant, _threads(threads)))),
             xlabel="batch (examples)",
             ylabel=f"fp32 / {precision} (ratio)",
             xscale="log",
@@ -54,3 +54,8 @@ def draw(frame: pd.DataFrame) -> Figure | None:
         ax.minorticks_off()
         ax.legend(fontsize=7, loc="best")
     return figure
+
+
+def _threads(n: int) -> str:
+    """How many threads."""
+    return f"{n} thread{'s' if n > 1 else ''}"

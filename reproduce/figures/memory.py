@@ -10,18 +10,18 @@ CAPTION = "Exact tensor bytes at the peak; in brackets over fp32 inference on th
 
 
 def draw(frame: pd.DataFrame) -> Figure | None:
-    """One panel for each model, precision and batch."""
+    """One panel for each model, precision and setting."""
     peaks = frame[(frame.metric == "peak_tensor_bytes") & frame.value.notna()]
     if peaks.empty:
         return None
-    parts = list(peaks.groupby(["model", "precision", "config.batch_size"]))
+    parts = list(peaks.groupby(["model", "precision", "settings"]))
     figure, axes = panels(len(parts), height=3.2)
-    for ax, ((model, precision, batch), group) in zip(axes, parts, strict=True):
+    for ax, ((model, precision, settings), group) in zip(axes, parts, strict=True):
         by_method = group.groupby("method").value.last()
         methods = order(by_method.index)[::-1]
         base = peaks[
             (peaks.model == model)
-            & (peaks["config.batch_size"] == batch)
+            & (peaks["config.batch_size"] == group["config.batch_size"].iloc[0])
             & (peaks.precision == "fp32")
             & (peaks.method == "inference")
         ].value
@@ -35,7 +35,7 @@ def draw(frame: pd.DataFrame) -> Figure | None:
         ]
         ax.bar_label(bars, texts, padding=3, fontsize=7)
         ax.set(
-            title=f"{model}, {precision}, batch {batch:.0f}",
+            title=f"{model}, {precision}, {settings}",
             xlabel="peak tensor bytes (MB)",
             ylabel="method",
             xlim=(0, max(megabytes) * 1.5),

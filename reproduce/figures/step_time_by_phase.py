@@ -13,6 +13,7 @@ PHASES = {
     "loss_seconds": "loss",
     "backward_seconds": "backward",
     "update_seconds": "update",
+    "other_seconds": "the rest",
 }
 
 
