@@ -84,9 +84,10 @@ def _report(out: Path) -> int:
 
     want = asked(out)
     preset = PRESETS[want.preset]
-    findings = report.write(out, want.preset, preset.about, preset.full)
+    runs = preset.runs(want.experiments)
+    findings = report.write(out, want.preset, preset.about, preset.full, runs)
     for finding in findings:
-        value = "-" if finding.value is None else f"{finding.value:+.3f}"
+        value = "-" if finding.value is None else f"{finding.value:.3f}"
         print(f"{finding.claim:<18} {finding.comparison:<60} {value:>10}  {finding.verdict}")
     print(f"report: {out / 'report.html'}")
     bad = [row for row in read_rows(out) if row.metric in ("failed", "diverged")]

@@ -16,7 +16,10 @@ from reproduce.execute import execute
 from reproduce.folder import Asked, write_rows
 from reproduce.presets import PRESETS
 
-SIDE_BY_SIDE = ("memory",)  # benchmarks that what runs beside them does not change
+SIDE_BY_SIDE = (
+    "memory",
+    "float_operations",
+)  # benchmarks that what runs beside them does not change
 CELL_SECONDS = 8.0
 
 

@@ -253,7 +253,11 @@ PRESETS = {
             ),
             "sensitivity": Experiment("sensitivity", lambda: sensitivity("digits", epochs=10)),
         },
-        (Cells("memory", "lenet5"), Cells("memory", "pointnet")),
+        (
+            Cells("memory", "lenet5"),
+            Cells("memory", "pointnet"),
+            Cells("float_operations", "lenet5"),
+        ),
     ),
     "paper": Preset(
         "LeNet-5 on MNIST and Fashion-MNIST, 20 epochs; fine-tuning to both rotated, 5 epochs; "
@@ -285,6 +289,8 @@ PRESETS = {
             Cells("memory", "pointnet", POINTNET_SPLITS),
             Cells("memory", "lenet5", MEASURED, integers=True),
             Cells("memory", "pointnet", MEASURED, integers=True),
+            Cells("float_operations", "lenet5"),
+            Cells("float_operations", "pointnet"),
             Cells("steptime", "lenet5"),
             Cells("steptime", "pointnet"),
         ),

@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 
 import reproduce.figures
 from ezo.rows import Row
+from ezo.train import Run
 from reproduce import ledger, tables
 from reproduce.cost import clock
 from reproduce.folder import read_rows
@@ -35,13 +36,21 @@ class Picture:
     png: str  # base64
 
 
-def write(out: Path, preset: str, about: str, full: bool) -> list[Finding]:
+def write(
+    out: Path,
+    preset: str,
+    about: str,
+    full: bool,
+    asked: dict[str, list[Run]] | None = None,
+) -> list[Finding]:
     """Make the report of the rows in ``out``, in ``out``.
 
     Args:
         out: folder with rows; figures and report are written beside them.
         preset: name of the preset. about: what it runs.
         full: verdicts, not indications.
+        asked: the preset's runs by the kind of their experiment; the report says which of them
+            have no rows.
 
     Returns:
         What the rows show of every claim.
@@ -60,7 +69,7 @@ def write(out: Path, preset: str, about: str, full: bool) -> list[Finding]:
         "about": about,
         "full": full,
         "claims": [
-            (claim, tables.summary(mine), [(f, tables.estimate(f)) for f in mine])
+            (claim, tables.summary(mine), [(f, tables.estimate(claim, f)) for f in mine])
             for claim in texts.values()
             if (mine := [f for f in findings if f.claim == claim.id])
         ],
@@ -71,6 +80,7 @@ def write(out: Path, preset: str, about: str, full: bool) -> list[Finding]:
         "ledger": list(ledger.entries(table)),
         "hyper_names": tables.HYPERS,
         "hypers": list(tables.hypers(rows)),
+        "not_run": tables.not_run(rows, asked or {}),
         "failures": [r for r in rows if r.metric in ("failed", "diverged")],
         "runs": tables.run_lines(rows),
         "machine": _machine(rows),

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ezo.rows import Row
+from ezo.train import Run
 from reproduce.figures._style import order
 from reproduce.judge import Claim, Finding, interval
-from reproduce.select import final, groups, value
+from reproduce.select import Group, experiment, final, groups, key, value
 
 HYPERS = ("epochs", "batch_size", "lr", "eps", "clip", "bp_lr", "momentum", "schedule")
 
@@ -37,16 +38,15 @@ class RunLine(NamedTuple):
     commit: str
 
 
-def estimate(finding: Finding) -> str:
-    """The estimate and its interval as text, without a unit."""
+def estimate(claim: Claim, finding: Finding) -> str:
+    """The estimate and its interval as text, without a unit; signed where it may be below 0."""
     if finding.value is None or finding.low is None or finding.high is None:
         return "-"
-    text = f"{finding.value:+.4g}"
-    if finding.low == finding.high:
-        return f"{text} (exact)"
+    sign = "" if claim.unit in ("x", "operations") else "+"
+    value, low, high = (f"{x:{sign}.4g}" for x in (finding.value, finding.low, finding.high))
     if finding.seeds == 1:
-        return f"{text} (one seed, no interval)"
-    return f"{text} [{finding.low:+.4g}, {finding.high:+.4g}]"
+        return f"{value} (exact)" if low == high else f"{value} (one sample, no interval)"
+    return f"{value} [{low}, {high}]"
 
 
 def summary(findings: list[Finding]) -> str:
@@ -88,6 +88,23 @@ def hypers(rows: list[Row]) -> Iterator[tuple[str, str, str, str, dict[str, Any]
                 yield *run[:4], {name: row.config.get(name, "-") for name in HYPERS}
 
 
+def not_run(rows: list[Row], asked: dict[str, list[Run]]) -> list[str]:
+    """What was asked for and has no rows, a text for each group.
+
+    Args:
+        rows: all there are.
+        asked: runs by the kind of their experiment (`reproduce.presets.Preset.runs`).
+    """
+    there = {(experiment(row), *key(row)) for row in rows if row.seed is not None}
+    missing: dict[tuple[str, str], list[str]] = {}
+    for kind, runs in asked.items():
+        for run in runs:
+            group = Group(run.model, run.data, run.precision)
+            if (kind, *group, run.method, run.seed) not in there:
+                missing.setdefault((kind, str(group)), []).append(f"{run.method} seed {run.seed}")
+    return [f"{kind}, {group}: {', '.join(found)}" for (kind, group), found in missing.items()]
+
+
 def run_lines(rows: list[Row]) -> list[RunLine]:
     """Every case, in the order of the rows."""
     found: dict[str, RunLine] = {}
@@ -106,7 +123,7 @@ def latex(folder: Path, findings: list[tuple[Claim, Finding]], accuracy: list[Ac
                 "Claim": claim.id,
                 "Printed": claim.printed or "(ours)",
                 "Compared": found.comparison,
-                "Found": f"{estimate(found)} {claim.unit}",
+                "Found": f"{estimate(claim, found)} {claim.unit}",
                 "Seeds": found.seeds,
                 "Verdict": found.verdict,
             }

@@ -3,13 +3,15 @@
 import gzip
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from made_rows import cell_rows, everything, run_rows
 
 from ezo import rows
-from reproduce import ledger, report, tables
+from ezo.train import Run
+from reproduce import judge, ledger, report, tables
 from reproduce.figures.accuracy_over_memory import front
 from reproduce.frame import frame, sensitivity
 
@@ -128,6 +130,28 @@ def test_a_figure_that_has_no_rows_any_more_is_left_out_and_the_report_says_so(s
     assert not list((small / "figures").glob("memory.*"))
     assert "left out: " in (text := (small / "REPORT.md").read_text())
     assert "Peak memory of a training step;" in text
+
+
+def test_the_report_names_what_was_asked_for_and_not_run():
+    made = run_rows("full-zo", 0, 80.0)
+    done, other = (Run("lenet5", "mnist", "full-zo", seed=seed) for seed in (0, 1))
+    tuned = replace(done, data="mnist-rot30")
+    found = tables.not_run(made, {"training": [done, other], "fine-tuning": [tuned]})
+    assert found == [
+        "training, lenet5 on mnist, fp32: full-zo seed 1",
+        "fine-tuning, lenet5 on mnist-rot30, fp32: full-zo seed 0",
+    ]
+
+
+def test_an_estimate_has_its_interval_or_says_why_it_has_none():
+    claim = replace(next(judge.claims()).CLAIM, unit="points")
+    exact = judge.finding(claim, "", [1.0], True, (), exact=True)
+    one, many = (judge.finding(claim, "", samples, True, ()) for samples in ([1.0], [1.0, 1.0]))
+    assert tables.estimate(claim, exact) == "+1 (exact)"
+    assert tables.estimate(claim, one) == "+1 (one sample, no interval)"
+    assert tables.estimate(claim, many) == "+1 [+1, +1]"
+    assert tables.estimate(replace(claim, unit="x"), many) == "1 [1, 1]"
+    assert tables.estimate(claim, judge.finding(claim, "", [], True, ())) == "-"
 
 
 def test_latex_tables_hold_every_finding_and_escape_what_latex_reads(reported):

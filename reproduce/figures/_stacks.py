@@ -40,5 +40,5 @@ def stacks(
             xlabel=label,
             ylabel="method",
         )
-        ax.legend(fontsize=7, loc="best")
+        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, frameon=False)
     return figure
