@@ -1,8 +1,9 @@
-"""Find models, data sets and methods: every file in their folder is one, by being there.
+"""Find models, data sets, methods and precisions: a file in their folder is one, by being there.
 
 A file of a kind defines ``NAMES``, the names it answers to, and the function of its kind
-(``build``, ``load``, ``optimizer``: see `KINDS`). A name may hold one placeholder for an integer,
-``elastic-<k>``; the function gets the name as the caller wrote it, and `number` reads the integer.
+(``build``, ``load``, ``optimizer``, ``trainer``: see `KINDS`). A name may hold one placeholder for
+an integer, ``elastic-<k>``; the function gets the name as the caller wrote it, and `number` reads
+the integer.
 Nothing is registered anywhere: to add a model, write ``ezo/models/yours.py``.
 """
 
@@ -12,14 +13,19 @@ import re
 from collections.abc import Iterator
 from types import ModuleType
 
-KINDS = {"model": "ezo.models", "data": "ezo.data", "method": "ezo.methods"}
+KINDS = {
+    "model": "ezo.models",
+    "data": "ezo.data",
+    "method": "ezo.methods",
+    "precision": "ezo.precisions",
+}
 
 
 def members(kind: str) -> Iterator[ModuleType]:
     """Every member of a kind, in the order of their file names.
 
     Args:
-        kind: ``model``, ``data`` or ``method``.
+        kind: ``model``, ``data``, ``method`` or ``precision``.
     """
     package = importlib.import_module(KINDS[kind])
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):

@@ -5,16 +5,16 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ezo import catalogue, rows, train
-from ezo.methods import Hyper
 from ezo.methods._hyper import tuned
-from ezo.train import PRECISIONS, Run
+from ezo.train import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             formatter_class=_Help,
         )
     )
-    commands.add_parser("list", help="list the models, data sets and methods")
+    commands.add_parser("list", help="list the models, data sets, methods and precisions")
     given = parser.parse_args(arguments)
     if given.command is None:
         parser.print_help(sys.stderr)
@@ -74,7 +74,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, help="a model that `ezo list` shows")
     add("--data", required=True, help="a data set that `ezo list` shows")
     add("--method", required=True, help="a method that `ezo list` shows, for example elastic-2")
-    add("--precision", default="fp32", help=f"number format: {', '.join(PRECISIONS)}")
+    add(
+        "--precision",
+        default="fp32",
+        help=f"number format: {', '.join(catalogue.names('precision'))}",
+    )
     add("--epochs", type=int, default=20, help="passes over the training data")
     add("--batch-size", type=int, default=32, help="examples a step")
     add("--seed", type=int, default=0, help="of initial weights, order of batches, and noise")
@@ -90,20 +94,22 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="cpu, cuda or another torch device")
     add("--threads", type=int, help="CPU threads; by default torch's choice")
     add("--checkpoint-steps", type=int, default=1000, help="steps between checkpoints")
-    hyper = parser.add_argument_group(
-        "hyperparameters",
-        "by default the values tuned for this model, data set and method; "
-        "one that the method does not read is an error",
-    )
-    for field in fields(Hyper):
-        default = field.default if field.default is not MISSING else None
-        kind = _number_or_none if field.name == "clip" else type(default)
-        hyper.add_argument(
-            _option(field.name),
-            type=kind,
-            default=argparse.SUPPRESS,
-            help=field.metadata["help"],
+    known: set[str] = set()
+    for precision in catalogue.members("precision"):
+        group = parser.add_argument_group(
+            f"hyperparameters of {' and '.join(precision.NAMES)}",
+            "by default the values tuned for this model, data set, method and precision; "
+            "one that the method does not read is an error",
         )
+        for field in fields(precision.HYPER):
+            if field.name not in known:  # else it means the same in both
+                group.add_argument(
+                    _option(field.name),
+                    type=_number_or_none if field.name == "clip" else type(field.default),
+                    default=argparse.SUPPRESS,
+                    help=field.metadata["help"],
+                )
+            known.add(field.name)
 
 
 def _option(name: str) -> str:
@@ -120,7 +126,7 @@ def _train(given: argparse.Namespace) -> int:
             raise ValueError(f"expected --threads of 1 or more, got {given.threads}")
         torch.set_num_threads(given.threads)
     _check_device(given.device)
-    for kind in ("model", "data", "method"):
+    for kind in catalogue.KINDS:
         catalogue.find(kind, getattr(given, kind))
     run = Run(
         given.model,
@@ -154,23 +160,25 @@ def _train(given: argparse.Namespace) -> int:
     return 0
 
 
-def _hyper(given: argparse.Namespace) -> Hyper:
+def _hyper(given: argparse.Namespace) -> Any:
     """The tuned values, but those given.
 
     Raises:
-        ValueError: one is given that the method does not read.
+        ValueError: one is given that the method does not read in this precision.
     """
-    names = [field.name for field in fields(Hyper)]
+    names = dict.fromkeys(
+        field.name for file in catalogue.members("precision") for field in fields(file.HYPER)
+    )
     chosen = {name: getattr(given, name) for name in names if hasattr(given, name)}
-    reads = catalogue.find("method", given.method).READS
+    reads = catalogue.find("precision", given.precision).reads(given.method)
     unread = [_option(name) for name in chosen if name not in reads]
     if unread:
         raise ValueError(
-            f"expected hyperparameters that {given.method} reads, "
+            f"expected hyperparameters that {given.method} reads in {given.precision}, "
             f"{', '.join(_option(name) for name in names if name in reads)}, got "
             f"{', '.join(unread)}; leave out what it does not read"
         )
-    return replace(tuned(given.model, given.data, given.method), **chosen)
+    return replace(tuned(given.model, given.data, given.method, given.precision), **chosen)
 
 
 def _check_device(name: str) -> None:

@@ -41,6 +41,17 @@ class Estimate:
         return math.isfinite(self.loss_plus) and math.isfinite(self.loss_minus)
 
 
+def watched(optimizer: Optimizer) -> bool:
+    """Whether a profiler or a hook wants to know of the optimiser's steps."""
+    return bool(
+        torch.autograd._profiler_enabled()
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _optimizer._global_optimizer_pre_hooks
+        or _optimizer._global_optimizer_post_hooks
+    )
+
+
 class ElasticZO(Optimizer):
     """Trains a model's first parameters by zeroth order, its last by backpropagation.
 
@@ -175,14 +186,7 @@ class ElasticZO(Optimizer):
                 "expected a closure that returns the loss, got None; "
                 "call step(lambda: loss_function(model(x), y))"
             )
-        watched = (
-            torch.autograd._profiler_enabled()
-            or self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
-            or _optimizer._global_optimizer_pre_hooks
-            or _optimizer._global_optimizer_post_hooks
-        )
-        return self._watched_step(closure) if watched else self._step(closure)
+        return self._watched_step(closure) if watched(self) else self._step(closure)
 
     # Optimizer would wrap `step` for profilers and hooks, at a cost that shows beside a small
     # network's passes even where there are none.

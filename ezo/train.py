@@ -1,7 +1,6 @@
 """The one training loop: a `Run` in, rows out, resumable at any step to the same bits."""
 
 import contextlib
-import copy
 import hashlib
 import json
 import math
@@ -12,18 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from ezo import catalogue, checkpoint, rows
 from ezo.data import Dataset
-from ezo.methods import Hyper
 from ezo.methods._hyper import tuned
+from ezo.precisions import Trainer
 from ezo.rows import Row
-
-PRECISIONS = ("fp32",)
-EVALUATION_BATCH = 256
-LAST_RATE = 0.03  # what the exponential schedule ends at, as a share of the first learning rate
 
 
 @dataclass(frozen=True)
@@ -31,8 +26,7 @@ class Run:
     """Everything that the result of a training run depends on.
 
     Attributes:
-        model, data, method: names that ``ezo list`` shows.
-        precision: ``fp32``.
+        model, data, method, precision: names that ``ezo list`` shows.
         epochs: passes over the training data. Batches are full: a remainder waits for the next
             epoch's shuffle.
         batch_size: examples per step.
@@ -40,7 +34,8 @@ class Run:
         train_examples: use only so many training examples, or None for all; for trials.
         held_out: keep the last so many training examples for validation, and report on them in
             place of the test set; for choosing hyperparameters.
-        hyper: hyperparameters; None for those in ``tuned.json``, else the method's defaults.
+        hyper: hyperparameters, of the precision's kind (``HYPER`` in its file); None for those in
+            ``tuned.json``, else the default ones.
         start: `case` of a finished fp32 run of the same model whose final weights this one starts
             from (fine-tuning), or nothing for fresh weights.
     """
@@ -54,21 +49,18 @@ class Run:
     seed: int = 0
     train_examples: int | None = None
     held_out: int = 0
-    hyper: Hyper | None = None
+    hyper: Any = None
     start: str = ""
 
     def settled(self) -> "Run":
         """The run with its hyperparameters filled in and its names and numbers checked.
 
         Raises:
-            ValueError: a name is unknown or a number out of range.
+            ValueError: a name is unknown, a number out of range, or the method has no form in this
+                precision.
         """
-        for kind in ("model", "data", "method"):
+        for kind in catalogue.KINDS:
             catalogue.find(kind, getattr(self, kind))
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"unknown precision '{self.precision}'; known: {', '.join(PRECISIONS)}"
-            )
         for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} of {least} or more, got {getattr(self, name)}")
@@ -76,11 +68,14 @@ class Run:
             raise ValueError(
                 f"expected train_examples of 1 or more, or None for all, got {self.train_examples}"
             )
-        hyper = self.hyper or tuned(self.model, self.data, self.method)
-        for name, value in asdict(hyper).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"expected {name} to be finite, got {value}")
-        _schedule(hyper.schedule, 0.0)
+        precision = catalogue.find("precision", self.precision)
+        hyper = self.hyper or tuned(self.model, self.data, self.method, self.precision)
+        if not isinstance(hyper, precision.HYPER):
+            raise ValueError(
+                f"expected {precision.HYPER.__name__} for {self.precision}, got "
+                f"{type(hyper).__name__}; give hyperparameters of the precision's kind"
+            )
+        precision.check(self.method, hyper)
         return replace(self, hyper=hyper)
 
     def settings(self) -> dict[str, Any]:
@@ -99,7 +94,8 @@ class Run:
         """A name for the run that differs wherever a setting does."""
         settings = json.dumps(self._as_dict(), sort_keys=True)
         tag = hashlib.sha256(settings.encode()).hexdigest()[:8]
-        return f"{self.model}-{self.data}-{self.method}-{self.precision}-seed{self.seed}-{tag}"
+        precision = self.precision.replace("*", "star")  # the name is also a file's
+        return f"{self.model}-{self.data}-{self.method}-{precision}-seed{self.seed}-{tag}"
 
     def _as_dict(self) -> dict[str, Any]:
         settings = asdict(self.settled())
@@ -234,25 +230,20 @@ class _Loop:
             raise ValueError(f"expected checkpoint_steps of 1 or more, got {checkpoint_steps}")
         self.run, self.out, self.device, self.checkpoint_steps = run, out, device, checkpoint_steps
         data = load(run, root)
-        self.data = copy.copy(data)
-        for name in ("train_x", "train_y", "test_x", "test_y"):  # the checksum stays the CPU's
-            object.__setattr__(self.data, name, getattr(data, name).to(device))
+        self.data_checksum = data.checksum
         channels = data.train_x.shape[1 if data.train_x.dim() == 4 else 2]
-        self.model = build(run, data.classes, channels)
+        model = build(run, data.classes, channels)
         if run.start:
-            load_start(self.model, run, out.parent if out else None)
-        self.model.to(device)
-        method = catalogue.find("method", run.method)
-        self.hyper = run.hyper or method.HYPER
-        self.optimizer: Any = method.optimizer(run.method, self.model, self.hyper, run.seed)
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
+            load_start(model, run, out.parent if out else None)
+        self.trainer: Trainer = catalogue.find("precision", run.precision).trainer(
+            run.precision, model, data, run.method, run.hyper, run.seed, device
+        )
         self.steps_per_epoch = len(data.train_x) // run.batch_size
         self.total_steps = run.epochs * self.steps_per_epoch
         self.step = 0
         self.seconds = 0.0
         self.forward_passes = 0
-        self.loss_sum = 0.0  # over this epoch's steps
+        self.loss_sum: float = 0  # over this epoch's steps
         self.random_state = torch.Generator().manual_seed(run.seed).get_state()
         self.ended = False
         self.earlier_rows: list[Row] = []
@@ -277,50 +268,37 @@ class _Loop:
                 return
             if self.step % self.steps_per_epoch == 0:
                 measured = [
-                    self._row("train_loss", self.loss_sum / self.steps_per_epoch, "nat"),
+                    self._row("train_loss", self._train_loss(), "nat"),
                     self._row("train_seconds", self.seconds, "s"),
                     self._row("forward_passes", self.forward_passes, "pass"),
                     *self._evaluate(),
                 ]
-                self.loss_sum = 0.0
+                self.loss_sum = 0
                 yield from self._keep(measured)
             else:
                 self._checkpoint()
         self.ended = True
         if all(row.value is not None and math.isfinite(row.value) for row in measured[-1:]):
-            weights = checkpoint.digest(self.model.state_dict())
+            weights = checkpoint.digest(self.trainer.model.state_dict())
             yield from self._keep([self._row("finished", self.step, "step", weights)])
         else:
             yield from self._keep([self._diverged("the test loss is not finite")])
 
     def _train(self, until: int, bar: tqdm) -> str:
         """Train to step ``until``; returns why the run diverged, or nothing."""
-        self.model.train()
-        loss_function = nn.CrossEntropyLoss()
-        batch = self.run.batch_size
+        trainer, batch = self.trainer, self.run.batch_size
         epoch = self.step // self.steps_per_epoch
-        order = torch.randperm(len(self.data.train_x), generator=_generator(self.run.seed, epoch))
+        order = torch.randperm(len(trainer.train_x), generator=_generator(self.run.seed, epoch))
         order = order.to(self.device)
-        passes = 0
-
-        def closure() -> Tensor:
-            nonlocal passes
-            passes += 1
-            return loss_function(self.model(x), y)
-
+        passes = trainer.passes
         with self._own_random_state():
             started = time.perf_counter()
             try:
                 while self.step < until:
                     k = self.step % self.steps_per_epoch
                     chosen = order[k * batch : (k + 1) * batch]
-                    x, y = self.data.train_x[chosen], self.data.train_y[chosen]
-                    if self.data.augment is not None:
-                        x = self.data.augment(x, _generator(self.run.seed, epoch, k))
-                    factor = _schedule(self.hyper.schedule, self.step / self.total_steps)
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = group["initial_lr"] * factor
-                    loss = self.optimizer.step(closure).item()
+                    x, y = trainer.batch(chosen, _generator(self.run.seed, epoch, k))
+                    loss = trainer.step(x, y, self.step, self.total_steps)
                     if not math.isfinite(loss):
                         return f"the loss is {loss}"
                     self.loss_sum += loss
@@ -329,22 +307,19 @@ class _Loop:
                 return ""
             finally:
                 self.seconds += time.perf_counter() - started
-                self.forward_passes += passes
+                self.forward_passes += trainer.passes - passes
 
-    @torch.no_grad()
+    def _train_loss(self) -> float:
+        """Mean over this epoch's steps, in nats."""
+        steps, batch = self.steps_per_epoch, self.run.batch_size
+        return self.trainer.mean_loss(self.loss_sum, steps, batch)
+
     def _evaluate(self) -> list[Row]:
-        self.model.eval()
-        loss, right = 0.0, 0
-        x, y = self.data.test_x, self.data.test_y
-        for first in range(0, len(x), EVALUATION_BATCH):
-            logits = self.model(x[first : first + EVALUATION_BATCH])
-            labels = y[first : first + EVALUATION_BATCH]
-            loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-            right += int((logits.argmax(1) == labels).sum())
+        accuracy, loss = self.trainer.evaluate()
         note = "on held-out training examples" if self.run.held_out else ""
         return [
-            self._row("test_accuracy", 100 * right / len(x), "%", note),
-            self._row("test_loss", loss / len(x), "nat", note),
+            self._row("test_accuracy", accuracy, "%", note),
+            self._row("test_loss", loss, "nat", note),
         ]
 
     def _diverged(self, reason: str) -> Row:
@@ -368,7 +343,7 @@ class _Loop:
             config=run.config(),
             device=str(self.device),
             threads=torch.get_num_threads(),
-            data_checksum=self.data.checksum,
+            data_checksum=self.data_checksum,
             **rows.provenance(),
         )
 
@@ -388,10 +363,10 @@ class _Loop:
             self.out / "checkpoint.safetensors",
             {
                 "case": self.run.case,
-                "data_checksum": self.data.checksum,
+                "data_checksum": self.data_checksum,
                 "settings": self.run.settings(),
-                "model": dict(self.model.state_dict()),
-                "optimizer": self.optimizer.state_dict(),
+                "model": dict(self.trainer.model.state_dict()),
+                "optimizer": self.trainer.optimizer.state_dict(),
                 "random_state": self.random_state,
                 **{name: getattr(self, name) for name in self._COUNTERS},
             },
@@ -413,8 +388,8 @@ class _Loop:
             return
         state = checkpoint.load(path)
         self._refuse_another(path, state)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.trainer.model.load_state_dict(state["model"])
+        self.trainer.optimizer.load_state_dict(state["optimizer"])
         self.random_state = state["random_state"]
         for name in self._COUNTERS:
             setattr(self, name, state[name])
@@ -431,7 +406,7 @@ class _Loop:
 
     def _refuse_another(self, path: Path, state: dict[str, Any]) -> None:
         settings = state.get("settings", {})  # checkpoints of old hold none
-        ours = {"case": self.run.case, "data_checksum": self.data.checksum, **self.run.settings()}
+        ours = {"case": self.run.case, "data_checksum": self.data_checksum, **self.run.settings()}
         theirs = {"case": state["case"], "data_checksum": state["data_checksum"], **settings}
         differing = [name for name in theirs if theirs[name] != ours.get(name)]
         if differing:
@@ -452,17 +427,6 @@ class _Loop:
                 torch.cuda.manual_seed(_seed(self.run.seed, self.step))
             yield
             self.random_state = torch.get_rng_state()
-
-
-def _schedule(name: str, done: float) -> float:
-    """Factor on the learning rates when the fraction ``done`` of the steps is done."""
-    if name == "constant":
-        return 1.0
-    if name == "exponential":
-        return LAST_RATE**done
-    if name == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    raise ValueError(f"unknown schedule '{name}'; known: exponential, cosine, constant")
 
 
 def _seed(*numbers: int) -> int:

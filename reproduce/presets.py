@@ -172,8 +172,7 @@ def sensitivity(data: str, *, epochs: int, precision: str = "fp32") -> list[Run]
 
 def precisions() -> tuple[str, ...]:
     """The number formats that can be trained."""
-    known = catalogue.names("precision") if "precision" in catalogue.KINDS else ["fp32"]
-    return tuple(known)
+    return tuple(catalogue.names("precision"))
 
 
 def hyper(model: str, data: str, method: str, precision: str = "fp32") -> Any:
@@ -182,13 +181,12 @@ def hyper(model: str, data: str, method: str, precision: str = "fp32") -> Any:
     The kin of rotated data are the unrotated, of Fashion-MNIST MNIST, of elastic-k with k above 2
     elastic-2.
     """
-    extra = () if precision == "fp32" else (precision,)
-    default = tuned(model, "", method, *extra)
+    default = tuned(model, "", method, precision)
     deep = method.startswith("elastic-") and catalogue.number(method) > 2
     plain = data.partition("-rot")[0]
     for source in (data, plain, "mnist") if "mnist" in data else (data,):
         for name in (method, "elastic-2") if deep else (method,):
-            if (found := tuned(model, source, name, *extra)) != default:
+            if (found := tuned(model, source, name, precision)) != default:
                 return found
     return default
 

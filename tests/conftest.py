@@ -25,6 +25,21 @@ def build(name, classes=3, channels=1):
     )
 '''
 
+PLAIN_MODEL = '''"""The tiny model without batch norm and dropout, which have no integer form."""
+
+from torch import nn
+
+NAMES = ("plain",)
+INPUT = "image"
+
+
+def build(name, classes=3, channels=1):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16 * channels, 12, bias=False), nn.ReLU(),
+        nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, classes),
+    )
+'''
+
 TINY_DATA = '''"""Noisy images of 4 x 4 pixels in three classes: 44 to train on, 20 to test."""
 
 import torch
@@ -80,6 +95,7 @@ def drop_in(
 
 @pytest.fixture
 def tiny(drop_in: Callable[[str, str, str], Path]) -> None:
-    """Adds the model ``tiny`` and the data set ``tiny-images``."""
+    """Adds the models ``tiny`` and ``plain`` and the data set ``tiny-images``."""
     drop_in("model", "tiny", TINY_MODEL)
+    drop_in("model", "plain", PLAIN_MODEL)
     drop_in("data", "tiny_images", TINY_DATA)

@@ -15,8 +15,9 @@ import torch
 from ezo import catalogue, rows, train
 from ezo.cli import main
 from ezo.methods import Hyper
+from ezo.precisions.int8 import Int8Hyper
 from ezo.rows import Row
-from ezo.train import PRECISIONS, Run
+from ezo.train import Run
 
 TRAIN = ["train", "--model", "tiny", "--data", "tiny-images", "--method", "elastic-1"]
 SHORT = [*TRAIN, "--epochs", "1", "--batch-size", "8"]
@@ -89,7 +90,7 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
         (["--model", "nonsense"], "unknown model 'nonsense'; known: .*lenet5.*pointnet"),
         (["--data", "nonsense"], "unknown data 'nonsense'; known: .*digits.*shapes"),
         (["--method", "nonsense"], "unknown method 'nonsense'; known: elastic-<k>.*full-zo"),
-        (["--precision", "fp3"], "unknown precision 'fp3'; known: fp32"),
+        (["--precision", "fp3"], "unknown precision 'fp3'; known: fp32, int8, int8\\*"),
         (["--method", "elastic-9"], "expected 0 to 3 BP layers, got 9"),
         (["--model", "pointnet"], "expected data of points for pointnet, got image"),
         (["--batch-size", "1000"], "at least one batch of 1000 examples, got 44"),
@@ -108,10 +109,28 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
         ),
         (
             ["--method", "full-bp", "--eps", "0.1", "--lr", "1", "--momentum", "0"],
-            "expected hyperparameters that full-bp reads, "
+            "expected hyperparameters that full-bp reads in fp32, "
             "--bp-lr, --momentum, --weight-decay, --schedule, got --lr, --eps; leave out",
         ),
-        (["--method", "full-zo", "--bp-lr", "1"], "that full-zo reads, --lr.*, got --bp-lr; leave"),
+        (
+            ["--method", "full-zo", "--bp-lr", "1"],
+            "full-zo reads in fp32, --lr.*, got --bp-lr; leave",
+        ),
+        (
+            ["--precision", "int8", "--queries", "2", "--mu", "3"],
+            "expected hyperparameters that elastic-1 reads in int8, --schedule, --rate, .*, "
+            "got --queries; leave out",
+        ),
+        (["--rate", "5"], "that elastic-1 reads in fp32, --lr.*, got --rate; leave"),
+        (
+            ["--precision", "int8*", "--method", "tail-only-1", "--rate", "5", "--p-zero", "0"],
+            "that tail-only-1 reads in int8\\*, --mu, --mu-drop, got --rate, --p-zero; leave out",
+        ),
+        (
+            ["--precision", "int8", "--method", "full-bp-checkpoint"],
+            "expected a method with an integer form, elastic-<k>, .*, got full-bp-checkpoint; give",
+        ),
+        (["--precision", "int8"], "can't convert model.2, BatchNorm1d.*: no integer form"),
         (["--threads", "0"], "expected --threads of 1 or more, got 0"),
         (["--device", "nonsense"], "expected a device that works here, got 'nonsense'"),
         (["--device", "meta"], "expected a device that works here, got 'meta'"),
@@ -241,7 +260,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         "--model MODEL": "a model that `ezo list` shows",
         "--data DATA": "a data set that `ezo list` shows",
         "--method METHOD": "a method that `ezo list` shows",
-        "--precision PRECISION": f"number format: {', '.join(PRECISIONS)}",
+        "--precision PRECISION": f"number format: {', '.join(catalogue.names('precision'))}",
         "--epochs EPOCHS": "passes over the training data (default: 20)",
         "--batch-size BATCH_SIZE": "examples a step (default: 32)",
         "--seed SEED": "of initial weights, order of batches, and noise (default: 0)",
@@ -256,6 +275,16 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{option} {about}" in text
     assert "(default: None)" not in text
     assert "train" in help_text(capsys) and "list" in help_text(capsys)
+
+
+def test_help_explains_integer_hyperparameters(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_text(capsys, "train")
+    assert "hyperparameters of int8 and int8*:" in text
+    for field in fields(Int8Hyper):
+        if field.name != "schedule":  # fp32's, and told there
+            option = "--" + field.name.replace("_", "-")
+            value = option[2:].upper().replace("-", "_")
+            assert f"{option} {value} {field.metadata['help']}" in text
 
 
 def noted_runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
@@ -294,6 +323,22 @@ def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
             "epochs": 1, "batch_size": 8, "train_examples": 32, "held_out": 12,
         }  # fmt: skip
         assert row.seed == 4 and row.threads == 1
+
+
+def test_integer_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = {
+        "rate": 1000, "r_max": 7, "p_zero": 0.25, "magnitude": "sign", "mu": 2, "mu_drop": 1,
+        "schedule": "exponential",
+    }  # fmt: skip
+    assert set(chosen) == {field.name for field in fields(Int8Hyper)}
+    options = ["--model", "plain", "--precision", "int8*", "--out", str(tmp_path)]
+    for name, value in chosen.items():
+        options += ["--" + name.replace("_", "-"), str(value)]
+    assert main([*SHORT, *options]) == 0
+    for row in rows.read(tmp_path / "rows.jsonl"):
+        rest = {"epochs": 1, "batch_size": 8, "train_examples": None, "held_out": 0}
+        assert row.config == chosen | rest
+        assert row.precision == "int8*"
 
 
 def test_one_option_leaves_the_others_tuned(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import os
 import re
 import socket
@@ -13,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ezo import catalogue, checkpoint
 from ezo.data import Dataset
 from ezo.methods import Hyper
+from ezo.precisions.int8 import Int8Hyper
 from ezo.split import layers
-from ezo.train import Run, build, train
+from ezo.train import Run, _Loop, build, train
 
 # Letters: N examples, C channels or coordinates, P points, k BP layers.
 
@@ -26,6 +29,7 @@ FUNCTIONS = {
     "model": ("build", ["name", "classes", "channels"]),
     "data": ("load", ["name", "root"]),
     "method": ("optimizer", ["name", "model", "hyper", "seed"]),
+    "precision": ("trainer", ["name", "model", "data", "method", "hyper", "seed", "device"]),
 }
 LONGEST_LINE = 110
 NUMBERS = {"<points>": "256", "<degrees>": "45", "<k>": "1"}
@@ -77,7 +81,9 @@ def test_names_are_unique_within_their_kind(kind: str) -> None:
     names = catalogue.names(kind)
     assert names and len(set(names)) == len(names)
     for name in examples(kind):
-        matching = [n for n in names if re.fullmatch(re.sub(r"<\w+>", r"\\d+", n), name)]
+        matching = [
+            n for n in names if re.fullmatch(re.sub("<\\w+>", "\\\\d+", re.escape(n)), name)
+        ]
         assert len(matching) == 1
 
 
@@ -95,6 +101,10 @@ def test_an_unknown_name_lists_the_known_names(kind: str, name: str) -> None:
         ("model", "INPUT = 'image'\ndef build(name, classes, channels): return name"),
         ("data", "def load(name, root): return name"),
         ("method", "HYPER = None\ndef optimizer(name, model, hyper, seed): return name"),
+        (
+            "precision",
+            "def trainer(name, model, data, method, hyper, seed, device): return name",
+        ),
     ],
 )
 def test_a_new_file_is_found_by_being_there(
@@ -472,9 +482,93 @@ def test_method_reads_the_hyperparameters_that_it_says(method: str) -> None:
     assert read == catalogue.find("method", method).READS
 
 
-def test_every_hyperparameter_says_what_it_is() -> None:
-    for field in dataclasses.fields(Hyper):
+# Precisions, with the methods that have a form in them
+
+FORMS = [
+    (precision, method)
+    for precision in examples("precision")
+    for method in concrete_methods(DEEPEST["tiny"])
+    if precision == "fp32" or hasattr(catalogue.find("method", method), "parts")
+]
+every_form = pytest.mark.parametrize(("precision", "method"), FORMS)
+in_integers = pytest.mark.parametrize(
+    ("precision", "method"), [form for form in FORMS if form[0] != "fp32"]
+)
+
+
+def integer_run(method: str, precision: str = "int8", **changed: Any) -> Run:
+    hyper = dataclasses.replace(Int8Hyper(rate=20_000), **changed)
+    return Run("plain", "tiny-images", method, precision, epochs=1, batch_size=8, hyper=hyper)
+
+
+def final_weights(run: Run) -> str:
+    return list(train(run))[-1].note
+
+
+@pytest.mark.parametrize("precision", examples("precision"))
+def test_every_hyperparameter_says_what_it_is_and_has_a_default(precision: str) -> None:
+    for field in dataclasses.fields(catalogue.find("precision", precision).HYPER):
         assert field.metadata["help"]
+        assert field.default is not dataclasses.MISSING
+
+
+@every_form
+def test_default_hyperparameters_pass_and_those_read_exist(precision: str, method: str) -> None:
+    file = catalogue.find("precision", precision)
+    hyper = file.default(method)
+    assert isinstance(hyper, file.HYPER)
+    file.check(method, hyper)
+    assert file.reads(method) <= {field.name for field in dataclasses.fields(hyper)}
+
+
+OTHER_INTEGER: dict[str, Any] = {
+    "rate": 30_000, "r_max": 7, "p_zero": 0.1, "magnitude": "sign", "mu": 4, "mu_drop": 0,
+    "schedule": "constant",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("precision", "method"),
+    [(p, m) for p, m in FORMS if p != "fp32" and m in concrete_methods(deepest=1)],
+)
+def test_method_reads_the_integer_hyperparameters_that_its_precision_says(
+    precision: str, method: str
+) -> None:
+    first = final_weights(integer_run(method, precision))
+    read = {
+        name
+        for name, value in OTHER_INTEGER.items()
+        if final_weights(integer_run(method, precision, **{name: value})) != first
+    }
+    assert set(OTHER_INTEGER) == {field.name for field in dataclasses.fields(Int8Hyper)}
+    assert read == catalogue.find("precision", precision).reads(method)
+
+
+@in_integers
+def test_integer_method_moves_the_layers_that_its_fp32_form_moves(
+    precision: str, method: str
+) -> None:
+    loop = _Loop(integer_run(method, precision).settled(), None, None, torch.device("cpu"), 1)
+    before = [p.clone() for p in loop.trainer.model.parameters()]
+    list(loop.rows(tqdm(disable=True)))
+    after = list(loop.trainer.model.parameters())
+    moved = [not torch.equal(p, q) for p, q in zip(before, after, strict=True)]
+    model = build(loop.run, 3, 1)
+    catalogue.find("method", method).optimizer(method, model, Hyper(), 0)
+    assert moved == [p.requires_grad for p in model.parameters()]
+    assert all(p.dtype == torch.int8 for p in after)
+
+
+@in_integers
+def test_integer_training_learns(precision: str, method: str) -> None:
+    run = dataclasses.replace(integer_run(method, precision), epochs=30)
+    losses = [row.value or math.nan for row in train(run) if row.metric == "test_loss"]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(("ends", "same_as"), [("elastic-0", "full-zo"), ("elastic-3", "full-bp")])
+def test_integer_elastic_at_its_ends_is_the_full_method(ends: str, same_as: str) -> None:
+    assert final_weights(integer_run(ends)) == final_weights(integer_run(same_as))
 
 
 # Data sets

@@ -1,7 +1,9 @@
 """A run gives the documented rows, and the same bits again, stopped or not."""
 
 import contextlib
+import gzip
 import itertools
+import json
 import math
 import os
 import random
@@ -11,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ezo import catalogue, checkpoint, rows
+from ezo import catalogue, checkpoint, int8, rows
 from ezo import train as training
 from ezo.methods import Hyper
 from ezo.optim import ElasticZO
+from ezo.precisions import EVALUATION_BATCH, fp32
 from ezo.rows import Row
 from ezo.train import Run, build, load, train
 
@@ -32,6 +35,18 @@ from ezo.train import Run, build, load, train
 RUN = Run("tiny", "tiny-images", "elastic-1", epochs=2, batch_size=8)
 LENET = Run("lenet5", "digits", "elastic-1", epochs=1, batch_size=16, train_examples=64)
 METHODS = ["elastic-1", "full-zo", "full-bp", "full-bp-checkpoint"]
+RUNS = [replace(RUN, method=method) for method in METHODS]
+RUNS += [
+    replace(RUN, model="plain", method=method, precision=precision)
+    for method, precision in (
+        ("elastic-1", "int8"),
+        ("full-zo", "int8"),
+        ("full-bp", "int8"),
+        ("tail-only-1", "int8"),
+        ("elastic-1", "int8*"),
+    )
+]
+every_run = pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run.method}-{run.precision}")
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +128,7 @@ def test_no_epochs_evaluates_the_initial_weights() -> None:
     run = replace(LENET, epochs=0)
     accuracy, loss, finished = train(run)
     data, model = load(run), build(run, 10, 1).eval()
-    assert len(data.test_x) > training.EVALUATION_BATCH
+    assert len(data.test_x) > EVALUATION_BATCH
     with torch.no_grad():
         logits = model(data.test_x)
     right = (logits.argmax(1) == data.test_y).double().mean().item()
@@ -166,7 +181,7 @@ def test_training_is_sgd_with_the_schedule(schedule: str) -> None:
     ],
 )
 def test_schedule(schedule: str, done: float, factor: float) -> None:
-    assert training._schedule(schedule, done) == pytest.approx(factor, abs=1e-12)
+    assert fp32.schedule(schedule, done) == pytest.approx(factor, abs=1e-12)
 
 
 def test_schedule_drives_both_parts_and_starts_at_the_full_rate(
@@ -194,9 +209,8 @@ def test_training_learns() -> None:
 # The same bits
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_runs_give_the_same_rows(method: str) -> None:
-    run = replace(RUN, method=method)
+@every_run
+def test_two_runs_give_the_same_rows(run: Run) -> None:
     first = timeless(list(train(run)))
     torch.rand(5)
     assert timeless(list(train(run))) == first
@@ -228,11 +242,11 @@ def test_each_epoch_has_an_order_of_its_own_without_repeats(
     assert set(first) | set(second) <= set(range(44))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_global_generator_is_never_touched(method: str, tmp_path: Path) -> None:
+@every_run
+def test_global_generator_is_never_touched(run: Run, tmp_path: Path) -> None:
     torch.manual_seed(9)
     before = torch.get_rng_state()
-    for _ in train(replace(RUN, method=method), out=tmp_path, checkpoint_steps=2):
+    for _ in train(run, out=tmp_path, checkpoint_steps=2):
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -300,6 +314,7 @@ def killed_at(moment: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ElasticZO, "step", around(ElasticZO.step))
+        patch.setattr(int8.ElasticZO, "step", around(int8.ElasticZO.step))
         patch.setattr(rows, "write", write)
         patch.setattr(checkpoint, "save_file", around(checkpoint.save_file))
         patch.setattr(os, "replace", around(os.replace))
@@ -312,7 +327,7 @@ def killed_at(moment: int) -> Iterator[None]:
 UNSTOPPED: dict[Run, list[Row]] = {}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@every_run
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -320,12 +335,11 @@ UNSTOPPED: dict[Run, list[Row]] = {}
     moments=st.lists(st.integers(0, 70), min_size=1, max_size=3), checkpoint_steps=st.integers(1, 6)
 )
 def test_a_run_killed_anywhere_goes_on_to_the_same_bits(
-    method: str,
+    run: Run,
     moments: list[int],
     checkpoint_steps: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    run = replace(RUN, method=method)
     if run not in UNSTOPPED:
         UNSTOPPED[run] = timeless(list(train(run)))
     out = tmp_path_factory.mktemp("run")
@@ -625,9 +639,9 @@ def test_data_on_another_device_keep_the_checksum(monkeypatch: pytest.MonkeyPatc
     """On the device ``meta``, which has no numbers to take a checksum of, as on a GPU."""
     loop = training._Loop(RUN.settled(), None, None, torch.device("meta"), 1)
     for name in ("train_x", "train_y", "test_x", "test_y"):
-        assert getattr(loop.data, name).is_meta
-    assert loop.data.checksum == load(RUN).checksum
-    assert all(p.is_meta for p in loop.model.parameters())
+        assert getattr(loop.trainer, name).is_meta
+    assert loop.data_checksum == load(RUN).checksum
+    assert all(p.is_meta for p in loop.trainer.model.parameters())
 
 
 # Settings
@@ -670,15 +684,28 @@ def test_checkpoint_steps_must_be_positive(checkpoint_steps: int) -> None:
         next(train(RUN, checkpoint_steps=checkpoint_steps))
 
 
+def test_the_case_of_a_fp32_run_stays_what_it_was() -> None:
+    """Rows of the past are found by it."""
+    path = Path(__file__).parent.parent / "reports" / "search" / "lenet5-mnist.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        row = json.loads(next(file))
+    names = {field.name for field in fields(Hyper)}
+    hyper = Hyper(**{name: value for name, value in row["config"].items() if name in names})
+    rest = {name: value for name, value in row["config"].items() if name not in names}
+    run = Run(row["model"], row["data"], row["method"], seed=row["seed"], hyper=hyper, **rest)
+    assert run.case == row["case"] == "lenet5-mnist-full-zo-fp32-seed1000-b6b0d47c"
+
+
 def test_case_is_a_file_name_and_differs_wherever_a_setting_does() -> None:
     runs = [
         RUN, replace(RUN, epochs=3), replace(RUN, batch_size=4), replace(RUN, seed=1),
         replace(RUN, train_examples=20), replace(RUN, held_out=4), replace(RUN, method="full-bp"),
         replace(RUN, hyper=Hyper(lr=1.0)), replace(RUN, hyper=Hyper(clip=None)),
+        replace(RUN, precision="int8"), replace(RUN, precision="int8*"),
     ]  # fmt: skip
     cases = {run.case for run in runs}
     assert len(cases) == len(runs)
-    assert all(case.startswith("tiny-tiny-images-") and "/" not in case for case in cases)
+    assert all(case.startswith("tiny-tiny-images-") and not set(case) & set("/*") for case in cases)
     assert RUN.case == RUN.settled().case == replace(RUN, hyper=Hyper()).case
 
 

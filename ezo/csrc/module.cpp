@@ -13,7 +13,7 @@
 #include <tuple>
 #include <vector>
 
-#include "noise.hpp"
+#include "module.hpp"
 
 namespace nb = nanobind;
 
@@ -23,6 +23,7 @@ namespace portable { extern const Kernels kernels; }
 #ifdef EZO_X86
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
+namespace avx512vnni { extern const Kernels kernels; }
 #endif
 
 namespace {
@@ -34,6 +35,7 @@ std::vector<const Kernels*> available() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("bmi2")) {
+    if (__builtin_cpu_supports("avx512vnni")) found.push_back(&avx512vnni::kernels);
     found.push_back(&avx512::kernels);
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -45,6 +47,8 @@ std::vector<const Kernels*> available() {
   return found;
 }
 
+}  // namespace
+
 const Kernels& pick(const std::string& isa) {
   static const std::vector<const Kernels*> found = available();
   if (isa.empty()) return *found.front();
@@ -53,6 +57,8 @@ const Kernels& pick(const std::string& isa) {
   }
   throw std::invalid_argument("no kernels for instruction set '" + isa + "' on this processor");
 }
+
+namespace {
 
 // (address of float32 data, elements, tensor number)
 using Tensor = std::tuple<std::uintptr_t, std::size_t, std::uint32_t>;
@@ -123,7 +129,7 @@ void update(const std::vector<Tensor>& tensors, std::uint64_t seed, std::uint32_
 }  // namespace
 
 NB_MODULE(_kernels, m) {
-  m.doc() = "Compiled sweeps over float32 parameters; ezo.perturb is the interface.";
+  m.doc() = "Compiled sweeps and integer products; ezo.perturb and ezo.int8.fast are the interface.";
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
     for (const Kernels* k : available()) names.emplace_back(k->isa);
@@ -132,6 +138,7 @@ NB_MODULE(_kernels, m) {
   m.def("fill", &fill);
   m.def("shift", &shift);
   m.def("update", &update);
+  bind_int8(m);
 }
 
 }  // namespace ezo

@@ -8,12 +8,15 @@
 // Element i of a tensor: group i / 256, word (i % 256) / 64, lane i % 64.
 #include "noise.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
+
+#include "int8.hpp"
 
 namespace ezo {
 namespace EZO_ISA {
@@ -230,10 +233,91 @@ void update(float* p, std::size_t begin, std::size_t end, Place at, Noise noise,
   }
 }
 
+void words(std::uint32_t* out, std::size_t first, std::size_t last, Place at) {
+  alignas(64) std::uint32_t c[4][kLanes];
+  for (std::size_t group = first; group < last; ++group, out += kGroup) {
+    philox(c, group, at);
+    std::memcpy(out, c, sizeof c);
+  }
+}
+
+inline std::uint16_t upper_half(std::uint16_t a, std::uint16_t b) {
+  return static_cast<std::uint16_t>((std::uint32_t{a} * b) >> 16);
+}
+
+// Calls apply(p, sign, magnitude, u) on each element of [begin, end), a group of sparse noise at a
+// time; sign is 0 or -1. All in 16 bits, so that a register holds many.
+template <class Apply>
+inline void sparse_sweep(std::int8_t* p, std::size_t begin, std::size_t end, Place at, Sparse how,
+                         Apply apply) {
+  constexpr std::size_t kHalf = kSparseGroup / 2;
+  alignas(64) std::uint32_t c[4][kLanes];
+  alignas(64) std::int16_t sign[kSparseGroup];
+  alignas(64) std::uint16_t magnitude[kSparseGroup], u[kSparseGroup];
+  const std::uint16_t threshold = static_cast<std::uint16_t>(how.threshold);
+  const std::uint16_t multiplier = static_cast<std::uint16_t>(how.multiplier);
+  for (std::size_t start = begin; start < end; start += kSparseGroup) {
+    philox(c, start / kSparseGroup, at);
+    const std::uint32_t* words = &c[0][0];
+    for (std::size_t i = 0; i < kHalf; ++i) {
+      u[i] = static_cast<std::uint16_t>(words[i] & 0xFFFF);
+      u[kHalf + i] = static_cast<std::uint16_t>(words[i] >> 16);
+    }
+    for (std::size_t i = 0; i < kSparseGroup; ++i) {
+      const std::uint16_t y = u[i] & 0x7FFF;
+      sign[i] = static_cast<std::int16_t>(static_cast<std::int16_t>(u[i]) >> 15);
+      const std::uint16_t t = static_cast<std::uint16_t>(std::max(y, threshold) - threshold);
+      magnitude[i] = static_cast<std::uint16_t>(upper_half(t, multiplier) + (y >= threshold));
+      u[i] = static_cast<std::uint16_t>(t * multiplier);
+    }
+    std::int8_t* q = p + start;
+    if (end - start >= kSparseGroup) {
+      for (std::size_t i = 0; i < kSparseGroup; ++i) q[i] = apply(q[i], sign[i], magnitude[i], u[i]);
+    } else {
+      for (std::size_t i = 0; i < end - start; ++i) q[i] = apply(q[i], sign[i], magnitude[i], u[i]);
+    }
+  }
+}
+
+void sparse_shift(std::int8_t* p, std::size_t begin, std::size_t end, Place at, Sparse how,
+                  int times) {
+  const std::int16_t by = static_cast<std::int16_t>(times);
+  sparse_sweep(p, begin, end, at, how,
+               [by](std::int8_t pi, std::int16_t sign, std::uint16_t magnitude, std::uint16_t) {
+                 const std::int16_t z = static_cast<std::int16_t>((magnitude ^ sign) - sign);
+                 return static_cast<std::int8_t>(pi + static_cast<std::int16_t>(by * z));
+               });
+}
+
+void sparse_update(std::int8_t* p, std::size_t begin, std::size_t end, Place at, Sparse noise,
+                   SparseUpdate how) {
+  const std::int16_t back = how.restore ? 1 : 0, g = static_cast<std::int16_t>(how.g);
+  const std::int16_t bound = static_cast<std::int16_t>(how.bound);
+  // rate is at most 2^16: its 17th bit, and the rest, whose product's upper half and carry count
+  const std::uint16_t whole = static_cast<std::uint16_t>(how.rate >> 16);
+  const std::uint16_t rate = static_cast<std::uint16_t>(how.rate);
+  sparse_sweep(
+      p, begin, end, at, noise,
+      [=](std::int8_t pi, std::int16_t sign, std::uint16_t magnitude, std::uint16_t u) {
+        const std::uint16_t low = static_cast<std::uint16_t>(magnitude * rate);
+        const std::uint16_t carry = static_cast<std::uint16_t>(low + u) < low;
+        const std::uint16_t move = static_cast<std::uint16_t>(
+            static_cast<std::uint16_t>(magnitude * whole) + upper_half(magnitude, rate) + carry);
+        const std::int16_t z = static_cast<std::int16_t>((magnitude ^ sign) - sign);
+        const std::int16_t toward = static_cast<std::int16_t>((move ^ sign) - sign);
+        const std::int16_t moved = static_cast<std::int16_t>(
+            pi + static_cast<std::int16_t>(back * z) - static_cast<std::int16_t>(g * toward));
+        return static_cast<std::int8_t>(
+            std::min(std::max(moved, static_cast<std::int16_t>(-bound)), bound));
+      });
+}
+
 }  // namespace
 
+extern const Int8Kernels int8_kernels;  // int8.cpp
 extern const Kernels kernels;
-const Kernels kernels = {EZO_ISA_NAME, fill, shift, update};
+const Kernels kernels = {EZO_ISA_NAME, fill,          shift,          update,
+                         words,        sparse_shift,  sparse_update,  &int8_kernels};
 
 }  // namespace EZO_ISA
 }  // namespace ezo

@@ -41,11 +41,36 @@ using FillFn = void (*)(float* z, std::size_t begin, std::size_t end, Place, Noi
 using ShiftFn = void (*)(float* p, std::size_t begin, std::size_t end, Place, Noise, Shift);
 using UpdateFn = void (*)(float* p, std::size_t begin, std::size_t end, Place, Noise, Update);
 
+// Sparse integer noise for int8 weights (ezo/int8/perturb.py says how words become z and u).
+constexpr std::size_t kSparseGroup = 512;  // two elements to a word
+
+struct Sparse {
+  std::uint32_t threshold, multiplier;
+};
+
+// p[i] <- clip(theta - g sign(z_i) ((|z_i| rate + u_i) >> 16)), theta = p[i] + (restore ? z_i : 0)
+struct SparseUpdate {
+  int g;
+  int rate;
+  int bound;
+  bool restore;
+};
+
+struct Int8Kernels;
+
 struct Kernels {
   const char* isa;
   FillFn fill;
   ShiftFn shift;
   UpdateFn update;
+  // The words of groups first .. last - 1: (group, word, lane).
+  void (*words)(std::uint32_t* out, std::size_t first, std::size_t last, Place);
+  // p[i] += times * z_i
+  void (*sparse_shift)(std::int8_t* p, std::size_t begin, std::size_t end, Place, Sparse,
+                       int times);
+  void (*sparse_update)(std::int8_t* p, std::size_t begin, std::size_t end, Place, Sparse,
+                        SparseUpdate);
+  const Int8Kernels* int8;
 };
 
 }  // namespace ezo

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ezo.int8 import fast
 from ezo.int8.rounding import shift
 from ezo.int8.tensor import Int8Tensor
 
@@ -54,6 +55,8 @@ class Loss:
 
     def total(self) -> int:
         """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""
+        if self._fast():
+            return fast.total_loss(self.logits.m, self.logits.e, self.target, (_EXP2, _LOG2))
         return int(cross_entropy(self.logits.m, self.logits.e, self.target).sum())
 
     def mean(self) -> float:
@@ -62,7 +65,22 @@ class Loss:
 
     def error(self, u: Tensor) -> Tensor:
         """The gradient with respect to the logits, int8 in units of 2^-7; ``u`` rounds it."""
+        if self._fast():
+            tables = _EXP2, _LOG2
+            return fast.loss_error(
+                self.logits.m, self.logits.e, self.target, u.contiguous(), tables
+            )
         return cross_entropy_gradient(self.logits.m, self.logits.e, self.target, u)
+
+    def _fast(self) -> bool:
+        m, target = self.logits.m, self.target
+        return (
+            fast.usable(m)
+            and m.dtype == torch.int32
+            and m.is_contiguous()
+            and target.is_contiguous()
+            and target.dtype == torch.int64
+        )
 
 
 def cross_entropy(logits: Tensor, exponent: int, target: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ezo.int8 import ops
+from ezo.int8 import fast, ops
 from ezo.int8.rounding import LARGEST
 from ezo.int8.tensor import Int8Tensor, quantize, rescale
 from ezo.models.pointnet import PointNet
@@ -35,8 +35,12 @@ class Layer(nn.Module):
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         raise NotImplementedError
 
-    def backward(self, err: Tensor) -> Tensor:
-        """int8 errors of the output to int8 errors of the input; sets the weights' gradient."""
+    def backward(self, err: Tensor, below: bool = True) -> Tensor:
+        """Errors of the output to errors of the input, int8; sets the weights' gradient.
+
+        Without ``below`` nobody needs the errors of the input, and a layer with weights returns
+        ``err`` as it came.
+        """
         raise NotImplementedError
 
 
@@ -61,6 +65,7 @@ class Weighted(Layer):
         self.rounded = True
         self.weight_gradient: Tensor | None = None
         self.bias_gradient: Tensor | None = None
+        self._shift = 0  # the last pass's, where tiles are rounded at once
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         if self.keeping:
@@ -70,13 +75,49 @@ class Weighted(Layer):
             acc += self._along_channels(aligned(self.bias, self.bias_exponent - e))
         return rescale(acc, e) if self.rounded else Int8Tensor(acc, e)
 
-    def backward(self, err: Tensor) -> Tensor:
-        below, self.weight_gradient = self._back(err, self._take())
-        if self.bias is not None:
-            channels = err.movedim(self._channel, 0).flatten(1)
-            self.bias_gradient = channels.sum(1, dtype=torch.int32)
-        return rescale(below, 0).m
+    def fused(
+        self, x: Int8Tensor, relu: bool, pool: int, over_points: bool, tiles: bool
+    ) -> Int8Tensor:
+        """The compiled form of forward, a ReLU and a maximum (`ezo.int8.fast`)."""
+        if self.keeping:
+            self._kept = x.m
+        e = x.e + self.weight_exponent
 
+        def product(shift: int | None) -> tuple[Tensor, int]:
+            return fast.product(
+                x.m,
+                self.weight,
+                self.bias,
+                self.bias_exponent - e,
+                padding=self.padding,
+                relu=relu,
+                pool=pool,
+                over_points=over_points,
+                shift=shift,
+            )
+
+        if not tiles or over_points or not self.rounded:
+            acc, bits = product(None)
+            s = max(0, bits - 7)
+            return Int8Tensor(fast.rescale(acc, s), e + s) if self.rounded else Int8Tensor(acc, e)
+        m, bits = product(self._shift)
+        s = max(0, bits - 7)
+        if s != self._shift:
+            self._shift = s
+            m, _ = product(s)
+        return Int8Tensor(m, e + s)
+
+    def backward(self, err: Tensor, below: bool = True) -> Tensor:
+        x = self._take()
+        self.weight_gradient, self.bias_gradient = self._gradients(err, x)
+        if not below:
+            return err
+        if fast.usable(err):
+            acc, bits = fast.error(err, self.weight, self.padding)
+            return fast.rescale(acc, max(0, bits - 7))
+        return rescale(self._error(err), 0).m
+
+    padding = 0
     _channel = -1
 
     def _along_channels(self, bias: Tensor) -> Tensor:
@@ -85,7 +126,18 @@ class Weighted(Layer):
     def _product(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _back(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _error(self, err: Tensor) -> Tensor:
+        """Errors of the input, int32."""
+        raise NotImplementedError
+
+    def _gradients(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Of the weight and the bias, int32."""
+        weight = self._weight_gradient(err, x)
+        if self.bias is None:
+            return weight, None
+        return weight, err.movedim(self._channel, 0).flatten(1).sum(1, dtype=torch.int32)
+
+    def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -110,8 +162,16 @@ class Linear(Weighted):
     def _product(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight)
 
-    def _back(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return ops.linear_backward(err, x, self.weight)
+    def _error(self, err: Tensor) -> Tensor:
+        return ops.linear_error(err, self.weight)
+
+    def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
+        return ops.linear_gradient(err, x)
+
+    def _gradients(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        if fast.usable(err):
+            return fast.linear_gradients(err, x, self.bias is not None)
+        return super()._gradients(err, x)
 
 
 class Conv2d(Weighted):
@@ -129,8 +189,17 @@ class Conv2d(Weighted):
     def _product(self, x: Tensor) -> Tensor:
         return ops.conv2d(x, self.weight, self.padding)
 
-    def _back(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return ops.conv2d_backward(err, x, self.weight, self.padding)
+    def _error(self, err: Tensor) -> Tensor:
+        return ops.conv2d_error(err, self.weight, self.padding)
+
+    def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
+        return ops.conv2d_gradient(err, x, self.weight.shape[2], self.padding)
+
+    def _gradients(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        if fast.usable(err):
+            kernel, bias = self.weight.shape[2], self.bias is not None
+            return fast.conv2d_gradients(err, x, kernel, self.padding, bias)
+        return super()._gradients(err, x)
 
 
 class ReLU(Layer):
@@ -139,10 +208,14 @@ class ReLU(Layer):
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         y = ops.relu(x.m)
         if self.keeping:
-            self._kept = y
+            self.keep_output(y)
         return Int8Tensor(y, x.e)
 
-    def backward(self, err: Tensor) -> Tensor:
+    def keep_output(self, y: Tensor) -> None:
+        """What backward needs."""
+        self._kept = y
+
+    def backward(self, err: Tensor, below: bool = True) -> Tensor:
         return ops.relu_backward(err, self._take())
 
 
@@ -154,14 +227,16 @@ class MaxPool2d(Layer):
         self.size = size
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
-        y, where = ops.max_pool2d(x.m, self.size)
+        compiled = fast.usable(x.m) and self.size <= 16  # 256 places fit a byte
+        y, where = (fast if compiled else ops).max_pool2d(x.m, self.size)
         if self.keeping:
             self._kept = where, x.m.shape
         return Int8Tensor(y, x.e)
 
-    def backward(self, err: Tensor) -> Tensor:
+    def backward(self, err: Tensor, below: bool = True) -> Tensor:
         where, shape = self._take()
-        return ops.max_pool2d_backward(err, where, shape, self.size)
+        compiled = where.dtype == torch.uint8
+        return (fast if compiled else ops).max_pool2d_backward(err, where, shape, self.size)
 
 
 class MaxOverPoints(Layer):
@@ -173,7 +248,7 @@ class MaxOverPoints(Layer):
             self._kept = where, x.m.shape[1]
         return Int8Tensor(y, x.e)
 
-    def backward(self, err: Tensor) -> Tensor:
+    def backward(self, err: Tensor, below: bool = True) -> Tensor:
         where, points = self._take()
         return ops.max_over_points_backward(err, where, points)
 
@@ -186,25 +261,47 @@ class Flatten(Layer):
             self._kept = x.m.shape
         return Int8Tensor(x.m.flatten(1), x.e)
 
-    def backward(self, err: Tensor) -> Tensor:
+    def backward(self, err: Tensor, below: bool = True) -> Tensor:
         return err.view(self._take())
 
 
 class Sequence(nn.Module):
-    """Layers one after the other; the last with weights gives its int32 sums."""
+    """Layers one after the other; the last with weights gives its int32 sums.
+
+    Attributes:
+        tiles: on the compiled path, never hold a layer's int32 sums whole: less memory, and now
+            and then a layer is computed twice (`ezo.int8.fast`). The bits are the same.
+    """
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
+        self.tiles = False
         self.layers: Any = nn.ModuleList(layers)
         weighted = self.weighted()
         if not weighted or weighted[-1] is not self.layers[-1]:
             raise ValueError("expected a model that ends in a linear layer, the logits")
         weighted[-1].rounded = False
+        self._stages = _stages(list(self.layers))
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         """(N, ...), int8, to logits (N, classes), int32."""
-        for layer in self.layers:
-            x = layer(x)
+        if not fast.usable(x.m):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+        for layer, relu, most in self._stages:
+            if not isinstance(layer, Weighted):
+                x = layer.forward(x)
+                continue
+            # a maximum that is kept for backward is a layer of its own
+            apart = most is not None and most.keeping
+            pool = most.size if isinstance(most, MaxPool2d) and not apart else 1
+            over_points = isinstance(most, MaxOverPoints) and not apart
+            x = layer.fused(x, relu is not None, pool, over_points, self.tiles)
+            if relu is not None and relu.keeping:
+                relu.keep_output(x.m)
+            if apart:
+                x = most.forward(x)
         return x
 
     def weighted(self) -> list[Weighted]:
@@ -215,12 +312,14 @@ class Sequence(nn.Module):
         """Let the last ``bp_layers`` layers with weights remember what backward needs."""
         first = self._first(bp_layers)
         for i, layer in enumerate(self.layers):
-            layer.keeping = i >= first
+            if layer.keeping != (i >= first):  # setting a module's attribute is slow
+                layer.keeping = i >= first
 
     def backward(self, err: Tensor, bp_layers: int) -> None:
         """Errors of the logits (N, classes), int8, back to the last ``bp_layers`` layers."""
-        for layer in reversed(list(self.layers)[self._first(bp_layers) :]):
-            err = layer.backward(err)
+        first = self._first(bp_layers)
+        for i in range(len(self.layers) - 1, first - 1, -1):
+            err = self.layers[i].backward(err, below=i > first)
 
     def _first(self, bp_layers: int) -> int:
         weighted = self.weighted()
@@ -229,6 +328,20 @@ class Sequence(nn.Module):
         if bp_layers == 0:
             return len(self.layers)
         return list(self.layers).index(weighted[-bp_layers])
+
+
+def _stages(layers: list[Any]) -> list[tuple[Any, ReLU | None, Any]]:
+    """Layers with weights, each with the ReLU and the maximum that follow it, and others alone."""
+    stages = []
+    while layers:
+        layer, relu, most = layers.pop(0), None, None
+        if isinstance(layer, Weighted):
+            if layers and isinstance(layers[0], ReLU):
+                relu = layers.pop(0)
+            if layers and isinstance(layers[0], (MaxPool2d, MaxOverPoints)):
+                most = layers.pop(0)
+        stages.append((layer, relu, most))
+    return stages
 
 
 def from_float(model: nn.Module, headroom: int = 0) -> Sequence:

@@ -32,11 +32,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
             "expected int8 matrices (M, K) and (N, K), got "
             f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
         )
-    if a.shape[1] > LONGEST_SUM:
-        raise ValueError(
-            f"expected at most {LONGEST_SUM} products a sum, so that int32 holds it, "
-            f"got {a.shape[1]}; lower the batch size or the layer's width"
-        )
+    check_length(a.shape[1])
     (m, k), n = a.shape, len(b)
     if not a.is_cuda:
         # torch 2.13's _int_mm reads the wrong memory for some shapes with a dimension of 1, and
@@ -49,6 +45,17 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     padded_a, padded_b = a.new_zeros(rows, inner), b.new_zeros(columns, inner)
     padded_a[:m, :k], padded_b[:n, :k] = a, b
     return torch._int_mm(padded_a, padded_b.t())[:m, :n].contiguous()
+
+
+def check_length(products: int) -> None:
+    """Raises:
+    ValueError: a sum of so many products could overflow int32.
+    """
+    if products > LONGEST_SUM:
+        raise ValueError(
+            f"expected at most {LONGEST_SUM} products a sum, so that int32 holds it, "
+            f"got {products}; lower the batch size or the layer's width"
+        )
 
 
 def _dense(a: Tensor) -> Tensor:
@@ -75,11 +82,14 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return matmul(x.flatten(0, -2), weight).view(*x.shape[:-1], len(weight))
 
 
-def linear_backward(err: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Errors (..., O) to (error of x (..., I), gradient of W (O, I)), both int32."""
-    flat_err, flat_x = err.flatten(0, -2), x.flatten(0, -2)
-    below = matmul(flat_err, weight.t()).view(x.shape)
-    return below, matmul(flat_err.t(), flat_x.t())
+def linear_error(err: Tensor, weight: Tensor) -> Tensor:
+    """Errors (..., O) to errors of x (..., I), int32."""
+    return matmul(err.flatten(0, -2), weight.t()).view(*err.shape[:-1], weight.shape[1])
+
+
+def linear_gradient(err: Tensor, x: Tensor) -> Tensor:
+    """Errors (..., O) and x (..., I) to the gradient of W (O, I), int32."""
+    return matmul(err.flatten(0, -2).t(), x.flatten(0, -2).t())
 
 
 def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
@@ -98,18 +108,21 @@ def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
     return acc.view(n, h, w, len(weight)).permute(0, 3, 1, 2).contiguous()
 
 
-def conv2d_backward(
-    err: Tensor, x: Tensor, weight: Tensor, padding: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Errors (N, O, H', W') to (error of x (N, C, H, W), gradient of W (O, C, K, K)), int32."""
+def conv2d_error(err: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
+    """Errors (N, O, H', W') to errors of x (N, C, H, W), int32."""
     k = weight.shape[2]
-    # error of x: the errors convolved with the kernels turned round, inputs and outputs swapped
+    # convolved with the kernels turned round, inputs and outputs swapped
     below = conv2d(err, weight.flip(2, 3).transpose(0, 1).contiguous(), k - 1)
     if padding:
         below = below[:, :, padding:-padding, padding:-padding].contiguous()
-    patches, _ = _patches(x, weight.shape[2:], padding)  # (n h w, c k k)
+    return below
+
+
+def conv2d_gradient(err: Tensor, x: Tensor, kernel: int, padding: int = 0) -> Tensor:
+    """Errors (N, O, H', W') and x (N, C, H, W) to the gradient of W (O, C, K, K), int32."""
+    patches, _ = _patches(x, (kernel, kernel), padding)  # (n h w, c k k)
     flat_err = err.permute(1, 0, 2, 3).flatten(1)  # (o, n h w)
-    return below, matmul(flat_err, patches.t()).view(weight.shape)
+    return matmul(flat_err, patches.t()).view(err.shape[1], x.shape[1], kernel, kernel)
 
 
 def _patches(

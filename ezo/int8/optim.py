@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ezo import noise as _noise
-from ezo.int8 import perturb
+from ezo.int8 import fast, perturb
 from ezo.int8.loss import Loss
 from ezo.int8.model import Sequence, Weighted
 from ezo.int8.perturb import RATE_BITS, SparseNoise
 from ezo.int8.rounding import LARGEST, bit_width, shift
+from ezo.optim import watched
 
 MAGNITUDES = ("sign", "relative")
 ERROR_STREAM = 1 << 31  # the noise stream that rounds the logits' error
@@ -43,6 +44,8 @@ class ElasticZO(Optimizer):
         model: an integer network (`ezo.int8.model.from_float`) whose ZO weights keep the noise's
             headroom.
         bp: number of last layers with weights that BP trains; 0 is full ZO, all is full BP.
+        zo: whether ZO trains the layers before; else they stay as they are, and there is one
+            pass a step.
         noise: of the ZO part.
         rate: weight units that a z of 1 moves its weight by, times 2^16; 0 to 2^16.
         mu: bits of the largest BP update, -20 to 6; below 0 only some of the weights move.
@@ -63,6 +66,7 @@ class ElasticZO(Optimizer):
         model: Sequence,
         bp: int,
         *,
+        zo: bool = True,
         noise: SparseNoise | None = None,
         rate: int = 1 << 12,
         mu: int = 3,
@@ -72,6 +76,10 @@ class ElasticZO(Optimizer):
         weighted = model.weighted()
         if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= len(weighted):
             raise ValueError(f"expected bp from 0 to {len(weighted)} layers, got {bp!r}")
+        if not zo and bp == 0:
+            raise ValueError(
+                "expected a layer to train, got bp=0 and zo=False; give bp of 1 or more"
+            )
         if magnitude not in MAGNITUDES:
             raise ValueError(
                 f"expected magnitude to be one of {', '.join(MAGNITUDES)}, got {magnitude!r}"
@@ -80,9 +88,9 @@ class ElasticZO(Optimizer):
             raise ValueError(f"expected seed to be an integer in [0, 2^64), got {seed!r}")
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
         cut = len(weighted) - bp
-        zo = [p for layer in weighted[:cut] for p in layer.parameters()]
+        zo_parameters = [p for layer in weighted[:cut] if zo for p in layer.parameters()]
         self._bp_layers: list[Weighted] = weighted[cut:]
-        beyond = max((int(p.abs().max()) for p in zo if p.numel()), default=0)
+        beyond = max((int(p.abs().max()) for p in zo_parameters if p.numel()), default=0)
         if beyond > self._noise.bound:
             raise ValueError(
                 f"expected ZO weights of at most {self._noise.bound}, so that a perturbation of "
@@ -90,7 +98,7 @@ class ElasticZO(Optimizer):
                 f"convert with from_float(model, headroom={self._noise.r_max})"
             )
         groups: list[dict[str, Any]] = [
-            {"params": zo, "zo": True, "rate": rate, "mu": 0},
+            {"params": zo_parameters, "zo": True, "rate": rate, "mu": 0},
             {
                 "params": [p for layer in self._bp_layers for p in layer.parameters()],
                 "zo": False,
@@ -115,7 +123,6 @@ class ElasticZO(Optimizer):
                 )
         super().add_param_group(param_group)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Loss]) -> Loss:  # type: ignore[override]
         """One step.
 
@@ -125,6 +132,13 @@ class ElasticZO(Optimizer):
         Returns:
             The loss of the first pass: at theta + z, or at theta where there is no ZO layer.
         """
+        return self._watched_step(closure) if watched(self) else self._step(closure)
+
+    # As in ezo.optim: Optimizer's own wrapper costs time that shows beside a small network.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def _step(self, closure: Callable[[], Loss]) -> Loss:
         zo = [group for group in self.param_groups if group["zo"]]
         if not zo:
             self.g = None
@@ -136,6 +150,8 @@ class ElasticZO(Optimizer):
                 self._bp_step(group["mu"])
         self._steps += 1
         return first
+
+    _watched_step = Optimizer.profile_hook_step(_step)
 
     def _zo_step(self, closure: Callable[[], Loss], group: dict[str, Any]) -> Loss:
         parameters: list[Tensor] = group["params"]
@@ -183,6 +199,9 @@ class ElasticZO(Optimizer):
             self._model.keep(0)
 
     def _words(self, like: Tensor) -> Tensor:
+        if fast.usable(like):
+            n = like.numel()
+            return fast.words(self._seed, self._steps, ERROR_STREAM, n).view(like.shape)
         groups = -(-like.numel() // _noise.GROUP)
         words = _noise.words(self._seed, self._steps, 0, ERROR_STREAM, 0, groups, like.device)
         return words.flatten()[: like.numel()].view(like.shape)
@@ -193,7 +212,11 @@ class ElasticZO(Optimizer):
                 (layer.weight, layer.weight_gradient),
                 (layer.bias, layer.bias_gradient),
             ):
-                if parameter is not None and gradient is not None:
+                if parameter is None or gradient is None:
+                    continue
+                if fast.usable(gradient):
+                    fast.bp_update(parameter, gradient, mu, LARGEST)
+                else:
                     bits = bit_width(gradient)
                     delta = shift(gradient, bits - mu, "pseudo-stochastic")
                     new = parameter.to(torch.int16) - delta

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ezo import noise as _noise
+from ezo.int8 import fast
 from ezo.int8.rounding import LARGEST
 
 GROUP = 512  # elements per group: 64 lanes of four words of two halves
@@ -121,7 +122,13 @@ def shift_(
         seed, step, stream: where in the noise stream.
         times: how often to add z.
     """
-    for theta, at, z, _ in _chunks(parameters, noise, (seed, step, stream), first_tensor):
+    place = (seed, step, stream)
+    _check(parameters)
+    if all(map(fast.usable, parameters)):
+        how = (noise.threshold, noise.multiplier)
+        fast.shift_(parameters, place, how, first_tensor, times)
+        return
+    for theta, at, z, _ in _chunks(parameters, noise, place, first_tensor):
         theta[at] += (z * times).to(torch.int8)
 
 
@@ -153,13 +160,28 @@ def update_(
         raise ValueError(f"expected g of -1, 0 or 1, got {g}; pass the sign of loss+ - loss-")
     if not 0 <= rate <= 1 << RATE_BITS:
         raise ValueError(f"expected rate in [0, 2^{RATE_BITS}], got {rate}")
-    for theta, at, z, u in _chunks(parameters, noise, (seed, step, stream), first_tensor):
+    place = (seed, step, stream)
+    _check(parameters)
+    if all(map(fast.usable, parameters)):
+        how = (noise.threshold, noise.multiplier)
+        fast.update_(parameters, place, how, first_tensor, g, rate, noise.bound, restore)
+        return
+    for theta, at, z, u in _chunks(parameters, noise, place, first_tensor):
         old = theta[at].to(torch.int64)
         if restore:
             old += z
         move = (z.abs() * rate + u) >> RATE_BITS
         new = old - g * z.sign() * move
         theta[at] = new.clamp_(-noise.bound, noise.bound).to(torch.int8)
+
+
+def _check(parameters: Sequence[Tensor]) -> None:
+    for parameter in parameters:
+        if parameter.dtype != torch.int8 or not parameter.is_contiguous():
+            raise ValueError(
+                "expected contiguous int8 parameters, got "
+                f"{parameter.dtype} with strides {parameter.stride()}; call contiguous()"
+            )
 
 
 def _chunks(
@@ -169,11 +191,6 @@ def _chunks(
     seed, step, stream = place
     groups = SCRATCH_BYTES // _GROUP_BYTES
     for t, parameter in enumerate(parameters, start=first_tensor):
-        if parameter.dtype != torch.int8 or not parameter.is_contiguous():
-            raise ValueError(
-                "expected contiguous int8 parameters, got "
-                f"{parameter.dtype} with strides {parameter.stride()}; call contiguous()"
-            )
         flat = parameter.view(-1)
         for first in range(0, len(flat), groups * GROUP):
             last = min(len(flat), first + groups * GROUP)

@@ -59,6 +59,16 @@ def quantize(x: Tensor, largest: int = LARGEST, lowest_exponent: int | None = No
     return Int8Tensor(torch.round(wide * 2.0**-e).to(torch.int8), e)
 
 
+def quantize_at(x: Tensor, e: int) -> Int8Tensor:
+    """The nearest int8 tensor with exponent ``e``; values beyond +-127 2^e are held there.
+
+    >>> quantize_at(torch.tensor([0.3, -5.0]), -5)
+    Int8Tensor(m=tensor([  10, -127], dtype=torch.int8), e=-5)
+    """
+    m = torch.round(x.to(torch.float64) * 2.0**-e).clamp_(-LARGEST, LARGEST)
+    return Int8Tensor(m.to(torch.int8), e)
+
+
 def rescale(acc: Tensor, e: int) -> Int8Tensor:
     """Integers at exponent ``e`` to int8, by the one shift that makes the largest fit in 7 bits.
 

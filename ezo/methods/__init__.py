@@ -5,8 +5,12 @@ that change what it does: ``ZO``, ``BP``, and more) and ``optimizer(name, model,
 Optimizer``, whose ``step(closure)`` trains ``model``, where the closure computes the loss and
 leaves ``backward`` to the step. It may change ``model``, for example freeze layers. Its docstring's
 first line describes it in ``ezo list``. Names count BP layers.
+
+These four are about fp32. For other precisions a file also defines ``parts(name) -> Parts``; one
+without it has no form in them.
 """
 
 from ezo.methods._hyper import BP, ZO, Hyper
+from ezo.methods._parts import Parts
 
-__all__ = ["BP", "ZO", "Hyper"]
+__all__ = ["BP", "ZO", "Hyper", "Parts"]

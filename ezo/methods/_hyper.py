@@ -1,4 +1,4 @@
-"""The hyperparameters that a method may use, and the values found for each model and data set."""
+"""The hyperparameters of fp32 methods, and the values found for each model and data set."""
 
 import functools
 import json
@@ -18,7 +18,8 @@ ZO = frozenset({"lr", "eps", "clip", "queries", "noise", "weight_decay", "schedu
 BP = frozenset({"bp_lr", "momentum", "weight_decay", "schedule"})
 
 
-def _about(default: Any, text: str) -> Any:
+def about(default: Any, text: str) -> Any:
+    """A field of hyperparameters, with what `ezo train --help` says of it."""
     return field(default=default, metadata={"help": text})
 
 
@@ -30,18 +31,18 @@ class Hyper:
     exponential one suits ZO, whose gradient shrinks while its noise goes on to move every weight.
     """
 
-    lr: float = _about(5e-4, "ZO learning rate")
-    eps: float = _about(2.5e-3, "ZO perturbation, in units of a weight")
-    clip: float | None = _about(5.0, "bound on |g|, loss per unit of z; none for no bound")
-    queries: int = _about(1, "ZO perturbations a step")
-    noise: str = _about("gaussian", "gaussian, rademacher or uniform")
-    bp_gradient: str = _about(
+    lr: float = about(5e-4, "ZO learning rate")
+    eps: float = about(2.5e-3, "ZO perturbation, in units of a weight")
+    clip: float | None = about(5.0, "bound on |g|, loss per unit of z; none for no bound")
+    queries: int = about(1, "ZO perturbations a step")
+    noise: str = about("gaussian", "gaussian, rademacher or uniform")
+    bp_gradient: str = about(
         "mean", "where the BP gradient is taken: mean, plus, minus or unperturbed"
     )
-    bp_lr: float = _about(0.01, "BP learning rate (SGD)")
-    momentum: float = _about(0.9, "BP momentum")
-    weight_decay: float = _about(0.0, "weight decay of both parts, per unit of learning rate")
-    schedule: str = _about(
+    bp_lr: float = about(0.01, "BP learning rate (SGD)")
+    momentum: float = about(0.9, "BP momentum")
+    weight_decay: float = about(0.0, "weight decay of both parts, per unit of learning rate")
+    schedule: str = about(
         "exponential", "learning rates over time: exponential (to 0.03), cosine (to 0) or constant"
     )
 
@@ -58,11 +59,14 @@ def _tuned() -> dict[str, dict[str, object]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def tuned(model: str, data: str, method: str) -> Hyper:
-    """The values chosen for this model, data set and method, else the method's own.
+def tuned(model: str, data: str, method: str, precision: str = "fp32") -> Any:
+    """The values chosen for this model, data set, method and precision, else the default ones.
 
     They stand in ``tuned.json``; ``python -m reproduce.search --write`` puts a search's result
-    there, and reports/README.md says how those of today were chosen.
+    there, and reports/README.md says how those of today were chosen. Keys end in the precision
+    where it isn't fp32; names of one precision's file share the first name's values.
     """
-    default = catalogue.find("method", method).HYPER
-    return replace(default, **_tuned().get(f"{model}/{data}/{method}", {}))
+    file = catalogue.find("precision", precision)
+    first = file.NAMES[0]
+    key = f"{model}/{data}/{method}" + ("" if first == "fp32" else f"/{first}")
+    return replace(file.default(method), **_tuned().get(key, {}))

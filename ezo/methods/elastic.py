@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ezo.catalogue import number
-from ezo.methods import BP, ZO, Hyper
+from ezo.methods import BP, ZO, Hyper, Parts
 from ezo.optim import ElasticZO
 
 NAMES = ("elastic-<k>",)
@@ -32,3 +32,8 @@ def elastic(k: int, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
         bp_gradient=hyper.bp_gradient,
         seed=seed,
     )
+
+
+def parts(name: str) -> Parts:
+    """The last k layers by BP, the others by ZO."""
+    return Parts(number(name))

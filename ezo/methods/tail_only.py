@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ezo.catalogue import number
-from ezo.methods import BP, Hyper
+from ezo.methods import BP, Hyper, Parts
 from ezo.optim import ElasticZO
 from ezo.split import split
 
@@ -19,3 +19,8 @@ def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer
     for parameter in frozen:
         parameter.requires_grad_(False)
     return ElasticZO(model, "all", bp_optimizer=hyper.sgd(), seed=seed)
+
+
+def parts(name: str) -> Parts:
+    """The last k layers by BP, the others not at all."""
+    return Parts(number(name), zo=False)

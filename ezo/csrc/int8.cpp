@@ -1,0 +1,377 @@
+// Integer products, a register block of positions x outputs at a time, without a copy of patches.
+//
+// Compiled once per instruction set with EZO_ISA naming it. The inner loop multiplies 32 bits of
+// neighbouring inputs, the same for all outputs, with as many weights of each output: two int16
+// each, or four bytes, of which the processor takes the inputs for unsigned. No encoding overflows
+// or saturates, so every one gives the same bits.
+//
+// Index letters: o output, l lane (output within a block of kLanes), i input element within a
+// kernel's row, j input within a group, g group of kGroup inputs, r position of a register block.
+#include "int8.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace ezo {
+namespace EZO_ISA {
+namespace {
+
+#if defined(__AVX512BW__)
+constexpr int kLanes = 16, kBlock = 14;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8, kBlock = 12;
+#else
+constexpr int kLanes = 4, kBlock = 12;
+#endif
+
+// kLanes int32 at once, by whatever registers there are.
+typedef std::int32_t Lanes __attribute__((vector_size(4 * kLanes)));
+inline Lanes load(const void* from) {
+  Lanes v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+inline void store(std::int32_t* to, Lanes v) { std::memcpy(to, &v, sizeof v); }
+inline Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
+inline Lanes smaller(Lanes a, Lanes b) { return a < b ? a : b; }
+
+// sums + x w in each lane, of two int16 each, or of four bytes each where those of x are unsigned.
+#if defined(__AVX512BW__)
+inline Lanes add_pairs(Lanes sums, Lanes x, Lanes w) {
+  return sums + (Lanes)_mm512_madd_epi16((__m512i)x, (__m512i)w);
+}
+inline Lanes add_quads(Lanes sums, Lanes x, Lanes w) {
+#if defined(__AVX512VNNI__)
+  return (Lanes)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
+#else
+  return add_pairs(sums, (Lanes)_mm512_maddubs_epi16((__m512i)x, (__m512i)w), Lanes{} + 0x00010001);
+#endif
+}
+#elif defined(__AVX2__)
+inline Lanes add_pairs(Lanes sums, Lanes x, Lanes w) {
+  return sums + (Lanes)_mm256_madd_epi16((__m256i)x, (__m256i)w);
+}
+inline Lanes add_quads(Lanes sums, Lanes x, Lanes w) {
+  return add_pairs(sums, (Lanes)_mm256_maddubs_epi16((__m256i)x, (__m256i)w), Lanes{} + 0x00010001);
+}
+#elif defined(__SSE2__)
+inline Lanes add_pairs(Lanes sums, Lanes x, Lanes w) {
+  return sums + (Lanes)_mm_madd_epi16((__m128i)x, (__m128i)w);
+}
+#else
+inline Lanes add_pairs(Lanes sums, Lanes x, Lanes w) {
+  std::int16_t a[2 * kLanes], b[2 * kLanes];
+  std::memcpy(a, &x, sizeof a);
+  std::memcpy(b, &w, sizeof b);
+  for (int l = 0; l < kLanes; ++l) {
+    sums[l] += a[2 * l] * b[2 * l] + a[2 * l + 1] * b[2 * l + 1];
+  }
+  return sums;
+}
+#endif
+
+// An encoding: the types of inputs and weights as the products read them, what is added to inputs,
+// and the product of 32 bits of neighbouring inputs with the weights of kLanes outputs.
+struct Pairs {  // any int8
+  using Input = std::int16_t;
+  using Weight = std::int16_t;
+  static constexpr int kOffset = 0;
+  static Lanes dot(Lanes sums, Lanes x, Lanes w) { return add_pairs(sums, x, w); }
+};
+
+#if defined(__AVX2__)
+struct Quads {  // inputs of 0 or more: two products of 127 x 127 fit in 16 bits
+  using Input = std::uint8_t;
+  using Weight = std::int8_t;
+  static constexpr int kOffset = 0;
+  static Lanes dot(Lanes sums, Lanes x, Lanes w) { return add_quads(sums, x, w); }
+};
+#else
+using Quads = Pairs;
+#endif
+
+#if defined(__AVX512VNNI__)
+struct OffsetQuads : Quads {  // any int8: VNNI adds up four products in 32 bits. What the offset
+  // adds, 128 times the sum of an output's weights, is taken off where the sums begin.
+  static constexpr int kOffset = 128;
+};
+using Any = OffsetQuads;
+#else
+using Any = Pairs;
+#endif
+
+template <class E>
+constexpr int kGroup = 4 / sizeof(typename E::Input);
+
+inline int blocks(const Layer& layer) { return (layer.outputs + kLanes - 1) / kLanes; }
+inline std::size_t start_bytes(const Layer& layer) {
+  return (blocks(layer) * kLanes * sizeof(std::int32_t) + 63) / 64 * 64;
+}
+template <class E>
+int groups(const Layer& layer) {  // of one row of the kernel
+  return (layer.kernel * layer.channels + kGroup<E> - 1) / kGroup<E>;
+}
+template <class E>
+std::size_t weights_of_block(const Layer& layer) {
+  return static_cast<std::size_t>(layer.kernel) * groups<E>(layer) * kGroup<E> * kLanes;
+}
+template <class E>
+std::size_t packed_bytes(const Layer& layer) {
+  return start_bytes(layer) +
+         blocks(layer) * weights_of_block<E>(layer) * sizeof(typename E::Weight);
+}
+
+// The scratch of one call.
+template <class E>
+struct Scratch {
+  typename E::Input* image = nullptr;  // with its border, and as many inputs more as the last group reads
+  std::int32_t* row = nullptr;         // sums of one row of positions, one block of outputs
+  std::int32_t* best = nullptr;        // the largest of each block of positions so far
+  std::int8_t* small = nullptr;        // the same, as int8
+  std::size_t bytes = 0;               // of all
+
+  Scratch(const Layer& layer, int height, int width, char* memory) {
+    const std::size_t wide = width + 2 * layer.padding, tall = height + 2 * layer.padding;
+    const std::size_t sums = (wide - layer.kernel + 1) * kLanes;
+    take(image, memory, tall * wide * layer.channels + kGroup<E>);
+    take(row, memory, sums);
+    take(best, memory, sums);
+    take(small, memory, sums);
+  }
+
+ private:
+  template <class T>
+  void take(T*& part, char* memory, std::size_t n) {
+    if (memory != nullptr) part = reinterpret_cast<T*>(memory + bytes);
+    bytes += (n * sizeof(T) + 63) / 64 * 64;
+  }
+};
+
+// (block, kernel row, group, lane, input of the group), zero where there is no output or input.
+template <class E>
+void pack(const Layer& layer, void* packed) {
+  using Weight = typename E::Weight;
+  constexpr int kOf = kGroup<E>;
+  auto* start = static_cast<std::int32_t*>(packed);
+  auto* to = reinterpret_cast<Weight*>(static_cast<char*>(packed) + start_bytes(layer));
+  const int k = layer.kernel, c = layer.channels, n = k * c;
+  for (int b = 0; b < blocks(layer); ++b) {
+    const int lanes = std::min(kLanes, layer.outputs - b * kLanes);
+    const std::int8_t* from = layer.weight + static_cast<std::size_t>(b) * kLanes * n * k;
+    for (int y = 0; y < k; ++y) {
+      for (int i = 0; i < n; i += kOf, to += kLanes * kOf) {
+        for (int l = 0; l < lanes; ++l) {
+          const std::int8_t* w = from + static_cast<std::size_t>(l) * n * k;
+          if (k == 1 && i + kOf <= n) {
+            for (int j = 0; j < kOf; ++j) to[l * kOf + j] = w[i + j];
+          } else {
+            for (int j = 0; j < kOf; ++j) {
+              to[l * kOf + j] = i + j < n ? w[((i + j) % c * k + y) * k + (i + j) / c] : 0;
+            }
+          }
+        }
+        std::fill(to + lanes * kOf, to + kLanes * kOf, 0);
+      }
+    }
+  }
+  for (int o = 0; o < blocks(layer) * kLanes; ++o) {
+    std::uint32_t sum = 0;
+    const std::int8_t* w = layer.weight + static_cast<std::size_t>(o) * n * k;
+    if (E::kOffset != 0 && o < layer.outputs) {
+      for (int i = 0; i < n * k; ++i) sum += w[i];
+    }
+    const std::uint32_t bias = o < layer.outputs ? layer.bias[o] : 0;
+    start[o] = static_cast<std::int32_t>(bias - E::kOffset * sum);
+  }
+}
+
+// Sums of `n` positions that stand `step` inputs apart, for one block of outputs.
+template <class E, int n>
+void product(const typename E::Input* x, std::ptrdiff_t step, std::ptrdiff_t row, int kernel,
+             int per_row, const typename E::Weight* weights, const std::int32_t* start,
+             std::int32_t* out) {
+  Lanes sums[n];
+  for (int r = 0; r < n; ++r) sums[r] = load(start);
+  for (int y = 0; y < kernel; ++y, x += row) {
+    const typename E::Input* at = x;
+    for (int g = 0; g < per_row; ++g, at += kGroup<E>, weights += kLanes * kGroup<E>) {
+      const Lanes w = load(weights);
+      for (int r = 0; r < n; ++r) {
+        std::int32_t inputs;
+        std::memcpy(&inputs, at + r * step, sizeof inputs);
+        sums[r] = E::dot(sums[r], Lanes{} + inputs, w);
+      }
+    }
+  }
+  for (int r = 0; r < n; ++r) store(out + r * kLanes, sums[r]);
+}
+
+template <class E>
+using Product = void (*)(const typename E::Input*, std::ptrdiff_t, std::ptrdiff_t, int, int,
+                         const typename E::Weight*, const std::int32_t*, std::int32_t*);
+template <class E, int... n>
+Product<E> product_of(int positions, std::integer_sequence<int, n...>) {
+  static constexpr Product<E> all[] = {product<E, n + 1>...};
+  return all[positions - 1];
+}
+
+inline std::int8_t rounded_shift(std::int32_t x, std::uint32_t half, int shift) {
+  const std::int32_t sign = x >> 31;
+  const std::uint32_t magnitude = (static_cast<std::uint32_t>((x ^ sign) - sign) + half) >> shift;
+  const std::int32_t held = static_cast<std::int32_t>(std::min<std::uint32_t>(magnitude, 127));
+  return static_cast<std::int8_t>((held ^ sign) - sign);
+}
+
+void rescale(const std::int32_t* in, std::int8_t* out, std::size_t n, int shift) {
+  const std::uint32_t half = shift > 0 ? std::uint32_t{1} << (shift - 1) : 0;
+  for (std::size_t i = 0; i < n; ++i) out[i] = rounded_shift(in[i], half, shift);
+}
+
+std::int8_t lowest(const std::int8_t* x, std::size_t n) {
+  std::int8_t found = 0;
+  for (std::size_t i = 0; i < n; ++i) found = std::min(found, x[i]);
+  return found;
+}
+
+// Inputs as the products read them, with a border of zeros.
+template <class E>
+void widen(const Layer& layer, const std::int8_t* x, int height, int width,
+           typename E::Input* to) {
+  const int border = layer.padding * layer.channels, inner = width * layer.channels;
+  const std::size_t wide = inner + 2 * border;
+  auto zeros = [&](std::size_t n) {
+    std::fill_n(to, n, static_cast<typename E::Input>(E::kOffset));
+    to += n;
+  };
+  zeros(layer.padding * wide);
+  for (int y = 0; y < height; ++y, x += inner) {
+    zeros(border);
+    for (int i = 0; i < inner; ++i) to[i] = static_cast<typename E::Input>(x[i] + E::kOffset);
+    to += inner;
+    zeros(border);
+  }
+  zeros(layer.padding * wide + kGroup<E>);
+}
+
+// Rows of kLanes to the places of one block of outputs among all of a position. `room`: elements
+// from `to` to the end of the image, within which a row may spill over what comes after it.
+template <class T>
+void place(const T* from, T* to, int positions, int outputs, int block, std::size_t room) {
+  const int count = std::min(kLanes, outputs - block * kLanes);
+  to += block * kLanes;
+  int p = 0;
+  if (count == kLanes || outputs < kLanes) {
+    const std::size_t safe = count == kLanes  ? positions
+                             : room < kLanes ? 0
+                                             : (room - kLanes) / outputs + 1;
+    for (; p < static_cast<int>(std::min<std::size_t>(safe, positions)); ++p) {
+      std::memcpy(to + p * outputs, from + p * kLanes, kLanes * sizeof(T));
+    }
+  }
+  for (; p < positions; ++p) {
+    for (int l = 0; l < count; ++l) to[p * outputs + l] = from[p * kLanes + l];
+  }
+}
+
+// Of one row of sums: the largest of each size x size block, joined to those of the rows above it,
+// and of the whole row the extremes, joined to `lowest` and `highest`.
+void pool_row(const std::int32_t* row, int columns, std::int32_t* best, int size, bool first,
+              Lanes& lowest, Lanes& highest) {
+  Lanes low = lowest, high = highest;  // not in memory, where `best` might be
+  int p = 0;
+  for (; p + size <= columns; p += size, best += kLanes) {
+    Lanes m = load(row + p * kLanes), least = m;
+    for (int j = 1; j < size; ++j) {
+      const Lanes sums = load(row + (p + j) * kLanes);
+      m = larger(m, sums);
+      least = smaller(least, sums);
+    }
+    low = smaller(low, least);
+    high = larger(high, m);
+    store(best, first ? m : larger(m, load(best)));
+  }
+  for (; p < columns; ++p) {
+    low = smaller(low, load(row + p * kLanes));
+    high = larger(high, load(row + p * kLanes));
+  }
+  lowest = low;
+  highest = high;
+}
+
+template <class E>
+std::uint32_t image(const Layer& layer, const After& after, const void* packed, void* memory,
+                    const std::int8_t* x, int height, int width, void* out) {
+  const Scratch<E> scratch(layer, height, width, static_cast<char*>(memory));
+  widen<E>(layer, x, height, width, scratch.image);
+  const auto* start = static_cast<const std::int32_t*>(packed);
+  const auto* weights =
+      reinterpret_cast<const typename E::Weight*>(static_cast<const char*>(packed) +
+                                                  start_bytes(layer));
+  const int rows = height + 2 * layer.padding - layer.kernel + 1;
+  const int columns = width + 2 * layer.padding - layer.kernel + 1;
+  const int size = after.pool, pooled = columns / size;
+  const std::ptrdiff_t step = layer.channels, row = (width + 2 * layer.padding) * step;
+  const int parts = (columns + kBlock - 1) / kBlock, each = (columns + parts - 1) / parts;
+  Lanes low{}, high{};
+  for (int b = 0; b < blocks(layer); ++b, start += kLanes, weights += weights_of_block<E>(layer)) {
+    for (int y = 0; y < rows; ++y) {
+      for (int p = 0, n; p < columns; p += n) {
+        n = std::min(each, columns - p);
+        product_of<E>(n, std::make_integer_sequence<int, kBlock>())(
+            scratch.image + y * row + p * step, step, row, layer.kernel, groups<E>(layer), weights,
+            start, scratch.row + p * kLanes);
+      }
+      if (after.over_points) {
+        pool_row(scratch.row, columns, scratch.best, columns, true, low, high);
+        std::int32_t* to = static_cast<std::int32_t*>(out) + b * kLanes;
+        for (int l = 0; l < std::min(kLanes, layer.outputs - b * kLanes); ++l) {
+          to[l] = std::max(to[l], scratch.best[l]);  // which began at 0 where there is a ReLU
+        }
+        continue;
+      }
+      std::int32_t* best = size > 1 ? scratch.best : scratch.row;
+      pool_row(scratch.row, columns, best, size, y % size == 0, low, high);
+      if (y % size != size - 1) continue;
+      if (after.relu) {
+        for (int p = 0; p < pooled; ++p) {
+          store(best + p * kLanes, larger(load(best + p * kLanes), Lanes{}));
+        }
+      }
+      const std::size_t per_row = static_cast<std::size_t>(pooled) * layer.outputs;
+      const std::size_t first = y / size * per_row, room = (rows / size - y / size) * per_row;
+      if (after.shift < 0) {
+        place(best, static_cast<std::int32_t*>(out) + first, pooled, layer.outputs, b, room);
+      } else {
+        rescale(best, scratch.small, pooled * kLanes, after.shift);
+        place(scratch.small, static_cast<std::int8_t*>(out) + first, pooled, layer.outputs, b, room);
+      }
+    }
+  }
+  std::uint32_t largest = 0;
+  for (int l = 0; l < kLanes; ++l) {
+    largest = std::max({largest, static_cast<std::uint32_t>(high[l]),
+                        0u - static_cast<std::uint32_t>(low[l])});
+  }
+  return largest;
+}
+
+template <class E>
+Sizes sizes(const Layer& layer, int height, int width) {
+  return {packed_bytes<E>(layer), Scratch<E>(layer, height, width, nullptr).bytes};
+}
+
+template <class E>
+constexpr Products products = {sizes<E>, pack<E>, image<E>};
+
+}  // namespace
+
+extern const Int8Kernels int8_kernels;
+const Int8Kernels int8_kernels = {products<Any>, products<Quads>, lowest, rescale};
+
+}  // namespace EZO_ISA
+}  // namespace ezo

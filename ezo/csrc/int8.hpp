@@ -1,0 +1,51 @@
+// Products of int8 numbers for the layers of an integer network, and the rounding of their sums.
+//
+// ezo/int8/ops.py and ezo/int8/model.py define the same in plain torch: the two agree to the bit.
+// This header holds plain types only, for int8.cpp is compiled once per instruction set.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace ezo {
+
+// A layer with weights: a convolution of stride 1 with square kernels. A linear layer is one with
+// kernel 1, the features its channels, the rows of x its positions.
+struct Layer {
+  int channels, outputs, kernel, padding;
+  const std::int8_t* weight;   // (outputs, channels, kernel, kernel)
+  const std::int32_t* bias;    // (outputs), at the sums' exponent
+};
+
+// What becomes of the sums before they are stored.
+struct After {
+  bool relu;
+  int pool;          // size of the blocks of which the largest is kept; 1 keeps all
+  bool over_points;  // instead: keep the largest of each output over all positions
+  int shift;         // to int8, rounded to nearest; negative: stored as int32
+};
+
+// Elements of a packed layer and of the scratch that one call needs, in bytes.
+struct Sizes {
+  std::size_t packed, scratch;
+};
+
+struct Products {
+  // For images of height x width positions, or height 1 and width rows.
+  Sizes (*sizes)(const Layer&, int height, int width);
+  // Weights in the order in which the products read them, with what the sums begin with.
+  void (*pack)(const Layer&, void* packed);
+  // One image x (height, width, channels) to out, int8 or int32, (height', width', outputs) or, over
+  // points, int32 (outputs), joined to what is there. Returns the largest magnitude of all sums.
+  std::uint32_t (*image)(const Layer&, const After&, const void* packed, void* scratch,
+                         const std::int8_t* x, int height, int width, void* out);
+};
+
+struct Int8Kernels {
+  Products any;           // inputs
+  Products non_negative;  // inputs only: faster on some processors
+  std::int8_t (*lowest)(const std::int8_t* x, std::size_t n);  // 0 where none is below
+  // out = in / 2^shift, rounded to nearest, within +-127.
+  void (*rescale)(const std::int32_t* in, std::int8_t* out, std::size_t n, int shift);
+};
+
+}  // namespace ezo

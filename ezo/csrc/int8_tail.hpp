@@ -1,0 +1,54 @@
+// The small integer work around the products: a layer's bias, the loss and its error, the gradient
+// of a linear layer and the update of its weights. The same on every processor.
+//
+// ezo/int8/loss.py, ezo/int8/model.py and ezo/int8/rounding.py are the same in plain torch, and
+// say what each number means; names are theirs.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace ezo {
+
+struct Tables {
+  const std::int64_t* exp2;
+  const std::int64_t* log2;
+};
+
+// int8 m to int32 m 2^left; `bias` may be null, for zeros.
+std::vector<std::int32_t> aligned(const std::int8_t* bias, int outputs, int left);
+
+// Sum of the cross-entropies of (n, classes) logits, in units of 2^-20 bit.
+std::int64_t total_loss(const std::int32_t* logits, std::size_t n, std::size_t classes,
+                        int exponent, const std::int64_t* target, Tables tables);
+
+// Gradient with respect to the logits, in units of 2^-7, rounded stochastically by `words`.
+void error_of_loss(const std::int32_t* logits, std::size_t n, std::size_t classes, int exponent,
+                   const std::int64_t* target, Tables tables, const std::int64_t* words,
+                   std::int8_t* error);
+
+// err^T x and the column sums of err, from (n, outputs) and (n, inputs); the latter may be null.
+void linear_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
+                     std::int32_t* bias_gradient, std::size_t n, std::size_t outputs,
+                     std::size_t inputs);
+
+// The same for a convolution: err (n, h', w', outputs) and x (n, h, w, channels) to the gradient
+// (outputs, kernel, kernel, channels) and its bias's.
+void convolution_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
+                          std::int32_t* bias_gradient, int n, int height, int width, int channels,
+                          int outputs, int kernel, int padding);
+
+// The largest of each size x size block of x (n, h, w, c), and where in it, row by row, the first
+// largest stands.
+void max_pool(const std::int8_t* x, std::int8_t* y, std::uint8_t* where, int n, int height,
+              int width, int channels, int size);
+
+// Errors of the largest to errors of x, zero but for the largest.
+void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::int8_t* below, int n,
+                       int height, int width, int channels, int size);
+
+// W <- clip(W - PSR(gradient, bits(gradient) - mu)), within +-bound.
+void pseudo_stochastic_update(std::int8_t* weight, const std::int32_t* gradient, std::size_t n,
+                              int mu, int bound);
+
+}  // namespace ezo

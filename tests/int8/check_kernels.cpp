@@ -1,0 +1,232 @@
+// Run under the sanitizers: products of random layers beside plain loops, and the sweeps and the
+// small work on odd sizes, in buffers that end where the data do.
+#include <algorithm>
+#include <climits>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "int8.hpp"
+#include "int8_tail.hpp"
+#include "noise.hpp"
+
+namespace ezo::checked {
+extern const Int8Kernels int8_kernels;
+extern const Kernels kernels;
+}  // namespace ezo::checked
+
+using namespace ezo;
+
+static std::uint32_t state = 1;
+static int draw(int low, int high) {  // inclusive
+  state = state * 1664525u + 1013904223u;
+  return low + static_cast<int>((state >> 8) % static_cast<std::uint32_t>(high - low + 1));
+}
+
+static std::vector<std::int8_t> numbers(std::size_t n, int low) {
+  std::vector<std::int8_t> all(n);
+  const bool extreme = draw(0, 3) == 0;
+  for (auto& x : all) x = extreme ? (draw(0, 1) ? 127 : low) : draw(low, 127);
+  return all;
+}
+
+static int round_half_up(std::int64_t x, int shift) {
+  std::int64_t m = x < 0 ? -x : x;
+  if (shift > 0) m = (m + (std::int64_t{1} << (shift - 1))) >> shift;
+  if (m > 127) m = 127;
+  return static_cast<int>(x < 0 ? -m : m);
+}
+
+static void fail(const char* what, int trial) {
+  std::printf("trial %d: %s differs\n", trial, what);
+  std::exit(1);
+}
+
+static void check_product(int trial) {
+  const bool points = draw(0, 4) == 0;
+  const int k = points ? 1 : draw(1, 5), padding = points ? 0 : draw(0, k - 1);
+  const int c = draw(1, 20), o = draw(1, 40);
+  const int height = points ? 1 : draw(k, k + 6), width = draw(k, k + 33);
+  const int pool = points ? 1 : draw(1, 3);
+  const bool non_negative = draw(0, 1), relu = draw(0, 1);
+  const auto x = numbers(static_cast<std::size_t>(c) * height * width, non_negative ? 0 : -127);
+  const auto w = numbers(static_cast<std::size_t>(o) * c * k * k, -127);
+  std::vector<std::int32_t> bias(o);
+  for (auto& b : bias) b = draw(-5000, 5000);
+  const int shift = points ? -1 : draw(-1, 12);
+
+  const int rows = height + 2 * padding - k + 1, columns = width + 2 * padding - k + 1;
+  std::vector<std::int64_t> sums(static_cast<std::size_t>(rows) * columns * o);
+  std::int64_t largest = 0;
+  for (int y = 0; y < rows; ++y) {
+    for (int p = 0; p < columns; ++p) {
+      for (int q = 0; q < o; ++q) {
+        std::int64_t sum = bias[q];
+        for (int j = 0; j < c; ++j) {
+          for (int dy = 0; dy < k; ++dy) {
+            for (int dx = 0; dx < k; ++dx) {
+              const int yy = y + dy - padding, xx = p + dx - padding;
+              if (yy < 0 || yy >= height || xx < 0 || xx >= width) continue;
+              sum += x[(yy * width + xx) * c + j] * w[((q * c + j) * k + dy) * k + dx];
+            }
+          }
+        }
+        sums[(y * columns + p) * o + q] = sum;
+        largest = std::max(largest, sum < 0 ? -sum : sum);
+      }
+    }
+  }
+  const int tall = points ? 1 : rows / pool, wide = points ? 1 : columns / pool;
+  std::vector<std::int64_t> wanted(static_cast<std::size_t>(tall) * wide * o);
+  for (int y = 0; y < tall; ++y) {
+    for (int p = 0; p < wide; ++p) {
+      for (int q = 0; q < o; ++q) {
+        std::int64_t most = relu ? 0 : INT64_MIN;
+        for (int dy = 0; dy < (points ? rows : pool); ++dy) {
+          for (int dx = 0; dx < (points ? columns : pool); ++dx) {
+            most = std::max(most, sums[((y * pool + dy) * columns + p * pool + dx) * o + q]);
+          }
+        }
+        wanted[(y * wide + p) * o + q] = most;
+      }
+    }
+  }
+  const Products& products =
+      non_negative ? checked::int8_kernels.non_negative : checked::int8_kernels.any;
+  const Layer layer{c, o, k, padding, w.data(), bias.data()};
+  const Sizes sizes = products.sizes(layer, height, width);
+  auto room = [](std::size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
+  void *packed = room(sizes.packed), *scratch = room(sizes.scratch);
+  products.pack(layer, packed);
+  std::vector<std::int32_t> whole(shift < 0 ? wanted.size() : 0, relu ? 0 : INT32_MIN);
+  std::vector<std::int8_t> small(shift < 0 ? 0 : wanted.size());
+  void* out = shift < 0 ? static_cast<void*>(whole.data()) : static_cast<void*>(small.data());
+  const auto found = products.image(layer, {relu, pool, points, shift}, packed, scratch, x.data(),
+                                    height, width, out);
+  if (found != largest) fail("the largest sum", trial);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (shift < 0 ? whole[i] != wanted[i] : small[i] != round_half_up(wanted[i], shift)) {
+      fail("the product", trial);
+    }
+  }
+  std::free(packed);
+  std::free(scratch);
+}
+
+static void check_sweeps(int trial) {
+  const Place at{0x0123456789ABCDEFull, 3, 5, 7};
+  const int r_max = draw(1, 63);
+  const std::uint32_t threshold = draw(0, 20000);
+  const Sparse how{threshold, ((static_cast<std::uint32_t>(r_max) << 16) - 1) / (32768 - threshold - 1)};
+  std::vector<std::int8_t> p(draw(1, 1500));
+  for (auto& x : p) x = draw(r_max - 127, 127 - r_max);
+  const auto before = p;
+  const auto& k = checked::kernels;
+  k.sparse_shift(p.data(), 0, p.size(), at, how, 1);
+  k.sparse_shift(p.data(), 0, p.size(), at, how, -2);
+  k.sparse_update(p.data(), 0, p.size(), at, how, {0, 1 << 16, 127 - r_max, true});
+  if (p != before) fail("a weight that was perturbed and restored", trial);
+  k.sparse_update(p.data(), 0, p.size(), at, how, {1, draw(0, 1 << 16), 127 - r_max, false});
+  std::vector<float> q(draw(1, 700), 0.5f);
+  k.shift(q.data(), 0, q.size(), at, Noise::gaussian, {0.01f, -1.0f});
+  k.update(q.data(), 0, q.size(), at, Noise::gaussian, {0.01f, 0.01f, 0.0f, true});
+  for (float x : q) {
+    if (x != 0.5f) fail("a float weight that was perturbed and restored", trial);
+  }
+}
+
+static void check_tail(int trial) {
+  const std::size_t n = draw(1, 9), outputs = draw(1, 9), inputs = draw(1, 9);
+  const auto err = numbers(n * outputs, -127), x = numbers(n * inputs, -127);
+  std::vector<std::int32_t> gradient(outputs * inputs), of_bias(outputs);
+  linear_gradient(err.data(), x.data(), gradient.data(), of_bias.data(), n, outputs, inputs);
+  for (std::size_t o = 0; o < outputs; ++o) {
+    std::int32_t sum = 0;
+    for (std::size_t i = 0; i < n; ++i) sum += err[i * outputs + o];
+    if (sum != of_bias[o]) fail("the bias's gradient", trial);
+    for (std::size_t j = 0; j < inputs; ++j) {
+      sum = 0;
+      for (std::size_t i = 0; i < n; ++i) sum += err[i * outputs + o] * x[i * inputs + j];
+      if (sum != gradient[o * inputs + j]) fail("the weight's gradient", trial);
+    }
+  }
+  auto weight = numbers(gradient.size(), -127);
+  if (draw(0, 1)) gradient[0] = INT32_MIN;  // beyond any sum of products, but defined all the same
+  pseudo_stochastic_update(weight.data(), gradient.data(), weight.size(), draw(-20, 6), 127);
+  aligned(err.data(), static_cast<int>(outputs), draw(-60, 60));
+  std::vector<std::int64_t> exp2(257), log2(257), target(n), words(n * outputs, 5);
+  for (int j = 0; j <= 256; ++j) {
+    exp2[j] = (std::int64_t{1} << 30) - j * (std::int64_t{1} << 21);
+    log2[j] = j * (std::int64_t{1} << 22);
+  }
+  for (auto& t : target) t = draw(0, static_cast<int>(outputs) - 1);
+  std::vector<std::int32_t> logits(n * outputs);
+  for (auto& a : logits) a = draw(0, 3) ? draw(-1000, 1000) : draw(0, 1) ? INT32_MAX : -INT32_MAX;
+  std::vector<std::int8_t> error(n * outputs);
+  const int exponent = draw(-70, 60);
+  const Tables tables{exp2.data(), log2.data()};
+  if (total_loss(logits.data(), n, outputs, exponent, target.data(), tables) < 0) {
+    fail("the sign of a loss", trial);
+  }
+  error_of_loss(logits.data(), n, outputs, exponent, target.data(), tables, words.data(),
+                error.data());
+}
+
+static void check_backward(int trial) {
+  const int n = draw(1, 2), k = draw(1, 5), padding = draw(0, k - 1), size = draw(1, 3);
+  const int c = draw(1, 7), o = draw(1, 7), h = std::max(size, draw(k, k + 5));
+  const int w = std::max(size, draw(k, k + 5));
+  const int rows = h + 2 * padding - k + 1, columns = w + 2 * padding - k + 1;
+  const auto x = numbers(static_cast<std::size_t>(n) * h * w * c, -127);
+  const auto err = numbers(static_cast<std::size_t>(n) * rows * columns * o, -127);
+  std::vector<std::int32_t> gradient(static_cast<std::size_t>(o) * k * k * c), of_bias(o);
+  convolution_gradient(err.data(), x.data(), gradient.data(), of_bias.data(), n, h, w, c, o, k,
+                       padding);
+  for (std::size_t g = 0; g < gradient.size(); ++g) {
+    const int j = g % c, dx = g / c % k, dy = g / c / k % k, q = g / c / k / k;
+    std::int32_t sum = 0;
+    for (int i = 0; i < n; ++i) {
+      for (int y = 0; y < rows; ++y) {
+        for (int p = 0; p < columns; ++p) {
+          const int yy = y + dy - padding, xx = p + dx - padding;
+          if (yy < 0 || yy >= h || xx < 0 || xx >= w) continue;
+          sum += err[((i * rows + y) * columns + p) * o + q] * x[((i * h + yy) * w + xx) * c + j];
+        }
+      }
+    }
+    if (sum != gradient[g]) fail("a convolution's gradient", trial);
+  }
+
+  const int tall = h / size, wide = w / size;
+  const std::size_t pooled = static_cast<std::size_t>(n) * tall * wide * c;
+  std::vector<std::int8_t> most(pooled), below(x.size(), 1);
+  std::vector<std::uint8_t> where(pooled);
+  max_pool(x.data(), most.data(), where.data(), n, h, w, c, size);
+  const auto back = numbers(pooled, -127);
+  max_pool_backward(back.data(), where.data(), below.data(), n, h, w, c, size);
+  std::int64_t left = 0;
+  for (std::int8_t e : below) left += e != 0;
+  for (std::size_t i = 0; i < pooled; ++i) {
+    const int j = i % c, p = i / c % wide, y = i / c / wide % tall, m = i / c / wide / tall;
+    auto at = [&](int d) {
+      return ((m * h + y * size + d / size) * w + p * size + d % size) * c + j;
+    };
+    int first = 0;
+    for (int d = 1; d < size * size; ++d) first = x[at(d)] > x[at(first)] ? d : first;
+    if (most[i] != x[at(first)] || where[i] != first) fail("a maximum", trial);
+    if (below[at(first)] != back[i]) fail("the error of a maximum", trial);
+    left -= back[i] != 0;
+  }
+  if (left != 0) fail("the error beside a maximum", trial);
+}
+
+int main() {
+  for (int trial = 0; trial < 400; ++trial) {
+    check_backward(trial);
+    check_product(trial);
+    check_sweeps(trial);
+    check_tail(trial);
+  }
+  return 0;
+}

@@ -1,0 +1,267 @@
+"""The compiled path: the reference's bits on every instruction set, any threads, with and without
+tiles; and clean under the sanitizers."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import ezo
+from ezo import noise
+from ezo.checkpoint import digest
+from ezo.int8 import fast, loss, perturb
+from ezo.int8.model import from_float
+from ezo.int8.optim import ElasticZO
+from ezo.int8.perturb import SparseNoise
+from ezo.int8.rounding import LARGEST, bit_width, shift
+from ezo.int8.tensor import Int8Tensor, quantize
+from ezo.models import lenet5, pointnet
+
+pytestmark = pytest.mark.skipif(fast._kernels is None, reason="no compiled kernels")
+ISAS = fast._kernels.instruction_sets() if fast._kernels is not None else []
+PLACE = {"seed": 0x0123456789ABCDEF, "step": 17}
+few = settings(max_examples=25, deadline=None)
+sizes = st.integers(1, 9)
+
+
+def int8(*shape, seed, low=-127):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(low, 128, shape, dtype=torch.int8, generator=generator)
+    return 127 * x.sign() if seed % 5 == 0 else x  # the largest sums, at times
+
+
+def layers(kind, channels, outputs, seed, *, kernel=3, padding=1, pool=2):
+    """A float model whose integer form is one fused stage, and the logits after it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "convolution":
+            convolution = nn.Conv2d(channels, outputs, kernel, padding=padding, bias=seed % 2 == 0)
+            more = [nn.MaxPool2d(pool)] if pool > 1 else []
+            return [convolution, *([nn.ReLU()] if seed % 3 else []), *more, nn.Flatten()]
+        return [nn.Linear(channels, outputs, bias=seed % 2 == 0), *([nn.ReLU()] * (seed % 3 > 0))]
+
+
+def same(model, x):
+    """The model's int32 logits on every path are the reference's; returns them."""
+    with fast.instruction_set("reference"):
+        wanted = model(x)
+    for isa in ISAS:
+        for tiles in (False, True, True):  # the second time with the shift of the first
+            model.tiles = tiles
+            with fast.instruction_set(isa):
+                found = model(x)
+            assert found.e == wanted.e and torch.equal(found.m, wanted.m), (isa, tiles)
+    return wanted.m
+
+
+@few
+@given(
+    shape=st.tuples(sizes, sizes, sizes, sizes),
+    outputs=st.integers(1, 40),
+    kernel=st.sampled_from([1, 2, 3, 5]),
+    pool=st.integers(1, 3),
+    seed=st.integers(0, 999),
+)
+def test_a_convolution_with_what_follows_is_the_reference_s(shape, outputs, kernel, pool, seed):
+    n, c, h, w = shape
+    padding = kernel // 2
+    h, w = max(h, kernel, pool + kernel), max(w, kernel, pool + kernel)
+    stage = layers("convolution", c, outputs, seed, kernel=kernel, padding=padding, pool=pool)
+    features = nn.Sequential(*stage)(torch.zeros(1, c, h, w)).shape[1]
+    model = from_float(nn.Sequential(*stage, nn.Linear(features, 3)))
+    x = int8(n, c, h, w, seed=seed, low=-127 if seed % 2 else 0)
+    same(model, Int8Tensor(x, -seed % 7))
+    same(model, Int8Tensor(x.transpose(2, 3).contiguous().transpose(2, 3), -7))
+
+
+@few
+@given(
+    rows=st.integers(1, 70),
+    inputs=st.integers(1, 70),
+    outputs=st.integers(1, 40),
+    seed=st.integers(0, 999),
+)
+def test_a_linear_layer_is_the_reference_s(rows, inputs, outputs, seed):
+    model = from_float(
+        nn.Sequential(*layers("linear", inputs, outputs, seed), nn.Linear(outputs, 3))
+    )
+    x = int8(rows, inputs, seed=seed, low=-127 if seed % 2 else 0)
+    same(model, Int8Tensor(x, -7))
+    same(model, Int8Tensor(x.t().contiguous().t(), -7))
+
+
+@pytest.mark.parametrize("batch, points", [(1, 1), (2, 37), (3, 300)])
+def test_a_maximum_over_points_is_the_reference_s(batch, points):
+    model = from_float(pointnet.build("pointnet", classes=5))
+    same(model, quantize(torch.randn(batch, points, 3, generator=torch.Generator().manual_seed(1))))
+
+
+@pytest.mark.parametrize("bp", [0, 1, 5])
+def test_a_batch_of_none_goes_through(bp):
+    model = from_float(lenet5.build("lenet5"))
+    model.keep(bp)
+    assert model(Int8Tensor(torch.zeros(0, 1, 28, 28, dtype=torch.int8), -7)).m.shape == (0, 10)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", [1, 511, 512, 1300, 70_000])
+@pytest.mark.parametrize("how", [SparseNoise(15, 0.5), SparseNoise(63, 0.0), SparseNoise(1, 0.98)])
+def test_the_sweeps_are_the_reference_s(isa, n, how):
+    def swept(name, threads):
+        theta = [int8(n, seed=1).clamp(-how.bound, how.bound) for _ in range(2)]
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with fast.instruction_set(name):
+                perturb.shift_(theta, how, **PLACE, times=1)
+                perturb.shift_(theta, how, **PLACE, times=-2)
+                for g, rate, restore in ((1, 4321, True), (-1, 1 << 16, False), (0, 9, False)):
+                    perturb.update_(theta, how, **PLACE, g=g, rate=rate, restore=restore)
+        finally:
+            torch.set_num_threads(before)
+        return theta
+
+    wanted = swept("reference", 1)
+    for threads in (1, 2):
+        assert all(map(torch.equal, swept(isa, threads), wanted))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_words_are_the_stream_s(isa):
+    with fast.instruction_set(isa):
+        found = fast.words(PLACE["seed"], PLACE["step"], 5, 600)
+    wanted = noise.words(PLACE["seed"], PLACE["step"], 0, 5, 0, 3, "cpu")
+    assert torch.equal(found, wanted.flatten()[:600])
+
+
+@pytest.mark.parametrize("exponent", [-70, -40, -26, -12, -5, 0, 6, 30, 60])
+def test_the_loss_and_its_error_are_the_reference_s(exponent):
+    generator = torch.Generator().manual_seed(exponent)
+    for largest in (0, 5, 2**15, 2**31 - 1):
+        logits = torch.randint(-largest, largest + 1, (40, 7), generator=generator)
+        target = torch.randint(0, 7, (40,), generator=generator)
+        u = torch.randint(0, 2**32, (40, 7), generator=generator)
+        both = loss.Loss(Int8Tensor(logits.to(torch.int32), exponent), target)
+        total, error = both.total(), both.error(u)
+        assert total == int(loss.cross_entropy(logits, exponent, target).sum())
+        assert torch.equal(error, loss.cross_entropy_gradient(logits, exponent, target, u))
+
+
+def test_a_target_out_of_range_is_named():
+    logits = Int8Tensor(torch.zeros(2, 3, dtype=torch.int32), 0)
+    with pytest.raises(IndexError, match=r"expected targets in \[0, 3\), got 3"):
+        loss.Loss(logits, torch.tensor([0, 3])).total()
+
+
+@pytest.mark.parametrize("mu", [-20, -1, 0, 3, 6])
+@pytest.mark.parametrize("largest", [0, 1, 100, 2**20, 2**31 - 1])
+def test_the_bp_update_is_the_reference_s(mu, largest):
+    generator = torch.Generator().manual_seed(largest)
+    gradient = torch.randint(-largest, largest + 1, (99,), generator=generator).to(torch.int32)
+    weight = int8(99, seed=3)
+    delta = shift(gradient, bit_width(gradient) - mu, "pseudo-stochastic")
+    wanted = (weight.to(torch.int16) - delta).clamp(-LARGEST, LARGEST)
+    fast.bp_update(weight, gradient, mu, LARGEST)
+    assert torch.equal(weight.to(torch.int16), wanted)
+
+
+def lenet_after(steps, bp, isa="", *, threads=1, tiles=True):
+    model = from_float(lenet5.build("lenet5"), headroom=15)
+    for i, p in enumerate(model.parameters()):  # the same weights, whatever torch draws
+        p.copy_(int8(*p.shape, seed=1000 * i + 1) // 3)
+    model.tiles = tiles
+    x = quantize(int8(32, 1, 28, 28, seed=1).float())
+    y = torch.arange(32) % 10
+    optimizer = ElasticZO(model, bp, rate=3000, mu=0, magnitude="relative")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with fast.instruction_set(isa):
+            for _ in range(steps):
+                optimizer.step(lambda: loss.Loss(model(x), y))
+    finally:
+        torch.set_num_threads(before)
+    return digest(model.state_dict())[:16]
+
+
+@few
+@given(
+    shape=st.tuples(sizes, sizes, sizes, sizes),
+    outputs=st.integers(1, 20),
+    kernel=st.sampled_from([1, 2, 3, 5]),
+    pool=st.integers(1, 3),
+    seed=st.integers(0, 999),
+)
+def test_gradients_of_all_layers_are_the_reference_s(shape, outputs, kernel, pool, seed):
+    n, c, h, w = shape
+    padding = kernel // 2
+    h, w = max(h, kernel, pool + kernel), max(w, kernel, pool + kernel)
+    stage = [
+        *layers("convolution", c, 4, seed, kernel=kernel, padding=padding, pool=1)[:-1],
+        *layers("convolution", 4, outputs, seed, kernel=kernel, padding=padding, pool=pool),
+    ]
+    features = nn.Sequential(*stage)(torch.zeros(1, c, h, w)).shape[1]
+    model = from_float(nn.Sequential(*stage, nn.Linear(features, 3)))
+    x, err = Int8Tensor(int8(n, c, h, w, seed=seed), -7), int8(n, 3, seed=seed + 1)
+
+    def gradients(isa):
+        with fast.instruction_set(isa):
+            model.keep(3)
+            model(x)
+            model.backward(err, 3)
+        layers = model.weighted()
+        return [g for layer in layers for g in (layer.weight_gradient, layer.bias_gradient)]
+
+    for found, wanted in zip(gradients(""), gradients("reference"), strict=True):
+        assert found is wanted is None or torch.equal(found, wanted)
+
+
+def test_a_sum_that_could_overflow_is_refused_on_both_paths():
+    model = from_float(lenet5.build("lenet5"))
+    x = Int8Tensor(torch.zeros(170, 1, 28, 28, dtype=torch.int8), -7)
+    for isa in ("reference", ""):
+        with fast.instruction_set(isa), pytest.raises(ValueError, match="lower the batch size"):
+            model.keep(5)
+            model(x)
+            model.backward(int8(170, 10, seed=1), 5)
+
+
+@pytest.mark.parametrize("bp", [0, 1, 2, 5])
+def test_a_few_steps_of_lenet5_are_the_reference_s(bp):
+    wanted = lenet_after(3, bp, "reference")
+    for isa in ISAS:
+        assert lenet_after(3, bp, isa) == wanted
+
+
+@pytest.mark.parametrize("bp, wanted", [(0, "5a69011c3b9db9ac"), (1, "7470401fd781a6ea")])
+def test_a_thousand_steps_of_lenet5_end_in_the_golden_bits(bp, wanted):
+    assert lenet_after(1000, bp, threads=1, tiles=True) == wanted
+    assert lenet_after(1000, bp, threads=2, tiles=False) == wanted
+
+
+CSRC = Path(ezo.__file__).with_name("csrc")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+@pytest.mark.parametrize("flags", [[], ["-mavx2"]])
+def test_the_products_are_an_oracle_s_and_clean_under_the_sanitizers(tmp_path, flags):
+    if flags and "avx2" not in ISAS:
+        pytest.skip("the processor has no AVX2")
+    program = tmp_path / "check"
+    build = ["g++", "-std=c++17", "-O1", *flags, "-fsanitize=address,undefined"]
+    build += ["-fno-sanitize-recover=all", "-DEZO_ISA=checked", f"-I{CSRC}", "-o", str(program)]
+    build += [str(Path(__file__).with_name("check_kernels.cpp"))]
+    build += [str(CSRC / f"{name}.cpp") for name in ("int8", "int8_tail", "noise")]
+    built = subprocess.run(
+        [*build, '-DEZO_ISA_NAME="checked"'], capture_output=True, text=True, timeout=300
+    )
+    if "cannot find" in built.stderr:
+        pytest.skip("the compiler has no sanitizers")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
