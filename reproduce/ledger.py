@@ -29,6 +29,15 @@ SETTINGS = {
     "queries": ("ZO perturbations a step", "one, as in the paper"),
     "noise": ("ZO noise", "Gaussian, as in the paper"),
     "bp_gradient": ("where the BP gradient is taken", "mean of the passes: no side is preferred"),
+    "rate": ("INT8: ZO rate", SEARCHED),
+    "r_max": ("INT8: largest perturbation", "default of ezo/precisions/int8.py"),
+    "p_zero": ("INT8: share of weights left alone", "default of ezo/precisions/int8.py"),
+    "magnitude": (
+        "INT8: step size from the sign, or relative to the mean loss difference",
+        "default of ezo/precisions/int8.py; the paper's form is the sign",
+    ),
+    "mu": ("INT8: update width, bits of the largest BP update", SEARCHED),
+    "mu_drop": ("INT8: how far the update width falls over the run", SEARCHED),
 }
 FIXED = (  # what no row's config holds: (what, our choice, how it was chosen)
     ("initial weights", "Xavier uniform, zero biases", "full ZO needs it: ezo/models/_init.py"),

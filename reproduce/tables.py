@@ -12,7 +12,10 @@ from reproduce.figures._style import order
 from reproduce.judge import Claim, Finding, interval
 from reproduce.select import Group, experiment, final, groups, key, value
 
-HYPERS = ("epochs", "batch_size", "lr", "eps", "clip", "bp_lr", "momentum", "schedule")
+HYPERS = (
+    *("epochs", "batch_size", "lr", "eps", "clip", "bp_lr", "momentum", "schedule"),
+    *("rate", "r_max", "p_zero", "magnitude", "mu", "mu_drop"),
+)
 
 
 class Accuracy(NamedTuple):

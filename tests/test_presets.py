@@ -59,13 +59,18 @@ def test_the_quick_preset_fits_ten_minutes_on_two_cores():
     assert sum(map(cost.seconds, runs_of("quick"))) / 2 < 8 * 60
 
 
-def test_sensitivity_changes_one_hyperparameter_at_a_time():
+@pytest.mark.parametrize(
+    ("precision", "names"), [("fp32", {"eps", "lr", "clip"}), ("int8", {"rate", "r_max", "p_zero"})]
+)
+def test_sensitivity_changes_one_hyperparameter_at_a_time(precision, names):
     found = PRESETS["paper"].runs(("sensitivity",))["sensitivity"]
     for method in ("full-zo", "elastic-2"):
-        centre, *others = [asdict(run.hyper) for run in found if run.method == method]
+        mine = [r for r in found if (r.method, r.precision) == (method, precision)]
+        centre, *others = [asdict(run.hyper) for run in mine]
         changed = [{n for n in centre if other[n] != centre[n]} for other in others]
-        assert all(len(names) == 1 for names in changed)
-        assert set.union(*changed) >= {"eps", "lr", "clip"}
+        assert all(len(each) == 1 for each in changed)
+        assert set.union(*changed) >= names
+        assert ("mu" in set.union(*changed)) == (precision == "int8" and method == "elastic-2")
 
 
 def test_hyperparameters_come_from_the_nearest_data_that_were_searched():

@@ -16,6 +16,11 @@ UNITS = {
     "eps": "ZO perturbation (weight units)",
     "clip": "bound on |g| (nat)",
     "bp_lr": "BP learning rate (1)",
+    "rate": "ZO rate (2^-16 last places)",
+    "r_max": "largest perturbation (last places)",
+    "p_zero": "weights left alone (share)",
+    "mu": "update width (bits)",
+    "magnitude": "form of the ZO step (name)",
     "bp_gradient": "where the BP gradient is taken (name)",
 }
 
