@@ -36,6 +36,8 @@ class Run:
             place of the test set; for choosing hyperparameters.
         hyper: hyperparameters, of the precision's kind (``HYPER`` in its file); None for those in
             ``tuned.json``, else the default ones.
+        start: `case` of a finished fp32 run of the same model whose final weights this one starts
+            from (fine-tuning), or nothing for fresh weights.
     """
 
     model: str
@@ -48,6 +50,7 @@ class Run:
     train_examples: int | None = None
     held_out: int = 0
     hyper: Any = None
+    start: str = ""
 
     def settled(self) -> "Run":
         """The run with its hyperparameters filled in and its names and numbers checked.
@@ -77,7 +80,7 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """Every setting, flat."""
-        settings = asdict(self.settled())
+        settings = self._as_dict()
         hyper = settings.pop("hyper")
         return {**settings, **hyper}
 
@@ -89,10 +92,16 @@ class Run:
     @property
     def case(self) -> str:
         """A name for the run that differs wherever a setting does."""
-        settings = json.dumps(asdict(self.settled()), sort_keys=True)
+        settings = json.dumps(self._as_dict(), sort_keys=True)
         tag = hashlib.sha256(settings.encode()).hexdigest()[:8]
         precision = self.precision.replace("*", "star")  # the name is also a file's
         return f"{self.model}-{self.data}-{self.method}-{precision}-seed{self.seed}-{tag}"
+
+    def _as_dict(self) -> dict[str, Any]:
+        settings = asdict(self.settled())
+        if not self.start:  # the name of a run that starts afresh is as before there were others
+            del settings["start"]
+        return settings
 
 
 def build(run: Run, classes: int, channels: int) -> nn.Module:
@@ -100,6 +109,33 @@ def build(run: Run, classes: int, channels: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         return catalogue.find("model", run.model).build(run.model, classes, channels)
+
+
+def load_start(model: nn.Module, run: Run, runs: Path | None) -> None:
+    """Give a model the final weights of the run that ``run.start`` names.
+
+    Args:
+        model: what `build` made of ``run``.
+        runs: folder that holds each run's folder, ``runs/case``.
+
+    Raises:
+        ValueError: the run to start from is not there, did not finish, or is of another model.
+    """
+    if runs is None:
+        raise ValueError(
+            f"expected a folder where {run.start} lies, for its weights are the start; give an "
+            "out beside that run's"
+        )
+    folder = runs / run.start
+    ended = rows.read(folder / "rows.jsonl") if (folder / "rows.jsonl").exists() else []
+    if not ended or ended[-1].metric != "finished":
+        raise ValueError(
+            f"{folder}: expected a finished run, whose weights {run.case} starts from, got "
+            f"{ended[-1].metric if ended else 'none'}; train it first"
+        )
+    if ended[-1].model != run.model:
+        raise ValueError(f"expected start to be a run of {run.model}, got one of {ended[-1].model}")
+    model.load_state_dict(checkpoint.load(folder / "checkpoint.safetensors")["model"])
 
 
 def load(run: Run, root: Path | None = None) -> Dataset:
@@ -158,7 +194,8 @@ def train(
         run: what to train.
         root: where data sets lie; None for ``EZO_DATA``, else ``data``.
         out: folder for ``rows.jsonl`` and ``checkpoint.safetensors``; a run found there goes on
-            where it stopped, and its earlier rows come first. None keeps nothing.
+            where it stopped, and its earlier rows come first. None keeps nothing. The run that
+            ``run.start`` names is looked for beside it.
         device: ``cpu``, ``cuda`` or any torch device.
         checkpoint_steps: steps between checkpoints, besides one after each epoch.
         progress: show a progress bar on stderr.
@@ -195,14 +232,11 @@ class _Loop:
         data = load(run, root)
         self.data_checksum = data.checksum
         channels = data.train_x.shape[1 if data.train_x.dim() == 4 else 2]
+        model = build(run, data.classes, channels)
+        if run.start:
+            load_start(model, run, out.parent if out else None)
         self.trainer: Trainer = catalogue.find("precision", run.precision).trainer(
-            run.precision,
-            build(run, data.classes, channels),
-            data,
-            run.method,
-            run.hyper,
-            run.seed,
-            device,
+            run.precision, model, data, run.method, run.hyper, run.seed, device
         )
         self.steps_per_epoch = len(data.train_x) // run.batch_size
         self.total_steps = run.epochs * self.steps_per_epoch

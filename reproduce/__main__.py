@@ -1,33 +1,53 @@
 """``python -m reproduce --preset smoke|quick|paper --out DIR``: run, judge, draw, report."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from joblib import Parallel, delayed
-from tqdm import tqdm
-
-from bench import memory
-from bench.isolate import measure_alone
-from ezo import rows
-from reproduce.execute import execute
-from reproduce.presets import PRESETS, Preset
+from reproduce.folder import Asked, asked, read_rows
+from reproduce.presets import PRESETS
 
 
 def main() -> int:
-    """The command line; returns 0, or 1 when a run failed or diverged."""
+    """The command line; returns 0, 1 when a run failed or diverged, or 2 for unusable arguments."""
+    try:
+        if sys.argv[1:2] == ["status"]:
+            return _status(sys.argv[2:])
+        if sys.argv[1:2] == ["merge"]:
+            return _merge(sys.argv[2:])
+        return _reproduce(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("reproduce: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _reproduce(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reproduce",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run a preset, judge the claims, draw the figures, write the report. A run "
         "that was stopped goes on where it was.\n\n"
-        + "\n".join(f"{n}: {p.about}" for n, p in PRESETS.items()),
+        + "\n".join(
+            f"{name}: {preset.about} Experiments: {', '.join(preset.experiments)}."
+            for name, preset in PRESETS.items()
+        )
+        + "\n\nAlso: `python -m reproduce status DIR` and `python -m reproduce merge DIR... "
+        "--out DIR`; each has --help.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--preset", choices=PRESETS, help="what to run")
     what.add_argument(
         "--redraw", type=Path, metavar="DIR", help="make the report in DIR again, from its rows"
+    )
+    parser.add_argument(
+        "--experiments",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="only these of the preset, without its measurements (default: all)",
     )
     parser.add_argument(
         "--out", type=Path, help="folder for rows, figures and report (default: reports/PRESET)"
@@ -39,52 +59,70 @@ def main() -> int:
         "--jobs", type=int, default=2, help="training runs side by side (default: 2)"
     )
     parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     if given.redraw:
-        out, name = given.redraw, json.loads((given.redraw / "preset.json").read_text())["preset"]
-    else:
-        name = given.preset
-        out = given.out or Path("reports") / name
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "preset.json").write_text(json.dumps({"preset": name}) + "\n")
-        _run(PRESETS[name], out, given)
+        return _report(given.redraw)
+    known = PRESETS[given.preset].experiments
+    for name in given.experiments:
+        if name not in known:
+            parser.error(
+                f"unknown experiment '{name}' of {given.preset}; known: {', '.join(known)}"
+            )
+    if given.jobs < 1:
+        parser.error(f"expected --jobs of 1 or more, got {given.jobs}")
+    from reproduce import driver  # slow to import, and `status` need not
+
+    out = given.out or Path("reports") / given.preset
+    want = Asked(given.preset, tuple(given.experiments), given.jobs)
+    want.write(out)
+    driver.run(want, out, root=given.data_root, device=given.device)
+    return _report(out)
+
+
+def _report(out: Path) -> int:
     from reproduce import report  # drawing is slow to import, and every measuring process would
 
-    findings = report.write(out, name, PRESETS[name].about, PRESETS[name].full)
+    want = asked(out)
+    preset = PRESETS[want.preset]
+    runs = preset.runs(want.experiments)
+    findings = report.write(out, want.preset, preset.about, preset.full, runs)
     for finding in findings:
-        value = "-" if finding.value is None else f"{finding.value:+.3f}"
-        print(f"{finding.claim:<18} {finding.comparison:<52} {value:>10}  {finding.verdict}")
+        value = "-" if finding.value is None else f"{finding.value:.3f}"
+        print(f"{finding.claim:<18} {finding.comparison:<60} {value:>10}  {finding.verdict}")
     print(f"report: {out / 'report.html'}")
-    bad = [r for r in rows.read(out / "rows.jsonl") if r.metric in ("failed", "diverged")]
+    bad = [row for row in read_rows(out) if row.metric in ("failed", "diverged")]
     for row in bad:
         print(f"{row.case}: {row.metric}: {row.note}", file=sys.stderr)
     return 1 if bad else 0
 
 
-def _run(preset: Preset, out: Path, given: argparse.Namespace) -> None:
-    """Measure memory, then train; ``rows.jsonl`` grows as runs end, and is put in order last."""
-    path = out / "rows.jsonl"
-    cells = memory.cases(preset.memory_models, None, 32)
-    runs = preset.runs()
-    measured = []
-    with tqdm(total=len(cells) + len(runs), unit="case") as bar:
-        alone = Parallel(given.jobs, prefer="threads", return_as="generator_unordered")
-        bar.set_description("memory")
-        for cell_rows in alone(delayed(measure_alone)("memory", cell) for cell in cells):
-            measured.append(cell_rows)
-            bar.update()
-        bar.set_description("training")
-        for run_rows in execute(
-            runs, out / "runs", root=given.data_root, jobs=given.jobs, device=given.device
-        ):
-            measured.append(run_rows)
-            rows.write(path, (row for part in measured for row in part))
-            bar.update()
-    order = {case.name: i for i, case in enumerate(cells)} | {
-        run.case: len(cells) + i for i, run in enumerate(runs)
-    }
-    measured.sort(key=lambda part: order[part[0].case])
-    rows.write(path, (row for part in measured for row in part))
+def _status(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce status",
+        description="What is done, what runs and how long the rest will take; also while it runs.",
+    )
+    parser.add_argument("folder", type=Path, help="the --out of the reproduction")
+    from reproduce import status
+
+    print("\n".join(status.lines(parser.parse_args(words).folder)))
+    return 0
+
+
+def _merge(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce merge",
+        description="Put the rows of several folders into one and report on them. Folders of "
+        "`python -m bench` may be among them.",
+    )
+    parser.add_argument("folders", type=Path, nargs="+", help="folders with rows")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for all rows and the report"
+    )
+    given = parser.parse_args(words)
+    from reproduce.merge import merge
+
+    merge(given.folders, given.out)
+    return _report(given.out)
 
 
 if __name__ == "__main__":

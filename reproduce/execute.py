@@ -5,19 +5,30 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from joblib import Parallel, delayed
 
 from ezo.rows import Row, provenance
 from ezo.train import Run, train
 
+LOCK = "lock"  # in a run's folder, held by the process that trains it
+
 
 def execute(
-    runs: Sequence[Run], out: Path, *, root: Path | None = None, jobs: int = 1, device: str = "cpu"
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    root: Path | None = None,
+    jobs: int = 1,
+    device: str = "cpu",
+    checkpoint_steps: int = 1000,
 ) -> Iterator[list[Row]]:
     """Train every run; yield each one's rows when it ends, in the order in which they end.
 
     A finished run is read from its folder, a stopped one goes on where it was. A run that fails is
-    one row, ``failed``, whose note is the error; the others go on.
+    one row, ``failed``, whose note is the error; the others go on. A run that starts from another
+    one's weights waits for it. A run that another process trains, for example one that outlived a
+    driver that was killed, is waited for, too.
 
     Args:
         runs: what to train.
@@ -25,15 +36,32 @@ def execute(
         root: where data sets lie (`ezo.train.train`).
         jobs: processes side by side, of one CPU thread each.
         device: where to train.
+        checkpoint_steps: steps between a run's checkpoints.
     """
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    yield from parallel(delayed(_one)(run, out, root, device) for run in runs)
+    for wave in _waves(runs):
+        yield from parallel(delayed(_one)(run, out, root, device, checkpoint_steps) for run in wave)
 
 
-def _one(run: Run, out: Path, root: Path | None, device: str) -> list[Row]:
+def _waves(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """The runs in groups, each of which starts from none but runs of groups before it."""
+    left = {run.case: run for run in runs}
+    while left:
+        wave = [run for run in left.values() if run.start not in left]
+        assert wave, "a run's name covers its start, so that no two can wait for each other"
+        yield wave
+        left = {case: run for case, run in left.items() if run not in wave}
+
+
+def _one(run: Run, out: Path, root: Path | None, device: str, checkpoint_steps: int) -> list[Row]:
     torch.set_num_threads(1)
+    folder = out / run.case
     try:
-        return list(train(run, root=root, out=out / run.case, device=device))
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK):
+            return list(
+                train(run, root=root, out=folder, device=device, checkpoint_steps=checkpoint_steps)
+            )
     except Exception as error:
         where = traceback.format_exc(limit=-1).strip().splitlines()
         return [

@@ -1,9 +1,9 @@
-"""From rows to verdicts: intervals over seeds, and the words for what they show."""
+"""From samples to verdicts: intervals over seeds, and the words for what they show."""
 
 import importlib
 import math
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -12,28 +12,37 @@ from scipy import stats
 import reproduce.claims
 from ezo.rows import Row
 
-VERDICTS = (
-    "reproduced",
-    "exceeded",
-    "within noise",
-    "contradicted",
-    "underpowered",
-    "indication only",
-    "not run",
-)
+VERDICTS = {
+    "reproduced": "the interval supports the claim",
+    "exceeded": "the whole interval is better than the printed range",
+    "within noise": "what is claimed and its opposite both lie in the interval",
+    "contradicted": "the whole interval is worse than the printed range",
+    "underpowered": "too few seeds, or the effect has the printed size but an interval that holds "
+    "none at all",
+    "not run": "no rows",
+    "not reproducible as specified": "the claimed quantity does not exist for these rows",
+    "indication only": "from a reduced preset, or on data that stand in for the paper's",
+}
 LEAST_SEEDS = 3  # for a verdict
+PAPER_DATA = ("mnist", "fashion-mnist", "modelnet40")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed, and where.
+    """What is claimed, and how it is judged.
 
     Attributes:
         id: short name.
         text: the claim in a sentence.
         printed: the printed value, as text; empty for a claim of our own.
-        low, high: the printed value as bounds, in ``unit``.
+        low, high: the printed value as bounds, in ``unit``; the claim holds at and beyond the
+            bound on the worse side.
         unit: of the value.
+        needs: the rows that the verdict needs.
+        statistic: what is computed from them.
+        tolerance: what separates the verdicts, and why.
+        better: ``higher`` or ``lower``.
+        neutral: the value that means no effect, or None where there is no such value.
         source: where it stands.
     """
 
@@ -43,6 +52,11 @@ class Claim:
     low: float
     high: float
     unit: str
+    needs: str
+    statistic: str
+    tolerance: str
+    better: str = "higher"
+    neutral: float | None = None
     source: str = "paper, abstract"
 
 
@@ -53,11 +67,12 @@ class Finding:
     Attributes:
         claim: the claim's id.
         comparison: what was compared, on what.
-        value, low, high: estimate and 95 % interval over seeds, in the claim's unit; None where
-            there is nothing to estimate from.
-        seeds: number of seeds.
+        value, low, high: estimate and interval over seeds, in the claim's unit; None where there
+            is nothing to estimate from.
+        seeds: number of samples: seeds, or rounds of a timing.
         verdict: one of `VERDICTS`.
         cases: the rows' cases, for going back.
+        note: what else a reader must know.
     """
 
     claim: str
@@ -68,6 +83,7 @@ class Finding:
     seeds: int
     verdict: str
     cases: tuple[str, ...] = ()
+    note: str = ""
 
 
 def claims() -> Iterator[ModuleType]:
@@ -77,117 +93,92 @@ def claims() -> Iterator[ModuleType]:
 
 
 def judge(rows: list[Row], full: bool) -> list[Finding]:
-    """What the rows show of every claim."""
-    return [finding for module in claims() for finding in module.judge(rows, full)]
+    """What the rows show of every claim; ``not run`` for a claim without rows."""
+    findings: list[Finding] = []
+    for module in claims():
+        found = module.judge(rows, full)
+        findings += found or [Finding(module.CLAIM.id, "-", None, None, None, 0, "not run")]
+    return findings
 
 
-def interval(samples: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % Student interval; the interval is infinite for a single sample."""
+def interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and Student's interval; the interval is infinite for a single sample."""
     n = len(samples)
     mean = math.fsum(samples) / n
     if n == 1:
         return mean, -math.inf, math.inf
-    half = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(
-        math.fsum((x - mean) ** 2 for x in samples) / (n - 1) / n
-    )
+    quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
+    half = quantile * math.sqrt(math.fsum((x - mean) ** 2 for x in samples) / (n - 1) / n)
     return mean, mean - half, mean + half
+
+
+def seed_margin(samples: Sequence[float]) -> float:
+    """1.96 sqrt(2) s: two runs of one method differ by more once in twenty pairs of seeds.
+
+    An equivalence test with this margin asks whether a change does more than another seed would.
+    """
+    n = len(samples)
+    mean = math.fsum(samples) / n
+    return 1.96 * math.sqrt(2 * math.fsum((x - mean) ** 2 for x in samples) / max(n - 1, 1))
 
 
 def finding(
     claim: Claim,
     comparison: str,
-    samples: list[float],
+    samples: Sequence[float],
     full: bool,
     cases: tuple[str, ...],
+    *,
     exact: bool = False,
+    ratio: bool = False,
+    confidence: float = 0.95,
+    note: str = "",
 ) -> Finding:
     """The verdict on samples of the claimed quantity, one a seed.
 
-    ``contradicted``: the interval lies below what was printed (above, for a claim of an upper
-    bound, that is with ``low`` of minus infinity). ``exceeded``: it lies beyond the printed range
-    on the good side. ``within noise``: the interval holds zero too. ``reproduced``: otherwise.
-
     Args:
+        full: False for a reduced preset and for stand-in data: an indication, never a verdict.
         exact: the quantity does not vary over seeds, so that one sample is enough.
+        ratio: take mean and interval of the logarithms.
+        confidence: of the interval.
     """
+
+    def found(mean: float | None, low: float | None, high: float | None, verdict: str) -> Finding:
+        return Finding(claim.id, comparison, mean, low, high, len(samples), verdict, cases, note)
+
     if not samples:
-        return Finding(claim.id, comparison, None, None, None, 0, "not run", cases)
-    mean, low, high = (samples[0],) * 3 if exact else interval(samples)
-    upper_bound = math.isinf(claim.low)
+        return found(None, None, None, "not run")
+    if not all(math.isfinite(x) and (x > 0 or not ratio) for x in samples):
+        return found(None, None, None, "not reproducible as specified")
+    if exact:
+        mean, low, high = (samples[0],) * 3
+    elif ratio:
+        logs = interval([math.log(x) for x in samples], confidence)
+        mean, low, high = (math.exp(min(x, 700.0)) for x in logs)
+    else:
+        mean, low, high = interval(samples, confidence)
     if not full:
         verdict = "indication only"
     elif len(samples) < LEAST_SEEDS and not exact:
         verdict = "underpowered"
-    elif upper_bound:
-        verdict = "contradicted" if low > claim.high else "reproduced"
-    elif high < claim.low:
-        verdict = "contradicted"
-    elif low > claim.high:
-        verdict = "exceeded"
-    elif low <= 0 <= high:
-        verdict = "within noise"
     else:
-        verdict = "reproduced"
-    return Finding(claim.id, comparison, mean, low, high, len(samples), verdict, cases)
+        verdict = _verdict(claim, mean, low, high)
+    return found(mean, low, high, verdict)
 
 
-def final(rows: list[Row], metric: str) -> dict[tuple[str, str, str, int], Row]:
-    """Each training run's last row of a metric, by (model, data, method, seed).
-
-    A run that diverged, failed or stopped has none.
-    """
-    done = {row.case for row in rows if row.metric == "finished"}
-    found: dict[tuple[str, str, str, int], Row] = {}
-    for row in rows:
-        if row.metric == metric and row.case in done and row.seed is not None:
-            found[row.model, row.data, row.method, row.seed] = row
-    return found
-
-
-def accuracy_differences(
-    rows: list[Row], pairs: list[tuple[str, str]]
-) -> Iterator[tuple[str, list[float], tuple[str, ...]]]:
-    """Final accuracy of one method minus another's, seed by seed, in points.
-
-    Yields:
-        (comparison, a difference a seed, cases) for every model, data set and pair with rows.
-    """
-    ends = final(rows, "test_accuracy")
-    for model, data in sorted({key[:2] for key in ends}):
-        for ours, theirs in pairs:
-            seeds = sorted(
-                s
-                for m, d, method, s in ends
-                if (m, d, method) == (model, data, ours) and (model, data, theirs, s) in ends
-            )
-            if seeds:
-                both = [(ends[model, data, ours, s], ends[model, data, theirs, s]) for s in seeds]
-                yield (
-                    f"{ours} minus {theirs}, {model} on {data}",
-                    [(a.value or 0.0) - (b.value or 0.0) for a, b in both],
-                    tuple(row.case for pair in both for row in pair),
-                )
-
-
-def peak_ratios(
-    rows: list[Row], pairs: list[tuple[str, str]]
-) -> Iterator[tuple[str, float, tuple[str, ...]]]:
-    """Peak tensor bytes of one method over another's, minus one, in %.
-
-    Yields:
-        (comparison, %, cases) for every model, batch size and pair with rows.
-    """
-    peaks = {
-        (row.model, row.config["batch_size"], row.method): row
-        for row in rows
-        if row.metric == "peak_tensor_bytes" and row.value is not None
-    }
-    for model, batch in sorted({key[:2] for key in peaks}):
-        for ours, theirs in pairs:
-            a, b = peaks.get((model, batch, ours)), peaks.get((model, batch, theirs))
-            if a is not None and b is not None and a.value and b.value:
-                yield (
-                    f"{ours} over {theirs}, {model}, batch {batch}",
-                    100 * (a.value / b.value - 1),
-                    (a.case, b.case),
-                )
+def _verdict(claim: Claim, mean: float, low: float, high: float) -> str:
+    worst, best, neutral = claim.low, claim.high, claim.neutral
+    if claim.better == "lower":  # the mirror image
+        mean, low, high = -mean, -high, -low
+        worst, best, neutral = -best, -worst, None if neutral is None else -neutral
+    if high < worst:
+        return "contradicted"
+    if low > best:
+        return "exceeded"
+    if mean < worst:
+        return "within noise"
+    if neutral is None:
+        return "reproduced" if low >= worst else "within noise"
+    if low > neutral:
+        return "reproduced"
+    return "underpowered" if worst > neutral else "within noise"

@@ -1,11 +1,65 @@
-"""What is run: a preset is a list of training runs and of memory measurements."""
+"""What is run: a preset is a list of experiments and of measurements."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
+from bench import workload
+from ezo import catalogue
+from ezo.methods._hyper import tuned
 from ezo.train import Run
 
 ACCURACY_METHODS = ("full-zo", "elastic-1", "elastic-2", "tail-only-1", "tail-only-2", "full-bp")
+FINE_TUNING_METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
+FEW = ("full-zo", "elastic-1", "full-bp")
+ANGLES = (30, 45)  # degrees
+SEEDS = (0, 1, 2)
+
+
+class Experiment(NamedTuple):
+    """Runs that are judged together.
+
+    Attributes:
+        kind: ``training``, ``fine-tuning`` or ``sensitivity``; stands in each row's config.
+        runs: makes them.
+    """
+
+    kind: str
+    runs: Callable[[], list[Run]]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Measurements: every method of a benchmark on a model, in every precision it can measure.
+
+    Attributes:
+        benchmark: file of ``bench``.
+        model: name of a model.
+        methods: names, or None for the benchmark's own.
+        integers: also in int8, where the benchmark can.
+        rounds: how often, each in new processes, fp32 and int8 in turn: A B, B A, A B ...
+    """
+
+    benchmark: str
+    model: str
+    methods: tuple[str, ...] | None = None
+    integers: bool = False
+    rounds: int = 1
+
+    def cases(self) -> list[tuple[str, Any, int]]:
+        """(benchmark, case, round): what is measured, each in a process of its own."""
+        module = importlib.import_module(f"bench.{self.benchmark}")
+        base = list(module.cases([self.model], self.methods, 32))
+        can = getattr(workload, "PRECISIONS", ("fp32",))
+        precisions = ["fp32", *(["int8"] if self.integers and "int8" in can else [])]
+        found = []
+        for n in range(self.rounds):
+            for case in base:
+                for precision in precisions if n % 2 == 0 else reversed(precisions):
+                    one = case if precision == "fp32" else replace(case, precision=precision)
+                    found.append((self.benchmark, one, n))
+        return found
 
 
 @dataclass(frozen=True)
@@ -14,46 +68,230 @@ class Preset:
 
     Attributes:
         about: what it runs and how long that takes.
-        runs: makes the training runs.
-        memory_models: models whose peak bytes are measured, method by method.
+        experiments: by name; ``--experiments`` chooses among them.
+        cells: what is measured, before training begins.
         full: long enough for verdicts; otherwise only indications.
     """
 
     about: str
-    runs: Callable[[], list[Run]]
-    memory_models: tuple[str, ...]
-    full: bool
+    experiments: dict[str, Experiment]
+    cells: tuple[Cells, ...] = field(default=())
+    full: bool = False
+
+    def runs(self, only: tuple[str, ...] = ()) -> dict[str, list[Run]]:
+        """Training runs by the kind of their experiment, and each run once.
+
+        Args:
+            only: names of experiments, or nothing for all. Runs that others start from come too.
+        """
+        every = {name: e.runs() for name, e in self.experiments.items()}
+        by_case = {run.case: (name, run) for name, runs in every.items() for run in runs}
+        wanted = [run.case for name in only or every for run in every[name]]
+        starts = [by_case[case][1].start for case in wanted if by_case[case][1].start]
+        found: dict[str, list[Run]] = {}
+        for case in dict.fromkeys([*wanted, *starts]):
+            name, run = by_case[case]
+            found.setdefault(self.experiments[name].kind, []).append(run)
+        return found
 
 
-def _grid(model: str, data: str, methods: tuple[str, ...], seeds: int, epochs: int) -> list[Run]:
+def training(
+    model: str,
+    data: str,
+    methods: tuple[str, ...],
+    *,
+    seeds: Iterable[int],
+    epochs: int,
+    precision: str = "fp32",
+) -> list[Run]:
+    """Training from fresh weights: every method with every seed."""
     return [
-        Run(model, data, method, epochs=epochs, seed=seed)
-        for seed in range(seeds)
+        Run(
+            model,
+            data,
+            method,
+            precision,
+            epochs=epochs,
+            seed=seed,
+            hyper=hyper(model, data, method, precision),
+        )
+        for seed in seeds
         for method in methods
     ]
 
 
+def fine_tuning(
+    data: str, *, seeds: Iterable[int], epochs: int, before: int, precision: str
+) -> list[Run]:
+    """From full BP's final fp32 weights after ``before`` epochs on ``data`` to the same rotated."""
+    methods, found = FINE_TUNING_METHODS, []
+    for seed in seeds:
+        (start,) = training("lenet5", data, ("full-bp",), seeds=[seed], epochs=before)
+        for angle in ANGLES:
+            turned = f"{data}-rot{angle}"
+            for run in training(
+                "lenet5", turned, methods, seeds=[seed], epochs=epochs, precision=precision
+            ):
+                found.append(replace(run, start=start.case))
+    return found
+
+
+SCALED = {"eps": (0.25, 4.0), "lr": (0.5, 2.0), "clip": (0.5, 2.0), "rate": (0.5, 2.0)}
+OTHERS = {
+    "r_max": (7, 31),
+    "p_zero": (0.25, 0.75),
+    "magnitude": ("sign", "relative"),
+    "bp_gradient": ("plus", "minus", "unperturbed"),
+    "mu": (-1, 0, 2),
+}
+OF_BP = ("bp_gradient", "mu")
+
+
+def sensitivity(data: str, *, epochs: int, precision: str = "fp32") -> list[Run]:
+    """One hyperparameter at a time moved away from the chosen value; full-zo and elastic-2."""
+    found = []
+    for run in training(
+        "lenet5", data, ("full-zo", "elastic-2"), seeds=[0], epochs=epochs, precision=precision
+    ):
+        chosen: Any = run.hyper
+        centre = asdict(chosen)
+        values = {
+            name: [type(centre[name])(centre[name] * factor) for factor in factors]
+            for name, factors in SCALED.items()
+            if centre.get(name) is not None
+        } | {name: list(tried) for name, tried in OTHERS.items() if name in centre}
+        found.append(run)
+        for name, tried in values.items():
+            if name in OF_BP and run.method == "full-zo":
+                continue
+            for value in tried:
+                if value != centre[name]:
+                    found.append(replace(run, hyper=replace(chosen, **{name: value})))
+    return found
+
+
+def precisions() -> tuple[str, ...]:
+    """The number formats that can be trained."""
+    return tuple(catalogue.names("precision"))
+
+
+def hyper(model: str, data: str, method: str, precision: str = "fp32") -> Any:
+    """The tuned values; where there are none, those of a kin.
+
+    The kin of rotated data are the unrotated, of Fashion-MNIST MNIST, of elastic-k with k above 2
+    elastic-2.
+    """
+    default = tuned(model, "", method, precision)
+    deep = method.startswith("elastic-") and catalogue.number(method) > 2
+    plain = data.partition("-rot")[0]
+    for source in (data, plain, "mnist") if "mnist" in data else (data,):
+        for name in (method, "elastic-2") if deep else (method,):
+            if (found := tuned(model, source, name, precision)) != default:
+                return found
+    return default
+
+
+def _everywhere(make: Callable[[str], list[Run]], *only: str) -> Callable[[], list[Run]]:
+    """The same runs in every precision that can be trained, or in those of ``only``."""
+    return lambda: [run for p in precisions() if not only or p in only for run in make(p)]
+
+
+def _lenet5(data: str, methods: tuple[str, ...] = ACCURACY_METHODS) -> Callable[[str], list[Run]]:
+    return lambda p: training("lenet5", data, methods, seeds=SEEDS, epochs=20, precision=p)
+
+
+def _fine_tuning(precision: str) -> list[Run]:
+    return [
+        run
+        for data in ("mnist", "fashion-mnist")
+        for run in fine_tuning(data, seeds=SEEDS, epochs=5, before=20, precision=precision)
+    ]
+
+
+MEASURED = ("inference", "full-zo", "elastic-1", "elastic-2", "full-bp")
+LENET5_SPLITS = (
+    "inference",
+    "full-zo",
+    *(f"elastic-{k}" for k in range(1, 5)),
+    "tail-only-1",
+    "tail-only-2",
+    "full-bp",
+    "full-bp-checkpoint",
+)
+POINTNET_SPLITS = (
+    "inference",
+    "full-zo",
+    *(f"elastic-{k}" for k in range(1, 8)),
+    "tail-only-1",
+    "tail-only-2",
+    "full-bp",
+    "full-bp-checkpoint",
+)
+
 PRESETS = {
     "smoke": Preset(
         "Every part once, small: digits for one epoch. Under 90 seconds.",
-        lambda: _grid("lenet5", "digits", ("full-zo", "elastic-1", "full-bp"), 1, epochs=1),
-        ("lenet5",),
-        full=False,
+        {
+            "digits": Experiment(
+                "training", lambda: training("lenet5", "digits", FEW, seeds=[0], epochs=1)
+            )
+        },
+        (Cells("memory", "lenet5"),),
     ),
     "quick": Preset(
         "Digits on LeNet-5, 3 seeds; shapes on PointNet, 1 seed. No download; under 10 minutes on "
         "two cores.",
-        lambda: (
-            _grid("lenet5", "digits", ACCURACY_METHODS, 3, epochs=40)
-            + _grid("pointnet", "shapes-256", ("full-zo", "elastic-1", "full-bp"), 1, epochs=1)
+        {
+            "digits": Experiment(
+                "training",
+                lambda: training("lenet5", "digits", ACCURACY_METHODS, seeds=SEEDS, epochs=40),
+            ),
+            "shapes": Experiment(
+                "training", lambda: training("pointnet", "shapes-256", FEW, seeds=[0], epochs=1)
+            ),
+            "sensitivity": Experiment("sensitivity", lambda: sensitivity("digits", epochs=10)),
+        },
+        (
+            Cells("memory", "lenet5"),
+            Cells("memory", "pointnet"),
+            Cells("float_operations", "lenet5"),
         ),
-        ("lenet5", "pointnet"),
-        full=False,
     ),
     "paper": Preset(
-        "MNIST on LeNet-5, 20 epochs, 3 seeds.",
-        lambda: _grid("lenet5", "mnist", ACCURACY_METHODS, 3, epochs=20),
-        ("lenet5", "pointnet"),
+        "LeNet-5 on MNIST and Fashion-MNIST, 20 epochs; fine-tuning to both rotated, 5 epochs; "
+        "PointNet on shapes, 15 epochs; 3 seeds; sensitivity; memory and step time over splits. "
+        "Under 8 hours on two cores.",
+        {
+            "mnist": Experiment("training", _everywhere(_lenet5("mnist"))),
+            "fashion-mnist": Experiment("training", _everywhere(_lenet5("fashion-mnist"))),
+            "fine-tuning": Experiment(
+                "fine-tuning",
+                _everywhere(_fine_tuning, "fp32", "int8"),
+            ),
+            "splits": Experiment(
+                "training", _everywhere(_lenet5("mnist", ("elastic-3", "elastic-4")), "fp32")
+            ),
+            "pointnet": Experiment(
+                "training",
+                lambda: training(
+                    "pointnet", "shapes-256", ACCURACY_METHODS, seeds=SEEDS, epochs=15
+                ),
+            ),
+            "sensitivity": Experiment(
+                "sensitivity",
+                _everywhere(lambda p: sensitivity("mnist", epochs=5, precision=p), "fp32", "int8"),
+            ),
+        },
+        (
+            Cells("memory", "lenet5", LENET5_SPLITS),
+            Cells("memory", "pointnet", POINTNET_SPLITS),
+            Cells("memory", "lenet5", MEASURED, integers=True),
+            Cells("memory", "pointnet", MEASURED, integers=True),
+            Cells("float_operations", "lenet5"),
+            Cells("float_operations", "pointnet"),
+            Cells("steptime", "lenet5"),
+            Cells("steptime", "pointnet"),
+        ),
         full=True,
     ),
 }

@@ -1,6 +1,7 @@
 """One look for all figures: colours that the colour-blind tell apart, and marks that grey keeps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib
 
@@ -11,6 +12,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reproduce.judge import interval
+
 ORDER = (
     "inference",
     "full-zo",
@@ -18,11 +21,18 @@ ORDER = (
     "tail-only-2",
     "elastic-1",
     "elastic-2",
+    "elastic-3",
+    "elastic-4",
     "full-bp-checkpoint",
     "full-bp",
 )
 COLOURS = dict(zip(ORDER, sns.color_palette("colorblind", len(ORDER)), strict=True))
-MARKERS = dict(zip(ORDER, "PovsD^Xh", strict=True))
+MARKERS = dict(zip(ORDER, "PovsD^<>Xh", strict=True))
+LINES = dict(
+    zip(ORDER, (*("-", "-", "--", "--"), *("-",) * 2, *("-.",) * 2, ":", ":"), strict=True)
+)
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++")
+COLUMNS = 2  # of panels, so that a phone can show them
 
 
 def order(methods: Iterable[str]) -> list[str]:
@@ -32,10 +42,34 @@ def order(methods: Iterable[str]) -> list[str]:
 
 
 def panels(n: int, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """A row of n axes."""
+    """n axes, two in a row."""
     sns.set_theme(style="whitegrid", context="paper")
     plt.rcParams.update({"svg.hashsalt": "ezo", "svg.fonttype": "path", "figure.dpi": 150})
-    figure, axes = plt.subplots(
-        1, n, figsize=(width * n, height), squeeze=False, layout="constrained"
+    columns = min(n, COLUMNS)
+    lines = -(-n // columns)
+    figure, grid = plt.subplots(
+        lines,
+        columns,
+        figsize=(width * columns, height * lines),
+        squeeze=False,
+        layout="constrained",
     )
-    return figure, list(axes[0])
+    axes = list(grid.flat)
+    for ax in axes[n:]:
+        ax.remove()
+    return figure, axes[:n]
+
+
+def whiskers(values: Sequence[float]) -> tuple[float, list[list[float]] | None]:
+    """Mean, and how far its 95 % interval reaches down and up; None for a single value."""
+    mean, low, high = interval(list(values))
+    return mean, None if len(values) == 1 else [[mean - low], [high - mean]]
+
+
+def patches(n: int) -> list[dict[str, Any]]:
+    """Fill and hatching of n parts of a stack, told apart without colour."""
+    colours = sns.color_palette("colorblind", n)
+    return [
+        {"color": colours[i], "hatch": HATCHES[i % len(HATCHES)], "edgecolor": "white"}
+        for i in range(n)
+    ]

@@ -1,49 +1,73 @@
-"""Final accuracy against peak memory: what each byte buys."""
+"""Final accuracy against peak memory over the split points, with the Pareto front."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reproduce.figures._style import COLOURS, MARKERS, order, panels
+from reproduce.figures._style import COLOURS, MARKERS, order, panels, whiskers
+from reproduce.frame import GROUP, last, trained
 
 TITLE = "Accuracy against peak memory"
-CAPTION = "Final test accuracy, mean and range over seeds, against the method's peak bytes."
+CAPTION = (
+    "Final test accuracy, mean over seeds with its 95 % Student interval, against the method's "
+    "peak tensor bytes. The line is the Pareto front: none has both less memory and more accuracy."
+)
 
 
 def draw(frame: pd.DataFrame) -> Figure | None:
-    """One panel for each model and data set that has both."""
-    peaks = frame[frame.metric == "peak_tensor_bytes"].set_index(["model", "method"]).value
-    accuracy = frame[frame.metric == "test_accuracy"]
-    if peaks.empty or accuracy.empty:
+    """One panel for each model, data set and precision that has both."""
+    peaks = frame[(frame.metric == "peak_tensor_bytes") & frame.value.notna()]
+    ends = last(trained(frame, "test_accuracy"))
+    if peaks.empty or ends.empty:
         return None
-    accuracy = accuracy[accuracy.step == accuracy.groupby("case").step.transform("max")]
+    peaks = peaks.merge(
+        ends[["model", "precision", "method", "config.batch_size"]].drop_duplicates()
+    )
+    bytes_of = peaks.groupby(["model", "precision", "method"]).value.min()
     groups = [
-        (key, group)
-        for key, group in accuracy.groupby(["model", "data"])
-        if any((key[0], m) in peaks.index for m in group.method)
+        (names, group)
+        for names, group in ends.groupby(GROUP)
+        if any((names[0], names[2], method) in bytes_of for method in group.method)
     ]
     if not groups:
         return None
     figure, axes = panels(len(groups))
-    for ax, ((model, data), group) in zip(axes, groups, strict=True):
+    for ax, ((model, data, precision), group) in zip(axes, groups, strict=True):
+        points = []
         for method in order(group.method):
-            if (model, method) not in peaks.index:
+            if (model, precision, method) not in bytes_of:
                 continue
-            values = group[group.method == method].value
-            mean = values.mean()
+            mean, reach = whiskers(list(group[group.method == method].value))
+            megabytes = bytes_of[model, precision, method] / 1e6
+            points.append((megabytes, mean))
             ax.errorbar(
-                peaks[model, method] / 1e6,
+                megabytes,
                 mean,
-                yerr=[[mean - values.min()], [values.max() - mean]],
+                yerr=reach,
                 label=method,
                 color=COLOURS.get(method),
                 marker=MARKERS.get(method),
                 capsize=3,
                 linestyle="",
             )
+        across, up = zip(*front(points), strict=True)
+        ax.plot(across, up, color="0.5", linewidth=1, zorder=0, drawstyle="steps-post")
         ax.set(
-            title=f"{model}, {data}",
+            title=f"{model}, {data}, {precision}",
             xlabel="peak tensor bytes of a step (MB)",
             ylabel="final test accuracy (%)",
         )
         ax.legend(fontsize=7, loc="best")
     return figure
+
+
+def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (bytes, accuracy) that none beats in both, by growing bytes.
+
+    >>> front([(1.0, 80.0), (2.0, 70.0), (3.0, 90.0)])
+    [(1.0, 80.0), (3.0, 90.0)]
+    """
+    kept: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not kept or point[1] > kept[-1][1]:
+            kept.append(point)
+    return kept

@@ -1,0 +1,73 @@
+"""A folder of a reproduction: what it was asked for, and its rows."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ezo import rows as rows_module
+from ezo.rows import Row
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a folder's rows come from.
+
+    Attributes:
+        preset: name of a preset.
+        experiments: names of the preset's experiments, or none for all of them.
+        jobs: training runs side by side.
+    """
+
+    preset: str
+    experiments: tuple[str, ...] = ()
+    jobs: int = 1
+
+    def write(self, out: Path) -> None:
+        """Keep it in ``out``."""
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "preset.json").write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+
+def asked(out: Path) -> Asked:
+    """What ``out`` was asked for.
+
+    Raises:
+        ValueError: ``out`` is no folder of a reproduction.
+    """
+    path = out / "preset.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Asked(
+            found["preset"], tuple(found.get("experiments", ())), int(found.get("jobs", 1))
+        )
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected what `python -m reproduce --preset NAME --out {out}` writes, got "
+            f"{type(error).__name__}: {error}; run that command first"
+        ) from error
+
+
+def read_rows(out: Path) -> list[Row]:
+    """The folder's rows: ``rows.jsonl``, or ``rows.jsonl.gz``.
+
+    Raises:
+        ValueError: there is neither, or no row in it.
+    """
+    for path in (out / "rows.jsonl", out / "rows.jsonl.gz"):
+        if path.exists():
+            found = rows_module.read(path)
+            if not found:
+                raise ValueError(f"{path}: expected rows, got none; run the preset first")
+            return found
+    raise ValueError(
+        f"{out}: expected rows.jsonl or rows.jsonl.gz, got neither; run the preset first"
+    )
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows so that a kill at any moment leaves either the old file or the new one."""
+    beside = path.with_name(path.name + ".tmp")
+    rows_module.write(beside, rows)
+    os.replace(beside, path)

@@ -1,0 +1,124 @@
+"""What the paper leaves open: our values, how they were chosen, and what hangs on them."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from reproduce.frame import last, sensitivity, trained
+
+SEARCHED = (
+    "searched with as many trials for every method, on held-out training examples, where "
+    "ezo/methods/tuned.json has the model and data; else MNIST's values for its kin, and the "
+    "method's default (reports/README.md: budget and rows of the search)"
+)
+# name in a row's config: what it is, how it was chosen
+SETTINGS = {
+    "epochs": ("epochs", "as many as let the schedule end; the same for every method"),
+    "batch_size": ("examples a step", "usual for LeNet-5; the same for every method"),
+    "lr": ("ZO learning rate", SEARCHED),
+    "eps": ("ZO perturbation", SEARCHED),
+    "clip": ("bound on |g|", SEARCHED),
+    "bp_lr": ("BP learning rate", SEARCHED),
+    "schedule": (
+        "learning rates over time: exponential to 3 %, or cosine to 0",
+        f"{SEARCHED}; full ZO loses what it learnt where a high rate lasts",
+    ),
+    "momentum": ("BP momentum", "usual"),
+    "weight_decay": ("weight decay", "none, so that nothing hides what a method does"),
+    "queries": ("ZO perturbations a step", "one, as in the paper"),
+    "noise": ("ZO noise", "Gaussian, as in the paper"),
+    "bp_gradient": ("where the BP gradient is taken", "mean of the passes: no side is preferred"),
+    "rate": ("INT8: ZO rate", SEARCHED),
+    "r_max": ("INT8: largest perturbation", "default of ezo/precisions/int8.py"),
+    "p_zero": ("INT8: share of weights left alone", "default of ezo/precisions/int8.py"),
+    "magnitude": (
+        "INT8: step size from the sign, or relative to the mean loss difference",
+        "default of ezo/precisions/int8.py; the paper's form is the sign",
+    ),
+    "mu": ("INT8: update width, bits of the largest BP update", SEARCHED),
+    "mu_drop": ("INT8: how far the update width falls over the run", SEARCHED),
+}
+FIXED = (  # what no row's config holds: (what, our choice, how it was chosen)
+    ("initial weights", "Xavier uniform, zero biases", "full ZO needs it: ezo/models/_init.py"),
+    ("input scaling", "mean 0, variance 1 over the training set; clouds: radius 1", "usual"),
+    ("last, partial batch of an epoch", "left for the next shuffle", "shapes stay fixed"),
+    ("seeds", "0, 1, 2; the search uses 1000", "three, the least that gives a verdict"),
+    (
+        "fine-tuning",
+        "from full BP's final fp32 weights on the unrotated data with the same seed; all training "
+        "examples, rotated by 30 and 45 degrees; every method from the same weights",
+        "the paper names neither angles nor source",
+    ),
+    (
+        "PointNet's data",
+        "shapes with 256 points, made by ezo/data/shapes.py; ModelNet40 where the user has it",
+        "needs no download; so its findings are indications for the paper's claims",
+    ),
+    (
+        "memory",
+        "exact tensor bytes at the peak of a step: weights, gradients, optimiser state and batch "
+        "included, buffers inside an operation not",
+        "exact and repeatable",
+    ),
+    ("int8*", "integer network, floating-point loss", "the paper does not say what it is"),
+    ("device of the timings", "the processor named below", "the paper's is not known to us"),
+)
+
+
+class Entry(NamedTuple):
+    """One line of the ledger.
+
+    Attributes:
+        what: the assumption.
+        choice: our value, or values by method.
+        why: how it was chosen.
+        effect: how far the final accuracy moves when it alone is changed; empty if not run.
+        cases: the runs behind ``effect``.
+    """
+
+    what: str
+    choice: str
+    why: str
+    effect: str = ""
+    cases: tuple[str, ...] = ()
+
+
+def entries(table: pd.DataFrame) -> Iterator[Entry]:
+    """The ledger, from rows (`reproduce.frame.frame`)."""
+    effects: dict[str, list[str]] = {}
+    cases: dict[str, list[str]] = {}
+    for title, name, lines in sensitivity(table):
+        cases.setdefault(name, []).extend(lines.case)
+        for method, mine in lines.groupby("method"):
+            tried = ", ".join(dict.fromkeys(mine.setting))
+            low, high = mine.value.min(), mine.value.max()
+            effects.setdefault(name, []).append(
+                f"{method} ({title}): {low:.1f} to {high:.1f} % over {tried}"
+            )
+    ends = last(trained(table, "test_accuracy"))
+    for name, (what, why) in SETTINGS.items():
+        if f"config.{name}" in ends:
+            yield Entry(
+                f"{what} ({name})",
+                _choices(ends, f"config.{name}"),
+                why,
+                "; ".join(effects.pop(name, [])),
+                tuple(dict.fromkeys(cases.get(name, []))),
+            )
+    for name, found in effects.items():
+        yield Entry(name, "see the runs", "", "; ".join(found), tuple(dict.fromkeys(cases[name])))
+    for fixed in FIXED:
+        yield Entry(*fixed)
+
+
+def _choices(ends: pd.DataFrame, column: str) -> str:
+    """A value that all share, or how many there are."""
+    values = list(dict.fromkeys(ends[column].dropna().map(_text)))
+    if len(values) <= 3:
+        return ", ".join(values)
+    return f"{len(values)} values, by method: see the table below"
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,72 @@
+"""``python -m reproduce merge DIR... --out DIR``: rows from several machines in one folder."""
+
+import sys
+from pathlib import Path
+
+from ezo.rows import Row
+from reproduce.folder import Asked, asked, read_rows, write_rows
+from reproduce.select import Key, experiment, key
+
+ENDS = ("finished", "diverged")
+
+
+def merge(folders: list[Path], out: Path) -> None:
+    """Write the rows of all ``folders`` to ``out/rows.jsonl``, each case once.
+
+    Where two folders hold a case, one whose run ended wins over one that failed or stopped, and
+    otherwise the folder that was named first. Two runs that ended with other weights, as
+    processors of two kinds may give, are said on stderr.
+
+    Raises:
+        ValueError: the folders are of different presets, or hold one run with two settings.
+    """
+    chosen: dict[str, list[Row]] = {}
+    for folder in folders:
+        parts: dict[str, list[Row]] = {}
+        for row in read_rows(folder):
+            parts.setdefault(row.case, []).append(row)
+        for case, part in parts.items():
+            ours = chosen.get(case)
+            if ours is None or (not _ended(ours) and _ended(part)):
+                chosen[case] = part
+            elif _ended(part) and _ended(ours) and part[-1].note != ours[-1].note:
+                print(
+                    f"{case}: {folder} ended otherwise ({part[-1].metric}, {part[-1].note}) than "
+                    f"what was named before; left out",
+                    file=sys.stderr,
+                )
+    _refuse_two_settings(chosen)
+    wanted = [asked(folder) for folder in folders if (folder / "preset.json").exists()]
+    presets = sorted({want.preset for want in wanted})
+    if len(presets) != 1:
+        raise ValueError(
+            f"expected folders of one preset, got {', '.join(presets) or 'none'}; merge those of "
+            "each preset by themselves"
+        )
+    Asked(presets[0]).write(out)
+    write_rows(out / "rows.jsonl", (row for part in chosen.values() for row in part))
+
+
+def _ended(part: list[Row]) -> bool:
+    """Whether a run came to its end, or a measurement gave a number."""
+    last = part[-1]
+    return last.metric in ENDS or (last.seed is None and last.value is not None)
+
+
+def _refuse_two_settings(parts: dict[str, list[Row]]) -> None:
+    seen: dict[Key, Row] = {}
+    for part in parts.values():
+        last = part[-1]
+        if last.metric != "finished" or experiment(last) not in ("training", "fine-tuning"):
+            continue
+        other = seen.setdefault(key(last), last)
+        differing = [
+            f"{name} {other.config.get(name)} and {last.config.get(name)}"
+            for name in sorted({*other.config, *last.config})
+            if other.config.get(name) != last.config.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"expected one setting of each run, got {other.case} and {last.case}, which "
+                f"differ in {'; '.join(differing)}; leave one of their folders out"
+            )

@@ -1,0 +1,277 @@
+"""Running: side by side, resumed, started from each other, and told about while they run."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from filelock import FileLock
+from made_rows import run_rows
+
+from ezo import checkpoint, rows, train
+from ezo.rows import Row
+from ezo.train import Run
+from reproduce import kill, presets, status
+from reproduce.__main__ import main
+from reproduce.execute import LOCK, execute
+from reproduce.folder import Asked, asked, read_rows
+from reproduce.merge import merge
+from reproduce.presets import Experiment, Preset
+
+FIRST = Run("lenet5", "digits", "full-bp", epochs=1, train_examples=64)
+SECOND = replace(FIRST, method="elastic-1", start=FIRST.case)
+
+
+def test_a_failing_run_is_a_row_and_the_others_go_on(tmp_path):
+    good = replace(FIRST, method="full-zo")
+    bad = replace(good, model="pointnet")
+    done = list(execute([bad, good], tmp_path))
+    assert [part[-1].metric for part in done] == ["failed", "finished"]
+    assert "expected data of points" in done[0][-1].note
+
+
+def test_a_run_that_starts_from_another_waits_for_it_and_gets_its_final_weights(tmp_path):
+    done = list(execute([SECOND, FIRST], tmp_path))
+    assert [part[0].case for part in done] == [FIRST.case, SECOND.case]
+    first, second = ({(r.metric, r.step): r.value for r in part} for part in done)
+    assert second["test_accuracy", 0] == first["test_accuracy", 2]
+    assert second["test_loss", 0] == first["test_loss", 2]
+    assert done[1][0].config["start"] == FIRST.case
+
+
+def test_integers_start_from_fp32_weights(tmp_path):
+    start = replace(FIRST, epochs=4, train_examples=None)
+    integer = replace(SECOND, precision="int8", start=start.case)
+    done = list(execute([integer, start], tmp_path))
+    first, second = ({(r.metric, r.step): r.value for r in part} for part in done)
+    assert done[1][-1].metric == "finished"
+    assert abs(second["test_accuracy", 0] - first["test_accuracy", 4 * 44]) < 5
+    assert first["test_accuracy", 4 * 44] > 60
+
+
+def test_fine_tuning_goes_on_after_a_stop_to_the_same_bits(tmp_path):
+    list(execute([FIRST, SECOND], tmp_path / "whole"))
+    list(execute([FIRST], tmp_path / "parts"))
+    out = tmp_path / "parts" / SECOND.case
+    stopped = train.train(SECOND, out=out, checkpoint_steps=1)
+    next(stopped)
+    stopped.close()
+    list(train.train(SECOND, out=out))
+    ends = [rows.read(tmp_path / p / SECOND.case / "rows.jsonl")[-1] for p in ("whole", "parts")]
+    assert ends[0].metric == "finished" and ends[0].note == ends[1].note
+
+
+def test_a_start_that_is_missing_unfinished_or_of_another_model_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="give an out beside that run's"):
+        next(train.train(SECOND))
+    with pytest.raises(ValueError, match="expected a finished run.*got none; train it first"):
+        next(train.train(SECOND, out=tmp_path / SECOND.case))
+    begun = train.train(FIRST, out=tmp_path / FIRST.case)
+    next(begun)
+    begun.close()
+    with pytest.raises(ValueError, match="expected a finished run.*got test_loss"):
+        next(train.train(SECOND, out=tmp_path / SECOND.case))
+    other = Row(FIRST.case, "finished", 1, "step", model="pointnet")
+    rows.write(tmp_path / FIRST.case / "rows.jsonl", [other])
+    with pytest.raises(ValueError, match="expected start to be a run of lenet5"):
+        next(train.train(SECOND, out=tmp_path / SECOND.case))
+
+
+def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
+    code = f"""
+        import sys, time
+        from filelock import FileLock
+        from pathlib import Path
+        folder = Path({str(tmp_path / FIRST.case)!r})
+        folder.mkdir()
+        with FileLock(folder / {LOCK!r}):
+            print("held", flush=True)
+            time.sleep(1.0)
+            (folder / "rows.jsonl").write_text("left behind")
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        (done,) = execute([FIRST], tmp_path)
+    assert done[-1].metric == "finished"
+    assert rows.read(tmp_path / FIRST.case / "rows.jsonl") == done
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A preset of two runs, one of which starts from the other."""
+    runs = {
+        "first": Experiment("training", lambda: [FIRST]),
+        "second": Experiment("fine-tuning", lambda: [SECOND]),
+    }
+    monkeypatch.setitem(presets.PRESETS, "tiny", Preset("Two runs.", runs))
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["reproduce", *map(str, words)])
+    return main()
+
+
+def test_the_command_runs_reports_and_redraws(tiny, tmp_path, monkeypatch, capsys):
+    assert call(monkeypatch, "--preset", "tiny", "--jobs", 1, "--out", tmp_path) == 0
+    made = read_rows(tmp_path)
+    assert [row.case for row in made if row.metric == "finished"] == [FIRST.case, SECOND.case]
+    assert {row.config["experiment"] for row in made} == {"training", "fine-tuning"}
+    before = (tmp_path / "report.html").read_bytes()
+    assert call(monkeypatch, "--redraw", tmp_path) == 0
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert call(monkeypatch, "status", tmp_path) == 0
+    assert "2 finished; 2 runs" in capsys.readouterr().out
+
+
+def test_a_part_alone_brings_what_it_starts_from(tiny, tmp_path, monkeypatch):
+    words = ("--preset", "tiny", "--experiments", "second", "--jobs", 1, "--out", tmp_path)
+    assert call(monkeypatch, *words) == 0
+    assert {row.case for row in read_rows(tmp_path)} == {FIRST.case, SECOND.case}
+    assert asked(tmp_path) == Asked("tiny", ("second",), 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("status", "nowhere"), "run that command first"),
+        (("--redraw", "nowhere"), "run that command first"),
+        (("merge", "nowhere", "--out", "there"), "run the preset first"),
+    ],
+)
+def test_a_folder_that_is_none_is_an_error_that_says_what_to_do(
+    words, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--experiments", "third"), "known: first, second"),
+        (("--jobs", "0"), "expected --jobs of 1 or more, got 0"),
+    ],
+)
+def test_unusable_arguments_say_what_is_known(words, message, tiny, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "--preset", "tiny", "--out", tmp_path, *words)
+    assert message in capsys.readouterr().err
+
+
+def test_status_tells_running_stopped_and_waiting_runs_apart(tiny, tmp_path):
+    Asked("tiny", (), 2).write(tmp_path)
+    assert "2 waiting; 2 runs" in status.lines(tmp_path)
+    folder = tmp_path / "runs" / FIRST.case
+    begun = train.train(FIRST, out=folder)
+    next(begun)
+    text = "\n".join(status.lines(tmp_path))
+    assert "1 stopped, 1 waiting" in text and "left: about" in text and "2 jobs" in text
+    with FileLock(folder / LOCK):
+        text = "\n".join(status.lines(tmp_path))
+    assert "1 running, 1 waiting" in text and f"running    0%  {FIRST.case}" in text
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write('{"case": "half a li')
+    assert "1 stopped, 1 waiting" in "\n".join(status.lines(tmp_path))
+
+
+def test_status_names_what_failed(tiny, tmp_path):
+    Asked("tiny").write(tmp_path)
+    rows.write(tmp_path / "rows.jsonl", [Row(FIRST.case, "failed", None, "", note="no room")])
+    text = "\n".join(status.lines(tmp_path))
+    assert "1 failed, 1 waiting" in text and f"failed: {FIRST.case}: no room" in text
+
+
+def folder(path, *parts, preset="quick"):
+    rows.write(path / "rows.jsonl", [row for part in parts for row in part])
+    Asked(preset).write(path)
+    return path
+
+
+def test_merging_keeps_each_run_once_and_prefers_the_one_that_ended(tmp_path, capsys):
+    zo, failed = run_rows("full-zo", 0, 80.0), run_rows("full-bp", 0, 90.0, end="failed")
+    bp = run_rows("full-bp", 0, 98.0)
+    a = folder(tmp_path / "a", zo, failed)
+    b = folder(tmp_path / "b", bp, [replace(row, note="other weights") for row in zo])
+    merge([a, b], tmp_path / "out")
+    assert read_rows(tmp_path / "out") == [*zo, *bp]
+    assert asked(tmp_path / "out") == Asked("quick")
+    assert "ended otherwise" in capsys.readouterr().err
+
+
+def test_merging_refuses_two_settings_of_one_run_and_two_presets(tmp_path):
+    a = folder(tmp_path / "a", run_rows("full-zo", 0, 80.0))
+    b = folder(tmp_path / "b", run_rows("full-zo", 0, 80.0, lr=0.5))
+    with pytest.raises(ValueError, match=r"differ in lr 0\.001 and 0\.5"):
+        merge([a, b], tmp_path / "out")
+    c = folder(tmp_path / "c", run_rows("full-bp", 0, 80.0), preset="paper")
+    with pytest.raises(ValueError, match="expected folders of one preset, got paper, quick"):
+        merge([a, c], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from ezo.train import Run
+from reproduce.execute import execute
+
+def run(method, epochs, start=""):
+    return Run("lenet5", "digits", method, epochs=epochs, train_examples=640, start=start)
+
+first = run("full-bp", 6)
+runs = [run("full-zo", 12), run("elastic-1", 12), first, run("elastic-2", 6, first.case)]
+for part in execute(runs, Path(sys.argv[1]) / "runs", jobs=2, checkpoint_steps=7):
+    assert part[-1].metric == "finished", part[-1].note
+"""
+KILLS = int(os.environ.get("EZO_KILLS", "3"))  # 20 for the whole test; it takes minutes
+
+
+def numbers(out):
+    """Everything the runs of a folder say but seconds, and their weights."""
+    return {
+        path.parent.name: (
+            [
+                (r.metric, r.step, r.value, r.note)
+                for r in rows.read(path)
+                if r.metric != "train_seconds"
+            ],
+            checkpoint.digest(checkpoint.load(path.with_name("checkpoint.safetensors"))["model"]),
+        )
+        for path in (out / "runs").glob("*/rows.jsonl")
+    }
+
+
+def test_kills_at_random_lose_no_run_that_ended_and_change_no_number(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(KILLED)
+    whole, killed = ([sys.executable, script, tmp_path / name] for name in ("whole", "killed"))
+    started = time.perf_counter()
+    subprocess.run(whole, check=True, capture_output=True)
+    longest = time.perf_counter() - started
+    met = kill.kill_and_resume(list(map(str, killed)), killed[-1], kills=KILLS, longest=longest)
+    assert met >= 1
+    expected = numbers(whole[-1])
+    assert len(expected) == 4 and numbers(killed[-1]) == expected
+
+
+def test_a_run_that_was_lost_after_it_ended_is_noticed(tmp_path):
+    path = tmp_path / "runs" / "a" / "rows.jsonl"
+    rows.write(path, [Row("a", "finished", 1, "step")])
+    before = kill._compare(tmp_path, {})
+    rows.write(path, [Row("a", "finished", 2, "step")])
+    with pytest.raises(AssertionError, match="a had ended"):
+        kill._compare(tmp_path, before)
+
+
+def test_training_from_given_weights_leaves_the_global_generator_alone(tmp_path):
+    list(execute([FIRST], tmp_path))
+    before = torch.get_rng_state()
+    list(train.train(SECOND, out=tmp_path / SECOND.case))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,208 @@
+"""Judging: verdicts follow from intervals, and every claim from rows alone."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from made_rows import cell_rows, everything, run_rows
+
+from reproduce import judge
+from reproduce.judge import Claim, finding, seed_margin
+
+PRINTED = Claim("c", "text", "+5 to +10", 5.0, 10.0, "points", "n", "s", "t", neutral=0.0)
+ABOVE_ZERO = replace(PRINTED, low=0.0, high=math.inf)
+AT_MOST = replace(PRINTED, low=-math.inf, high=1.7, better="lower", neutral=None)
+RANGE_BELOW = replace(AT_MOST, low=0.1)
+
+
+@pytest.mark.parametrize(
+    ("claim", "samples", "verdict"),
+    [
+        (PRINTED, [7.0, 7.2, 7.1], "reproduced"),
+        (PRINTED, [12.0, 12.1, 12.2], "exceeded"),
+        (PRINTED, [1.0, 1.1, 1.2], "contradicted"),
+        (PRINTED, [-4.0, 20.0, 5.0], "underpowered"),  # the printed size, and yet maybe nothing
+        (PRINTED, [3.0, 4.0, 7.0], "within noise"),  # below what is printed, but not surely
+        (PRINTED, [7.0, 7.2], "underpowered"),
+        (PRINTED, [], "not run"),
+        (PRINTED, [7.0, math.nan, 7.1], "not reproducible as specified"),
+        (ABOVE_ZERO, [1.0, 1.1, 1.2], "reproduced"),
+        (ABOVE_ZERO, [-1.0, 1.1, 1.2], "within noise"),
+        (ABOVE_ZERO, [-1.0, -1.1, -1.2], "contradicted"),
+        (AT_MOST, [1.0, 1.1, 1.2], "reproduced"),
+        (AT_MOST, [1.6, 1.7, 1.8], "within noise"),
+        (AT_MOST, [1.8, 1.81, 1.82], "contradicted"),
+        (RANGE_BELOW, [0.01, 0.011, 0.012], "exceeded"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(claim, samples, verdict):
+    assert finding(claim, "a minus b", samples, True, ()).verdict == verdict
+    assert verdict in judge.VERDICTS
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(1.0, "reproduced"), (1.8, "contradicted")])
+def test_an_exact_number_is_judged_alone(value, verdict):
+    assert finding(AT_MOST, "a over b", [value], True, (), exact=True).verdict == verdict
+
+
+def test_a_reduced_preset_never_gives_a_verdict():
+    for samples in ([7.0, 7.2, 7.1], [1.0, 1.1, 1.2], [12.0]):
+        assert finding(PRINTED, "a minus b", samples, False, ()).verdict == "indication only"
+
+
+def test_the_interval_is_students():
+    mean, low, high = judge.interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert high - mean == pytest.approx(4.302652729911275 / math.sqrt(3))  # t, 2 degrees of freedom
+    assert mean - low == pytest.approx(high - mean)
+    assert judge.interval([5.0]) == (5.0, -math.inf, math.inf)
+    _, narrow, _ = judge.interval([1.0, 2.0, 3.0], 0.9)
+    assert mean - narrow == pytest.approx(2.919985580355516 / math.sqrt(3))
+
+
+def test_ratios_are_averaged_as_logarithms():
+    found = finding(ABOVE_ZERO, "a over b", [0.5, 1.0, 2.0], True, (), ratio=True)
+    assert found.value == pytest.approx(1.0)
+    assert found.low * found.high == pytest.approx(1.0)
+
+
+def test_the_margin_of_equivalence_is_what_another_seed_does():
+    assert seed_margin([80.0, 81.0, 82.0]) == pytest.approx(1.96 * math.sqrt(2))
+
+
+def findings(rows, full=True):
+    return {(f.claim, f.comparison.split(",")[0].split()[0]): f for f in judge.judge(rows, full)}
+
+
+def test_gain_is_paired_by_seed_and_leaves_out_runs_that_did_not_finish():
+    made = [
+        row
+        for seed, (zo, ours) in enumerate([(80.0, 88.0), (82.0, 89.0), (84.0, 92.0)])
+        for row in run_rows("full-zo", seed, zo) + run_rows("elastic-1", seed, ours)
+    ]
+    made += run_rows("full-zo", 3, 85.0) + run_rows("elastic-1", 3, 1.0, end="diverged")
+    gain = findings(made)["gain", "elastic-1"]
+    assert (gain.seeds, gain.verdict) == (3, "reproduced")
+    assert gain.value == pytest.approx((8 + 7 + 8) / 3)
+
+
+def test_trials_sensitivity_and_fine_tuning_are_not_taken_for_training():
+    made = [row for seed in range(3) for row in run_rows("full-zo", seed, 80.0)]
+    made += [row for seed in range(3) for row in run_rows("elastic-1", seed, 88.0)]
+    made += run_rows("elastic-1", 0, 20.0, held_out=100)
+    made += run_rows("elastic-1", 1, 20.0, experiment="sensitivity")
+    made += run_rows("elastic-1", 2, 20.0, start="another-run")
+    assert findings(made)["gain", "elastic-1"].value == pytest.approx(8.0)
+
+
+def test_stand_in_data_give_indications_for_the_papers_claims_and_verdicts_for_ours():
+    made = [
+        row
+        for seed in range(3)
+        for method, accuracy in (("full-zo", 80.0), ("elastic-1", 88.0), ("tail-only-1", 70.0))
+        for row in run_rows(method, seed, accuracy + seed / 10, data="shapes-256")
+    ]
+    found = findings(made)
+    assert found["gain", "elastic-1"].verdict == "indication only"
+    assert found["ablation", "elastic-1"].verdict == "reproduced"
+
+
+def test_memory_claims_compare_peaks():
+    peaks = {"inference": 1000, "full-zo": 1010, "elastic-1": 1020, "elastic-2": 1100}
+    made = cell_rows("peak_tensor_bytes", peaks)
+    made += cell_rows("peak_tensor_bytes", {"full-zo": 505, "elastic-1": 680}, precision="int8")
+    found = findings(made)
+    assert found["inference-memory", "full-zo"].value == pytest.approx(1.0)
+    assert found["overhead", "elastic-2"].verdict == "contradicted"
+    assert found["int8-memory", "full-zo"].value == pytest.approx(2.0)
+    assert found["int8-memory", "full-zo"].verdict == "exceeded"
+    assert found["int8-memory", "elastic-1"].verdict == "reproduced"
+
+
+def test_time_needs_three_rounds_of_both_precisions():
+    made = cell_rows("step_seconds", {"full-zo": [2.8, 2.9, 2.7]}, unit="s")
+    assert findings(made)["int8-time", "-"].verdict == "not run"
+    once = cell_rows("step_seconds", {"full-zo": 2.0}, precision="int8", unit="s")
+    assert findings(made + once)["int8-time", "full-zo"].verdict == "underpowered"
+    thrice = cell_rows("step_seconds", {"full-zo": [2.0, 2.0, 2.0]}, precision="int8", unit="s")
+    found = findings(made + thrice)["int8-time", "full-zo"]
+    assert found.verdict == "reproduced"
+    assert found.value == pytest.approx((2.8 * 2.9 * 2.7) ** (1 / 3) / 2)
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict"),
+    [((0.1, 0.0, -0.1), "reproduced"), ((5.0, 5.1, 4.9), "contradicted")],
+)
+def test_int8_is_as_accurate_when_it_loses_less_than_another_seed_may(losses, verdict):
+    made = [row for seed in range(3) for row in run_rows("full-zo", seed, 80.0 + seed)]
+    for seed, loss in enumerate(losses):
+        made += run_rows("full-zo", seed, 80.0 + seed - loss, precision="int8")
+    found = findings(made)["int8-accuracy", "full-zo"]
+    assert found.verdict == verdict and "margin -2.77" in found.note
+
+
+def test_one_floating_point_operation_contradicts_integers_only():
+    for count, verdict in ((0, "reproduced"), (1, "contradicted")):
+        made = cell_rows("float_operations", {"full-zo": count}, precision="int8", unit="1")
+        assert findings(made)["int8-only", "full-zo"].verdict == verdict
+
+
+def test_fine_tuning_is_measured_from_the_weights_that_were_given():
+    made = []
+    for seed in range(3):
+        for method, end in (("elastic-1", 89.0), ("full-bp", 90.0)):
+            accuracy = end + seed / 100
+            made += run_rows(
+                method, seed, accuracy, data="mnist-rot30", first=70.0, start="another-run"
+            )
+    found = findings(made)
+    assert found["fine-tune", "elastic-1"].value == pytest.approx(19.01)
+    recovery = found["fine-tune-recovery", "elastic-1"]
+    assert recovery.verdict == "reproduced" and recovery.value == pytest.approx(95, abs=0.1)
+
+
+def test_convergence_counts_passes_until_full_zos_last_accuracy():
+    made = [row for seed in range(3) for row in run_rows("full-zo", seed, 40.0)]
+    made += [row for seed in range(3) for row in run_rows("elastic-1", seed, 90.0)]
+    made += [row for seed in range(3) for row in run_rows("elastic-2", seed, 30.0)]
+    found = findings(made)
+    assert found["convergence", "elastic-1"].value == pytest.approx(2.0)  # after half of the run
+    assert found["convergence", "elastic-2"].verdict == "not reproducible as specified"
+
+
+def test_there_is_no_gap_to_close_where_bp_is_not_better():
+    made = [row for seed in range(3) for row in run_rows("full-zo", seed, 90.0)]
+    made += [row for seed in range(3) for row in run_rows("elastic-1", seed, 95.0)]
+    made += [row for seed in range(3) for row in run_rows("full-bp", seed, 80.0)]
+    assert findings(made)["gap", "elastic-1"].verdict == "not reproducible as specified"
+
+
+def test_every_claim_is_complete_and_judges_rows_and_says_not_run_without():
+    ids = [module.CLAIM.id for module in judge.claims()]
+    assert len(ids) == len(set(ids))
+    for module in judge.claims():
+        claim = module.CLAIM
+        assert claim.text and claim.unit and claim.source and claim.low < claim.high
+        assert claim.needs and claim.statistic and claim.tolerance
+        assert claim.better in ("higher", "lower")
+        found = module.judge(everything(), True)
+        assert found and all(f.claim == claim.id and f.cases for f in found)
+        assert module.judge([], True) == []
+    assert [f.verdict for f in judge.judge([], True)] == ["not run"] * len(ids)
+
+
+def test_the_papers_claims_are_all_there():
+    of_paper = {m.CLAIM.id for m in judge.claims() if m.CLAIM.source.startswith("paper")}
+    assert of_paper == {
+        "gain",
+        "overhead",
+        "int8-memory",
+        "int8-time",
+        "int8-accuracy",
+        "int8-only",
+        "fine-tune",
+        "gap",
+        "convergence",
+        "inference-memory",
+    }

@@ -1,0 +1,101 @@
+"""Presets: runs that exist, none twice, in the time that is promised."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from ezo import rows
+from ezo.methods import Hyper
+from ezo.train import Run
+from reproduce import cost, presets
+from reproduce.presets import PRESETS
+
+
+def runs_of(preset, only=()):
+    return [run for found in PRESETS[preset].runs(only).values() for run in found]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_hold_runs_that_exist_and_no_run_twice(name):
+    cases = [run.case for run in runs_of(name)]
+    assert cases and len(cases) == len(set(cases))
+
+
+def test_the_paper_preset_has_three_seeds_of_every_method_on_both_data_sets():
+    assert PRESETS["paper"].full and not PRESETS["quick"].full
+    training = PRESETS["paper"].runs()["training"]
+    for data in ("mnist", "fashion-mnist"):
+        for method in presets.ACCURACY_METHODS:
+            mine = [
+                r for r in training if (r.data, r.method, r.precision) == (data, method, "fp32")
+            ]
+            assert {run.seed for run in mine} == {0, 1, 2} and {run.epochs for run in mine} == {20}
+
+
+def test_fine_tuning_starts_from_runs_of_the_preset_also_when_it_is_asked_for_alone():
+    found = PRESETS["paper"].runs(("fine-tuning",))
+    starts = {run.case: run for run in found["training"]}
+    tuned = found["fine-tuning"]
+    assert {run.start for run in tuned} == set(starts)
+    for run in tuned:
+        start = starts[run.start]
+        assert (start.method, start.seed) == ("full-bp", run.seed)
+        assert run.data.partition("-rot")[0] == start.data
+    assert {run.data for run in tuned} == {
+        f"{data}-rot{angle}" for data in ("mnist", "fashion-mnist") for angle in (30, 45)
+    }
+
+
+def test_the_paper_preset_fits_eight_hours_on_two_cores_with_integers_too():
+    every = [run for e in PRESETS["paper"].experiments.values() for run in e.runs()]
+    assert {run.precision for run in every} == {"fp32", "int8", "int8*"}
+    assert sum(map(cost.seconds, every)) / 2 < 8 * 3600
+
+
+def test_the_quick_preset_fits_ten_minutes_on_two_cores():
+    assert sum(map(cost.seconds, runs_of("quick"))) / 2 < 8 * 60
+
+
+@pytest.mark.parametrize(
+    ("precision", "names"), [("fp32", {"eps", "lr", "clip"}), ("int8", {"rate", "r_max", "p_zero"})]
+)
+def test_sensitivity_changes_one_hyperparameter_at_a_time(precision, names):
+    found = PRESETS["paper"].runs(("sensitivity",))["sensitivity"]
+    for method in ("full-zo", "elastic-2"):
+        mine = [r for r in found if (r.method, r.precision) == (method, precision)]
+        centre, *others = [asdict(run.hyper) for run in mine]
+        changed = [{n for n in centre if other[n] != centre[n]} for other in others]
+        assert all(len(each) == 1 for each in changed)
+        assert set.union(*changed) >= names
+        assert ("mu" in set.union(*changed)) == (precision == "int8" and method == "elastic-2")
+
+
+def test_hyperparameters_come_from_the_nearest_data_that_were_searched():
+    mnist = presets.hyper("lenet5", "mnist", "full-zo")
+    assert presets.hyper("lenet5", "mnist-rot30", "full-zo") == mnist
+    assert presets.hyper("lenet5", "digits", "full-zo") == Hyper()
+    split = presets.hyper("lenet5", "mnist", "elastic-4")
+    assert split == presets.hyper("lenet5", "mnist", "elastic-2")
+
+
+def test_a_run_that_starts_afresh_is_named_as_before_runs_could_start_from_others():
+    run = Run("lenet5", "digits", "full-zo", hyper=Hyper())
+    settings = asdict(run)
+    del settings["start"]
+    tag = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    assert run.case.endswith(tag) and "start" not in run.config()
+
+
+def test_the_committed_rows_of_the_paper_are_found_by_name():
+    root = Path(__file__).resolve().parents[1]
+    row = next(
+        row for row in rows.read(root / "reports/paper/rows.jsonl") if row.metric == "finished"
+    )
+    hyper = Hyper(**{name: row.config[name] for name in asdict(Hyper())})
+    run = Run(
+        row.model, row.data, row.method, epochs=row.config["epochs"], seed=row.seed, hyper=hyper
+    )
+    assert run.case == row.case
