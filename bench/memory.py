@@ -5,8 +5,8 @@
   ``bytes_KIND`` take it apart.
 - ``analytic_bytes``: the same of a step played on shapes alone, which computes nothing
   (`ezo.plan.simulate`). ``analytic_bytes_KIND`` take it apart, ``analytic_module_bytes`` by module.
-- ``heap_peak_bytes``: memray's high-water mark of the heap while the model is made and trained for
-  some steps, buffers inside operations included; the same was done before, to warm up.
+- ``heap_peak_bytes``: the tensors that stand before some steps, and memray's high-water mark of
+  what the steps take from the heap, buffers inside operations included; warmed up before.
 - ``rss_peak_bytes``: the process's resident memory, sampled. Shown, never to be gated: it holds
   the libraries and what the allocator keeps.
 
@@ -117,20 +117,35 @@ def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
 
 
 def _heap(case: Workload, exact: int) -> Row:
-    """memray's high-water mark of making the model and training it for some steps."""
+    """What `heap_bytes` says of the step."""
     try:
-        import memray
+        import memray  # noqa: F401
     except ModuleNotFoundError as error:
         return case.row("heap_peak_bytes", None, UNIT, f"not installed: {error.name}")
+    peak = heap_bytes(*case.prepare())
+    note = f"exact tensor bytes {peak - exact:+,} B: buffers inside operations, Python's objects"
+    return case.row("heap_peak_bytes", peak, UNIT, note)
+
+
+def heap_bytes(model: nn.Module, step: Callable[[], Any]) -> int:
+    """Tensors that stand before some steps, and memray's high-water mark of what the steps take.
+
+    How the model was made doesn't show: an integer model is made from a float one.
+    """
+    import memray
+
+    for _ in range(2):
+        step()
+    for parameter in model.parameters():
+        parameter.grad = None  # made again by the step
+    gc.collect()
+    standing = peak_bytes(lambda: None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "heap.bin"
         with memray.Tracker(path, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS):
-            _, step = case.prepare()
             for _ in range(STEPS):
                 step()
-        peak = memray.FileReader(path).metadata.peak_memory
-    note = f"exact tensor bytes {peak - exact:+,} B: buffers inside operations, Python's objects"
-    return case.row("heap_peak_bytes", peak, UNIT, note)
+        return standing + memray.FileReader(path).metadata.peak_memory
 
 
 def _resident(step: Callable[[], Any]) -> int:

@@ -80,7 +80,7 @@ def measure(case: Comparison) -> list[Row]:
     for method in steps:
         if method != "inference":
             ratios = torch.tensor(samples[method]) / (2 * forwards)
-            low, high = _interval(ratios)
+            low, high = interval(ratios)
             note = f"95 % interval {low:.3f} to {high:.3f}"
             row = case.workload(method).row
             found.append(row("step_over_two_forwards", ratios.median().item(), "1", note))
@@ -92,7 +92,7 @@ def seconds(case: Comparison) -> float:
     return START_SECONDS + ROUNDS * ROUND_SECONDS * (1 + len(case.methods))
 
 
-def _interval(samples: torch.Tensor, resamples: int = 2000) -> tuple[float, float]:
+def interval(samples: torch.Tensor, resamples: int = 2000) -> tuple[float, float]:
     """95 % bootstrap interval of the median."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randint(0, len(samples), (resamples, len(samples)), generator=generator)

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench import peers
 from ezo import catalogue
+from ezo.data import Dataset
 from ezo.methods._hyper import tuned
 from ezo.rows import Row, provenance
 
 CLASSES = {"image": 10, "points": 40}
-PRECISIONS = ("fp32",)
+PRECISIONS = tuple(catalogue.names("precision"))
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Workload:
         method: name of a method, ``inference`` (a pass and its loss, no gradient), or a peer's.
         batch_size: examples.
         points: points per cloud, for a model of points.
-        precision: ``fp32``.
+        precision: a name that ``ezo list`` shows.
         threads: CPU threads.
         device: ``cpu``, ``cuda`` or any torch device.
     """
@@ -52,7 +54,7 @@ class Workload:
         ]
         return "-".join([self.model, self.method, f"batch{self.batch_size}", *more])
 
-    def prepare(self) -> tuple[nn.Module, Callable[[], Tensor]]:
+    def prepare(self) -> tuple[nn.Module, Callable[[], Any]]:
         """The model, and the function that does one step and returns the loss.
 
         Sets torch's number of threads.
@@ -78,6 +80,8 @@ class Workload:
                 model = module.build(self.model, classes, 3)
                 x = torch.randn(self.batch_size, self.points, 3)
             y = torch.randint(0, classes, (self.batch_size,))
+        if self.precision != "fp32":
+            return self._trained(model, x, y)
         model, x, y = model.to(self.device), x.to(self.device), y.to(self.device)
         loss_function = nn.CrossEntropyLoss()
 
@@ -92,6 +96,24 @@ class Workload:
         method = catalogue.find("method", self.method)
         optimizer = method.optimizer(self.method, model, hyper, seed=0)
         return model, lambda: optimizer.step(closure)
+
+    def _trained(
+        self, model: nn.Module, x: Tensor, y: Tensor
+    ) -> tuple[nn.Module, Callable[[], float]]:
+        """The same by a precision's own trainer."""
+        method = "full-zo" if self.method == "inference" else self.method
+        precision = catalogue.find("precision", self.precision)
+        hyper = tuned(self.model, "", method, self.precision)
+        data = Dataset(x, y, x[:1], y[:1], classes=int(y.max()) + 1)
+        device = torch.device(self.device)
+        trainer = precision.trainer(self.precision, model, data, method, hyper, 0, device)
+        batch, labels = trainer.batch(torch.arange(self.batch_size), torch.Generator())
+        trainer.train_x = trainer.train_x[:0].clone()  # the batch is enough
+        if self.method == "inference":
+            return trainer.model, lambda: trainer.loss(batch, labels)
+        return trainer.model, lambda: trainer.mean_loss(
+            trainer.step(batch, labels, 0, 1), 1, self.batch_size
+        )
 
     def synchronise(self) -> None:
         """Wait until the device has done what it was given; a clock read before sees too little."""

@@ -35,6 +35,10 @@ class Trainer(abc.ABC):
         """One step, the ``step``-th of ``steps`` from 0; returns the loss, which sums up."""
 
     @abc.abstractmethod
+    def loss(self, x: Any, y: Tensor) -> float:
+        """Mean loss of a batch in nats, by one pass; training is not affected."""
+
+    @abc.abstractmethod
     def mean_loss(self, losses: float, steps: int, batch_size: int) -> float:
         """The sum of losses that ``steps`` steps returned, as a mean in nats."""
 

@@ -105,6 +105,12 @@ class _Trainer(Trainer):
         loss: float = self.optimizer.step(closure).item()
         return loss
 
+    @torch.no_grad()
+    def loss(self, x: Tensor, y: Tensor) -> float:
+        self.model.eval()
+        loss: float = self._loss(self.model(x), y).item()
+        return loss
+
     def mean_loss(self, losses: float, steps: int, batch_size: int) -> float:
         return losses / steps
 

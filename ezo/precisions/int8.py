@@ -216,6 +216,10 @@ class _Trainer(Trainer):
 
         return self.optimizer.step(closure).total()
 
+    @torch.no_grad()
+    def loss(self, x: Int8Tensor, y: Tensor) -> float:
+        return self._loss(self._network(x), y).mean()
+
     def mean_loss(self, losses: float, steps: int, batch_size: int) -> float:
         return losses * NAT / (steps * batch_size)
 

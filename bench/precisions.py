@@ -1,0 +1,135 @@
+"""Training in integers beside floating point: time and memory, as ratios within one run.
+
+Memory: exact tensor bytes and the heap's (`bench.memory`) of the fp32 step over the integer one's.
+``int8-whole`` is int8 with int32 sums held whole (`ezo.int8.model.Sequence`).
+
+Time: the step of a method in fp32 over its step in each other precision, and torch's full BP in
+fp32 over it, all in one process, rounds A B .. B A (`bench.time.in_turn`). Full BP stands for the
+fastest that torch offers here: with the layers' weights in the usual memory format and in
+channels_last, whichever is faster.
+"""
+
+import gc
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.grid import START_SECONDS
+from bench.memory import heap_bytes, peak_bytes
+from bench.steptime import ROUND_SECONDS, ROUNDS, interval
+from bench.time import in_turn
+from bench.workload import Workload
+from ezo.int8.model import Sequence
+from ezo.rows import Row
+
+METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
+OTHERS = ("int8", "int8-whole", "int8*")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method in every precision, and full BP."""
+
+    model: str
+    method: str
+    batch_size: int
+    threads: int = 1
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        return f"{self.workload('fp32').name}-precisions"
+
+    def workload(self, precision: str, method: str | None = None) -> Workload:
+        """One of what is timed."""
+        return Workload(
+            self.model,
+            method or self.method,
+            self.batch_size,
+            precision=precision,
+            threads=self.threads,
+            device=self.device,
+        )
+
+
+def cases(
+    models: Iterable[str], methods: Iterable[str] | None, batch_size: int
+) -> list[Comparison]:
+    """Every method on every model."""
+    return [
+        Comparison(model, method, batch_size) for model in models for method in methods or METHODS
+    ]
+
+
+def measure(case: Comparison) -> list[Row]:
+    """Seconds of a step, and four ratios to every precision, with intervals where they are times.
+
+    ``fp32_over_PRECISION`` and ``full_bp_over_PRECISION`` of time, ``fp32_bytes_over_PRECISION``
+    and ``fp32_heap_over_PRECISION`` of memory.
+    """
+    sizes = {name: _sizes(case, name) for name in ("fp32", *OTHERS)}
+    steps = {name: _prepare(case, name)[1] for name in ("fp32", *OTHERS)}
+    for name, layout in _layouts(case).items():
+        model, steps[name] = case.workload("fp32", "full-bp").prepare()
+        _channels_last(model, layout)
+    for name, step in steps.items():
+        losses = [float(step()) for _ in range(3)]
+        if not all(0 < loss < 100 for loss in losses):
+            raise AssertionError(f"{case.name}: expected losses in (0, 100), {name} gave {losses}")
+    wait = case.workload("fp32").synchronise
+    samples = in_turn(steps, wait, ROUNDS, ROUND_SECONDS / 2)
+    times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
+    fastest = min(_layouts(case), key=lambda name: times[name].median().item())
+    found = [case.workload("fp32").row("step_seconds", times["fp32"].median().item(), "s")]
+    for name in OTHERS:
+        row = case.workload(name.removesuffix("-whole")).row
+        for metric, other in (("fp32", "fp32"), ("full_bp", fastest)):
+            ratios = times[other] / times[name]
+            low, high = interval(ratios)
+            note = f"95 % interval {low:.2f} to {high:.2f}"
+            if metric == "full_bp":
+                note += f"; {fastest}"
+            found.append(row(f"{metric}_over_{name}", ratios.median().item(), "1", note))
+        for kind, ours, floats in zip(("bytes", "heap"), sizes[name], sizes["fp32"], strict=True):
+            note = f"{floats:,} B over {ours:,} B"
+            found.append(row(f"fp32_{kind}_over_{name}", floats / ours, "1", note))
+        found.append(row("step_seconds", times[name].median().item(), "s", name))
+    return found
+
+
+def _prepare(case: Comparison, name: str) -> tuple[nn.Module, Callable[[], Any]]:
+    model, step = case.workload(name.removesuffix("-whole")).prepare()
+    if name.endswith("-whole"):
+        assert isinstance(model, Sequence)
+        model.tiles = False
+    return model, step
+
+
+def _sizes(case: Comparison, name: str) -> tuple[int, int]:
+    """Exact tensor bytes and the heap's, with nothing else alive."""
+    model, step = _prepare(case, name)
+    for _ in range(2):
+        step()
+    gc.collect()
+    return peak_bytes(step), heap_bytes(model, step)
+
+
+def seconds(case: Comparison) -> float:
+    """About how long a comparison takes."""
+    return START_SECONDS + ROUNDS * ROUND_SECONDS * 6
+
+
+def _layouts(case: Comparison) -> dict[str, torch.memory_format]:
+    return {
+        "full BP, contiguous": torch.contiguous_format,
+        "full BP, channels_last": torch.channels_last,
+    }
+
+
+def _channels_last(model: nn.Module, layout: torch.memory_format) -> None:
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=layout)
