@@ -44,8 +44,8 @@ class Int8Hyper:
     magnitude: str = about(
         "relative", "ZO step size: sign (the paper's), or relative to the loss difference's mean"
     )
-    mu: int = about(1, "bits of the largest BP update at first, -20 to 6")
-    mu_drop: int = about(3, "how far mu falls over the run, by 1 at equal intervals")
+    mu: int = about(3, "bits of the largest BP update at first, -20 to 6")
+    mu_drop: int = about(4, "how far mu falls over the run, by 1 at equal intervals")
     schedule: str = about(
         "cosine", "ZO rate over time: exponential (to 1/32), cosine (to 0) or constant"
     )
