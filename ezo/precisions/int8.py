@@ -52,8 +52,8 @@ class Int8Hyper:
         1024, "bound on the mean loss difference that magnitude absolute takes, in 2^-10 bit"
     )
     fraction: int = about(0, "bits of a trained weight that only updates see: 0 or 8")
-    mu: int = about(1, "bits of the largest BP update at first, -20 to 6")
-    mu_drop: int = about(3, "how far mu falls over the run, by 1 at equal intervals")
+    mu: int = about(3, "bits of the largest BP update at first, -20 to 6")
+    mu_drop: int = about(4, "how far mu falls over the run, by 1 at equal intervals")
     schedule: str = about(
         "cosine", "ZO rate over time: exponential (to 1/32), cosine (to 0) or constant"
     )
