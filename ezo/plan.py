@@ -196,7 +196,7 @@ def plan(
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> found = plan(model, torch.empty(3, 4), budget="700B")
         >>> found.best.method, found.best.peak.peak_bytes
-        ('elastic-1', 640)
+        ('elastic-1', 648)
     """
     names = [name or "(model)" for name, _ in layers(model)]
     n = len(names)

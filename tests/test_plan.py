@@ -46,7 +46,7 @@ MODELS = {
     "pointnet": (of_ours("pointnet", 2, 64, 3), range(9)),
     "pointnet-bn": (of_ours("pointnet-bn", 2, 64, 3), (0, 1, 5, 8)),
     "mobilenet_v2": (lambda: (mobilenet(), torch.zeros(2, 3, 64, 64)), (0, 1, 12, 53)),
-    "transformer": (lambda: (Encoder(), torch.zeros(4, 24, 32)), (0, 1, 4, 7)),
+    "transformer": (lambda: (Encoder(), torch.zeros(4, 24, 32)), (0, 1, 4, 9)),
 }
 
 
