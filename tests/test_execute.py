@@ -76,7 +76,7 @@ def test_a_start_that_is_missing_unfinished_or_of_another_model_is_an_error(tmp_
         next(train.train(SECOND, out=tmp_path / SECOND.case))
     other = Row(FIRST.case, "finished", 1, "step", model="pointnet")
     rows.write(tmp_path / FIRST.case / "rows.jsonl", [other])
-    with pytest.raises(ValueError, match="expected start to be a run of lenet5"):
+    with pytest.raises(ValueError, match="run of lenet5 in fp32, got one of pointnet in fp32"):
         next(train.train(SECOND, out=tmp_path / SECOND.case))
 
 
