@@ -133,8 +133,11 @@ def load_start(model: nn.Module, run: Run, runs: Path | None) -> None:
             f"{folder}: expected a finished run, whose weights {run.case} starts from, got "
             f"{ended[-1].metric if ended else 'none'}; train it first"
         )
-    if ended[-1].model != run.model:
-        raise ValueError(f"expected start to be a run of {run.model}, got one of {ended[-1].model}")
+    theirs = (ended[-1].model, ended[-1].precision)
+    if theirs != (run.model, "fp32"):
+        raise ValueError(
+            f"expected start to be a run of {run.model} in fp32, got one of {' in '.join(theirs)}"
+        )
     model.load_state_dict(checkpoint.load(folder / "checkpoint.safetensors")["model"])
 
 

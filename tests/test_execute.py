@@ -44,13 +44,12 @@ def test_a_run_that_starts_from_another_waits_for_it_and_gets_its_final_weights(
 
 
 def test_integers_start_from_fp32_weights(tmp_path):
-    start = replace(FIRST, epochs=4, train_examples=None)
+    start = replace(FIRST, epochs=2, train_examples=None)
     integer = replace(SECOND, precision="int8", start=start.case)
     done = list(execute([integer, start], tmp_path))
-    first, second = ({(r.metric, r.step): r.value for r in part} for part in done)
-    assert done[1][-1].metric == "finished"
-    assert abs(second["test_accuracy", 0] - first["test_accuracy", 4 * 44]) < 5
-    assert first["test_accuracy", 4 * 44] > 60
+    before, after = ([row.value for row in part if row.metric == "test_accuracy"] for part in done)
+    assert done[1][-1].metric == "finished", done[1][-1].note
+    assert before[-1] > 80 and abs(after[0] - before[-1]) < 5
 
 
 def test_fine_tuning_goes_on_after_a_stop_to_the_same_bits(tmp_path):
@@ -77,7 +76,7 @@ def test_a_start_that_is_missing_unfinished_or_of_another_model_is_an_error(tmp_
         next(train.train(SECOND, out=tmp_path / SECOND.case))
     other = Row(FIRST.case, "finished", 1, "step", model="pointnet")
     rows.write(tmp_path / FIRST.case / "rows.jsonl", [other])
-    with pytest.raises(ValueError, match="expected start to be a run of lenet5"):
+    with pytest.raises(ValueError, match="run of lenet5 in fp32, got one of pointnet in fp32"):
         next(train.train(SECOND, out=tmp_path / SECOND.case))
 
 
