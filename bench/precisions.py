@@ -11,7 +11,7 @@ channels_last, whichever is faster.
 
 import gc
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -65,10 +65,10 @@ def cases(
 
 
 def measure(case: Comparison) -> list[Row]:
-    """Seconds of a step, and four ratios to every precision, with intervals where they are times.
+    """``turn_seconds`` of a step in each round, and four ratios to every precision.
 
     ``fp32_over_PRECISION`` and ``full_bp_over_PRECISION`` of time, ``fp32_bytes_over_PRECISION``
-    and ``fp32_heap_over_PRECISION`` of memory.
+    and ``fp32_heap_over_PRECISION`` of memory; times are medians, with intervals.
     """
     sizes = {name: _sizes(case, name) for name in ("fp32", *OTHERS)}
     steps = {name: _prepare(case, name)[1] for name in ("fp32", *OTHERS)}
@@ -83,20 +83,23 @@ def measure(case: Comparison) -> list[Row]:
     samples = in_turn(steps, wait, ROUNDS, ROUND_SECONDS / 2)
     times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
     fastest = min(_layouts(case), key=lambda name: times[name].median().item())
-    found = [case.workload("fp32").row("step_seconds", times["fp32"].median().item(), "s")]
+    found = []
+    for precision in ("fp32", *(name for name in OTHERS if not name.endswith("-whole"))):
+        for n, second in enumerate(samples[precision]):
+            row = case.workload(precision).row("turn_seconds", second, "s")
+            found.append(replace(row, config={**row.config, "round": n}))
     for name in OTHERS:
-        row = case.workload(name.removesuffix("-whole")).row
+        row_of = case.workload(name.removesuffix("-whole")).row
         for metric, other in (("fp32", "fp32"), ("full_bp", fastest)):
             ratios = times[other] / times[name]
             low, high = interval(ratios)
             note = f"95 % interval {low:.2f} to {high:.2f}"
             if metric == "full_bp":
                 note += f"; {fastest}"
-            found.append(row(f"{metric}_over_{name}", ratios.median().item(), "1", note))
+            found.append(row_of(f"{metric}_over_{name}", ratios.median().item(), "1", note))
         for kind, ours, floats in zip(("bytes", "heap"), sizes[name], sizes["fp32"], strict=True):
             note = f"{floats:,} B over {ours:,} B"
-            found.append(row(f"fp32_{kind}_over_{name}", floats / ours, "1", note))
-        found.append(row("step_seconds", times[name].median().item(), "s", name))
+            found.append(row_of(f"fp32_{kind}_over_{name}", floats / ours, "1", note))
     return found
 
 

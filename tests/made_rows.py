@@ -94,9 +94,9 @@ def everything():
     made += cell_rows("peak_tensor_bytes", peaks)
     made += cell_rows("peak_tensor_bytes", {m: x / 2 for m, x in peaks.items()}, precision="int8")
     times = {"full-zo": [4.0, 4.1, 4.2], "elastic-1": [5.0, 5.1, 5.2]}
-    made += cell_rows("step_seconds", times, unit="s")
+    made += cell_rows("turn_seconds", times, unit="s")
     made += cell_rows(
-        "step_seconds",
+        "turn_seconds",
         {m: [x / 3 for x in values] for m, values in times.items()},
         precision="int8",
         unit="s",

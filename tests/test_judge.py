@@ -120,11 +120,11 @@ def test_memory_claims_compare_peaks():
 
 
 def test_time_needs_three_rounds_of_both_precisions():
-    made = cell_rows("step_seconds", {"full-zo": [2.8, 2.9, 2.7]}, unit="s")
+    made = cell_rows("turn_seconds", {"full-zo": [2.8, 2.9, 2.7]}, unit="s")
     assert findings(made)["int8-time", "-"].verdict == "not run"
-    once = cell_rows("step_seconds", {"full-zo": 2.0}, precision="int8", unit="s")
+    once = cell_rows("turn_seconds", {"full-zo": 2.0}, precision="int8", unit="s")
     assert findings(made + once)["int8-time", "full-zo"].verdict == "underpowered"
-    thrice = cell_rows("step_seconds", {"full-zo": [2.0, 2.0, 2.0]}, precision="int8", unit="s")
+    thrice = cell_rows("turn_seconds", {"full-zo": [2.0, 2.0, 2.0]}, precision="int8", unit="s")
     found = findings(made + thrice)["int8-time", "full-zo"]
     assert found.verdict == "reproduced"
     assert found.value == pytest.approx((2.8 * 2.9 * 2.7) ** (1 / 3) / 2)

@@ -11,7 +11,7 @@ CLAIM = Claim(
     low=1.38,
     high=1.42,
     unit="x",
-    needs="step_seconds of a method in fp32 and int8, same batch, threads and processor, at least "
+    needs="turn_seconds of a method in fp32 and int8, same batch, threads and processor, at least "
     "3 interleaved rounds (one row a round)",
     statistic="the ratio of two medians of one round; geometric mean over rounds, 95 % Student "
     "interval of the logarithms",
@@ -25,7 +25,7 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
     """Round by round, in the order of the rows."""
     rounds: dict[tuple[object, ...], dict[str, list[Row]]] = {}
     for row in rows:
-        if row.metric == "step_seconds" and row.value:
+        if row.metric == "turn_seconds" and row.value:
             shared = tuple(row.config.get(name) for name in SHAPE)
             cell = (row.model, row.method, row.device, row.threads, row.processor, *shared)
             label = "fp32" if row.precision == "fp32" else f"{row.precision}, {settings(row)}"

@@ -9,7 +9,7 @@ TITLE = "FP32 over INT8: memory and time of a step"
 CAPTION = "Above 1 INT8 is better. The band is what the paper prints."
 METRICS = {
     "peak_tensor_bytes": ("peak tensor bytes", (1.46, 1.60)),
-    "step_seconds": ("step time", (1.38, 1.42)),
+    "turn_seconds": ("step time", (1.38, 1.42)),
 }
 CELL = ["model", "method", "config.batch_size", "threads", "device"]
 
