@@ -124,7 +124,7 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
         (["--rate", "5"], "that elastic-1 reads in fp32, --lr.*, got --rate; leave"),
         (
             ["--precision", "int8*", "--method", "tail-only-1", "--rate", "5", "--p-zero", "0"],
-            "that tail-only-1 reads in int8\\*, --mu, --mu-drop, got --rate, --p-zero; leave out",
+            "reads in int8\\*, --fraction, --mu, --mu-drop, got --rate, --p-zero; leave out",
         ),
         (
             ["--precision", "int8", "--method", "full-bp-checkpoint"],
@@ -328,7 +328,7 @@ def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_integer_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = {
         "rate": 1000, "r_max": 7, "p_zero": 0.25, "magnitude": "sign", "mu": 2, "mu_drop": 1,
-        "schedule": "exponential",
+        "largest_difference": 99, "fraction": 8, "schedule": "exponential",
     }  # fmt: skip
     assert set(chosen) == {field.name for field in fields(Int8Hyper)}
     options = ["--model", "plain", "--precision", "int8*", "--out", str(tmp_path)]

@@ -523,8 +523,9 @@ def test_default_hyperparameters_pass_and_those_read_exist(precision: str, metho
 
 OTHER_INTEGER: dict[str, Any] = {
     "rate": 30_000, "r_max": 7, "p_zero": 0.1, "magnitude": "sign", "mu": 4, "mu_drop": 0,
-    "schedule": "constant",
+    "largest_difference": 1, "fraction": 8, "schedule": "constant",
 }  # fmt: skip
+READING: dict[str, Any] = {"magnitude": "absolute", "rate": 1 << 16}  # every one of them
 
 
 @pytest.mark.parametrize(
@@ -534,11 +535,11 @@ OTHER_INTEGER: dict[str, Any] = {
 def test_method_reads_the_integer_hyperparameters_that_its_precision_says(
     precision: str, method: str
 ) -> None:
-    first = final_weights(integer_run(method, precision))
+    first = final_weights(integer_run(method, precision, **READING))
     read = {
         name
         for name, value in OTHER_INTEGER.items()
-        if final_weights(integer_run(method, precision, **{name: value})) != first
+        if final_weights(integer_run(method, precision, **{**READING, name: value})) != first
     }
     assert set(OTHER_INTEGER) == {field.name for field in dataclasses.fields(Int8Hyper)}
     assert read == catalogue.find("precision", precision).reads(method)

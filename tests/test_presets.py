@@ -92,7 +92,7 @@ def test_a_run_that_starts_afresh_is_named_as_before_runs_could_start_from_other
 def test_the_committed_rows_of_the_paper_are_found_by_name():
     root = Path(__file__).resolve().parents[1]
     row = next(
-        row for row in rows.read(root / "reports/paper/rows.jsonl") if row.metric == "finished"
+        row for row in rows.read(root / "reports/paper/rows.jsonl.gz") if row.metric == "finished"
     )
     hyper = Hyper(**{name: row.config[name] for name in asdict(Hyper())})
     run = Run(

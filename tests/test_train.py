@@ -688,7 +688,8 @@ def test_the_case_of_a_fp32_run_stays_what_it_was() -> None:
     """Rows of the past are found by it."""
     path = Path(__file__).parent.parent / "reports" / "search" / "lenet5-mnist.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        row = json.loads(next(file))
+        named = [row for row in map(json.loads, file) if row["case"].endswith("-b6b0d47c")]
+    row = named[0]
     names = {field.name for field in fields(Hyper)}
     hyper = Hyper(**{name: value for name, value in row["config"].items() if name in names})
     rest = {name: value for name, value in row["config"].items() if name not in names}

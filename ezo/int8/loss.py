@@ -18,6 +18,7 @@ truncates d_k to whole bits, which can be wrong by a factor of two.
 Index letters: n example, k class.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -35,10 +36,17 @@ GRADIENT_BITS = 11  # of a probability, before the rounding to int8
 _LOG2_E = 1549082005  # round(log2(e) 2^30)
 _ONE = 1 << 30  # 1 in the tables and in sums of 2^-d
 _CHORDS = 256
+_CPU = torch.device("cpu")
 
 # 2^-(j / 256) and log2(1 + j / 256) for j = 0 .. 256, in units of 2^-30
-_EXP2 = torch.tensor([round(2.0 ** (-j / _CHORDS) * _ONE) for j in range(_CHORDS + 1)])
-_LOG2 = torch.tensor([round(math.log2(1 + j / _CHORDS) * _ONE) for j in range(_CHORDS + 1)])
+_EXP2 = tuple(round(2.0 ** (-j / _CHORDS) * _ONE) for j in range(_CHORDS + 1))
+_LOG2 = tuple(round(math.log2(1 + j / _CHORDS) * _ONE) for j in range(_CHORDS + 1))
+
+
+@functools.cache
+def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """`_EXP2` and `_LOG2` on a device, from the first loss there on."""
+    return torch.tensor(_EXP2, device=device), torch.tensor(_LOG2, device=device)
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Loss:
     def total(self) -> int:
         """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""
         if self._fast():
-            return fast.total_loss(self.logits.m, self.logits.e, self.target, (_EXP2, _LOG2))
+            return fast.total_loss(self.logits.m, self.logits.e, self.target, _tables(_CPU))
         return int(cross_entropy(self.logits.m, self.logits.e, self.target).sum())
 
     def mean(self) -> float:
@@ -66,7 +74,7 @@ class Loss:
     def error(self, u: Tensor) -> Tensor:
         """The gradient with respect to the logits, int8 in units of 2^-7; ``u`` rounds it."""
         if self._fast():
-            tables = _EXP2, _LOG2
+            tables = _tables(_CPU)
             return fast.loss_error(
                 self.logits.m, self.logits.e, self.target, u.contiguous(), tables
             )
@@ -141,7 +149,7 @@ def _below_largest(logits: Tensor, exponent: int) -> Tensor:
 
 def _exp2(d: Tensor) -> Tensor:
     """2^-d, in units of 2^-30."""
-    table = _EXP2.to(d.device)
+    table, _ = _tables(d.device)
     fraction = d & ((1 << FRACTION_BITS) - 1)
     rest = FRACTION_BITS - 8
     j = fraction >> rest
@@ -152,7 +160,7 @@ def _exp2(d: Tensor) -> Tensor:
 
 def _log2(x: Tensor) -> Tensor:
     """log2 of x 2^-30, for x of 2^30 or more, in units of 2^-20 bit."""
-    table = _LOG2.to(x.device)
+    _, table = _tables(x.device)
     whole = torch.zeros_like(x)
     for bits in (16, 8, 4, 2, 1):
         whole += bits * (x >> (whole + bits) >= _ONE)

@@ -183,7 +183,10 @@ def test_values_tuned_for_int8_serve_both_and_not_fp32(monkeypatch: pytest.Monke
         ({"hyper": Int8Hyper(mu_drop=-1)}, "expected mu_drop from 0 to"),
         ({"hyper": Int8Hyper(r_max=64)}, r"expected r_max in \[1, 63\], got 64"),
         ({"hyper": Int8Hyper(p_zero=math.nan)}, r"expected p_zero in \[0, 1\), got nan"),
-        ({"hyper": Int8Hyper(magnitude="no")}, "magnitude to be one of sign, relative, got 'no'"),
+        (
+            {"hyper": Int8Hyper(magnitude="no")},
+            "magnitude to be one of sign, relative, absolute, got 'no'",
+        ),
         ({"hyper": Int8Hyper(schedule="no")}, "unknown schedule 'no'; known: exponential, cosine"),
         ({"method": "full-bp-checkpoint"}, "expected a method with an integer form, elastic-<k>"),
         ({"method": "elastic-4"}, "expected bp from 0 to 3 layers, got 4"),

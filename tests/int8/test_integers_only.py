@@ -204,7 +204,8 @@ def test_a_planted_float_is_found(watched: Watched, module: str, old: str, new: 
 
 
 def test_a_planted_floating_point_tensor_is_found(watched: Watched) -> None:
-    old, new = "self._loss(self._network(x), y)", "self._loss(self._network(x), y.double().long())"
+    old = "self._loss(self._network(x), y)\n"
+    new = "self._loss(self._network(x), y.double().long())\n"
     watch, train = watched(module="ezo.precisions.int8", old=old, new=new)
     with pytest.raises(FloatFound, match="aten"):
         steps(train, watch, "elastic-2", "int8")
