@@ -36,22 +36,30 @@ FACTOR_BITS = 16
 class Int8Hyper:
     """Hyperparameters of integer training; units are of a weight's last place.
 
-    The ZO rate follows ``schedule`` from its first value; ``mu``, which stands for a BP learning
-    rate and halves it where it falls by 1, falls in steps as NITI's does (arXiv 2009.13108).
+    The paper's form is magnitude sign, fraction 0 and a p_zero above 0, with rates of some
+    thousand. The ZO rate follows ``schedule`` from its first value; ``mu``, which stands for a BP
+    learning rate and halves it where it falls by 1, falls in steps as NITI's does (arXiv
+    2009.13108).
     """
 
-    rate: int = about(3000, "ZO rate: 2^-16 last places by which a noise of 1 moves its weight")
+    rate: int = about(
+        64_700,
+        "ZO rate: 2^-16 last places by which a noise of 1 moves its weight; for magnitude "
+        "absolute, per bit of mean loss difference",
+    )
     r_max: int = about(15, "largest ZO perturbation, in last places of a weight, 1 to 63")
-    p_zero: float = about(0.5, "share of weights that a perturbation leaves alone")
+    p_zero: float = about(0.0, "share of weights that a perturbation leaves alone")
     magnitude: str = about(
-        "relative",
+        "absolute",
         "ZO step size: sign (the paper's), relative to the loss difference's running mean, or "
-        "absolute, the rate being per bit of mean loss difference",
+        "absolute, in proportion to the loss difference",
     )
     largest_difference: int = about(
-        1024, "bound on the mean loss difference that magnitude absolute takes, in 2^-10 bit"
+        525, "bound on the mean loss difference that magnitude absolute takes, in 2^-10 bit"
     )
-    fraction: int = about(0, "bits of a trained weight that only updates see: 0 or 8")
+    fraction: int = about(
+        8, "bits of a trained weight that only updates see: 8, or 0 as in the paper"
+    )
     mu: int = about(3, "bits of the largest BP update at first, -20 to 6")
     mu_drop: int = about(4, "how far mu falls over the run, by 1 at equal intervals")
     schedule: str = about(

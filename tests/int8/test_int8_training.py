@@ -176,7 +176,10 @@ def test_values_tuned_for_int8_serve_both_and_not_fp32(monkeypatch: pytest.Monke
         ({"hyper": Hyper()}, "expected Int8Hyper for int8, got Hyper"),
         ({"hyper": Int8Hyper(), "precision": "fp32"}, "expected Hyper for fp32, got Int8Hyper"),
         ({"hyper": Int8Hyper(rate=0.5)}, "expected rate to be an integer, got 0.5"),  # type: ignore
-        ({"hyper": Int8Hyper(rate=-1)}, "expected rate to be an integer from 0 to 65536, got -1"),
+        (
+            {"hyper": Int8Hyper(rate=-1)},
+            "expected rate to be an integer from 0 to 16777216, got -1",
+        ),
         ({"hyper": Int8Hyper(mu_drop=True)}, "expected mu_drop to be an integer, got True"),
         ({"hyper": Int8Hyper(mu=7)}, "expected mu to be an integer from -20 to 6, got 7"),
         ({"hyper": Int8Hyper(mu=-18, mu_drop=3)}, "expected mu_drop from 0 to 2, .* got 3"),

@@ -189,8 +189,8 @@ def test_the_floating_point_loss_of_int8_star_is_found(watched: Watched) -> None
 
 # Each leaves no float behind: it is an integer again before it has a name.
 PLANTS = [
-    ("ezo.int8.optim", "(difference << RELATIVE_BITS)", "int(difference * 256.0)"),
-    ("ezo.int8.optim", "max(self._mean, 1)", "int(max(self._mean, 1) / 1)"),
+    ("ezo.int8.optim", "(rate * mean) >> FRACTION_BITS", "int(rate * mean / 1048576.0)"),
+    ("ezo.int8.optim", "difference // max(examples, 1)", "int(difference / max(examples, 1))"),
     ("ezo.precisions.int8", "self._hyper.rate * factor", "round(1e3) * factor"),
     ("ezo.precisions.int8", "self._hyper.mu - step", "round(self._hyper.p_zero) - step"),
 ]
