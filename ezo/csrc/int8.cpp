@@ -152,6 +152,13 @@ struct Scratch {
   }
 };
 
+// A group of weights that stand side by side.
+inline void group(const std::int8_t* from, std::int8_t* to) { std::memcpy(to, from, 4); }
+inline void group(const std::int8_t* from, std::int16_t* to) {
+  to[0] = from[0];
+  to[1] = from[1];
+}
+
 // (block, kernel row, group, lane, input of the group), zero where there is no output or input.
 template <class E>
 void pack(const Layer& layer, void* packed) {
@@ -163,16 +170,19 @@ void pack(const Layer& layer, void* packed) {
   for (int b = 0; b < blocks(layer); ++b) {
     const int lanes = std::min(kLanes, layer.outputs - b * kLanes);
     const std::int8_t* from = layer.weight + static_cast<std::size_t>(b) * kLanes * n * k;
+    const int whole = k == 1 ? n / kOf * kOf : 0;  // inputs that stand in groups as they are
+    for (int i = 0; i < whole; i += kOf, to += kLanes * kOf) {
+      for (int l = 0; l < lanes; ++l) {
+        group(from + static_cast<std::size_t>(l) * n + i, to + l * kOf);
+      }
+      std::fill(to + lanes * kOf, to + kLanes * kOf, 0);
+    }
     for (int y = 0; y < k; ++y) {
-      for (int i = 0; i < n; i += kOf, to += kLanes * kOf) {
+      for (int i = whole; i < n; i += kOf, to += kLanes * kOf) {
         for (int l = 0; l < lanes; ++l) {
           const std::int8_t* w = from + static_cast<std::size_t>(l) * n * k;
-          if (k == 1 && i + kOf <= n) {
-            for (int j = 0; j < kOf; ++j) to[l * kOf + j] = w[i + j];
-          } else {
-            for (int j = 0; j < kOf; ++j) {
-              to[l * kOf + j] = i + j < n ? w[((i + j) % c * k + y) * k + (i + j) / c] : 0;
-            }
+          for (int j = 0; j < kOf; ++j) {
+            to[l * kOf + j] = i + j < n ? w[((i + j) % c * k + y) * k + (i + j) / c] : 0;
           }
         }
         std::fill(to + lanes * kOf, to + kLanes * kOf, 0);

@@ -42,6 +42,7 @@ Memory allocate(std::size_t bytes) {
 }
 
 constexpr std::int64_t kWorthAThread = 1 << 20;  // products; below, a second thread costs more
+constexpr std::size_t kWorthASweep = 1 << 15;    // weights, likewise
 constexpr int kTileBytes = 32 * 1024;            // of input, where positions can be taken apart
 
 // The sums of a layer with weights over `images` of (height, width, channels), and what comes
@@ -119,7 +120,7 @@ void each(const std::vector<Tensor>& tensors, int threads, Run run) {
   std::size_t total = 0;
   for (const auto& [address, fraction, n, tensor] : tensors) total += n;
   const int workers =
-      static_cast<int>(std::max<std::size_t>(1, std::min<std::size_t>(threads, total >> 16)));
+      static_cast<int>(std::max<std::size_t>(1, std::min<std::size_t>(threads, total / kWorthASweep)));
   Pool::instance().run(workers, [&](int t) {
     // Groups are dealt out like cards, tensor by tensor: any share is as good as another.
     for (const auto& [address, fraction, n, tensor] : tensors) {
@@ -171,6 +172,17 @@ void loss_error(Address logits, std::size_t n, std::size_t classes, int exponent
 }
 
 // The first n words, a multiple of kGroup, of tensor 0.
+// (n, positions, channels) to (n, channels, positions)
+void flatten(Address x, Address out, std::size_t n, std::size_t positions, std::size_t channels) {
+  const auto* from = at<const std::int8_t>(x);
+  auto* to = at<std::int8_t>(out);
+  for (std::size_t i = 0; i < n; ++i, to += positions * channels) {
+    for (std::size_t p = 0; p < positions; ++p) {
+      for (std::size_t c = 0; c < channels; ++c) to[c * positions + p] = *from++;
+    }
+  }
+}
+
 void words(Address out, std::size_t n, std::uint64_t seed, std::uint32_t step, std::uint32_t stream,
            const std::string& isa) {
   std::uint32_t group[kGroup];
@@ -223,6 +235,7 @@ void bind_int8(nb::module_& m) {
   m.def("int8_update", &sparse_update);
   m.def("int8_loss", &loss);
   m.def("int8_loss_error", &loss_error);
+  m.def("int8_flatten", &flatten);
   m.def("int8_words", &words);
   m.def("int8_weight_gradient", &weight_gradient);
   m.def("int8_conv_gradient", &conv_gradient);

@@ -31,20 +31,24 @@ class Pool {
     std::lock_guard<std::mutex> one_at_a_time(callers_);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      for (; helpers_ < n - 1; ++helpers_) std::thread(&Pool::help, this, helpers_ + 1, round_).detach();
+      for (; helpers_ < n - 1; ++helpers_) {
+        std::thread(&Pool::help, this, helpers_ + 1, round_.load()).detach();
+      }
       work_ = &work;
       active_ = n;
       left_.store(n - 1);
-      ++round_;
+      round_.store(round_.load() + 1, std::memory_order_release);
     }
     started_.notify_all();
     work(0);
-    while (left_.load(std::memory_order_acquire) != 0) std::this_thread::yield();
+    while (left_.load(std::memory_order_acquire) != 0) relax();
   }
 
  private:
   void help(int me, unsigned seen) {
     for (;;) {
+      // The next product of a step is some microseconds away: waking up would take longer.
+      for (int i = 0; i < kSpins && round_.load(std::memory_order_acquire) == seen; ++i) relax();
       const std::function<void(int)>* work = nullptr;
       {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -59,11 +63,21 @@ class Pool {
     }
   }
 
+  static constexpr int kSpins = 4000;
+
+  static void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#else
+    std::this_thread::yield();
+#endif
+  }
+
   std::mutex callers_, mutex_;
   std::condition_variable started_;
   const std::function<void(int)>* work_ = nullptr;
   int helpers_ = 0, active_ = 0;
-  unsigned round_ = 0;
+  std::atomic<unsigned> round_{0};
   std::atomic<int> left_{0};
 };
 

@@ -182,6 +182,15 @@ def error(err: Tensor, weight: Tensor, padding: int) -> tuple[Tensor, int]:
     return product(err, turned, None, 0, padding=weight.shape[2] - 1 - padding)
 
 
+def flatten(x: Tensor) -> Tensor:
+    """int8 (N, C, H, W) to (N, C H W)."""
+    n, channels, height, width = x.shape
+    x = _images(x)
+    out = torch.empty((n, channels * height * width), dtype=torch.int8)
+    _kernels.int8_flatten(x.data_ptr(), out.data_ptr(), n, height * width, channels)
+    return out
+
+
 def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """`ezo.int8.ops.max_pool2d` of int8 (N, C, H, W), where ``size`` is at most 16."""
     n, channels, height, width = x.shape

@@ -259,7 +259,8 @@ class Flatten(Layer):
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         if self.keeping:
             self._kept = x.m.shape
-        return Int8Tensor(x.m.flatten(1), x.e)
+        images = fast.usable(x.m) and x.m.dim() == 4 and x.m.dtype == torch.int8
+        return Int8Tensor(fast.flatten(x.m) if images else x.m.flatten(1), x.e)
 
     def backward(self, err: Tensor, below: bool = True) -> Tensor:
         return err.view(self._take())
