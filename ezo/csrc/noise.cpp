@@ -288,21 +288,35 @@ void sparse_shift(std::int8_t* p, std::size_t begin, std::size_t end, Place at, 
                });
 }
 
-// Eight bits finer, in 32 bits.
+// Eight bits finer. A weight and its fraction are one int16, whose overflow is caught.
 void fine_update(std::int8_t* p, std::uint8_t* fraction, std::size_t begin, std::size_t end,
                  Place at, Sparse noise, SparseUpdate how) {
-  const std::int32_t back = how.restore ? 256 : 0, low = -256 * how.bound;
-  const std::int32_t high = 256 * how.bound + 255;
-  sparse_sweep(begin, end, at, noise,
-               [=](std::size_t i, std::int32_t sign, std::int32_t magnitude, std::int32_t u) {
-                 const std::int32_t move = (magnitude * how.rate + (u >> 8)) >> 8;
-                 const std::int32_t z = (magnitude ^ sign) - sign;
-                 const std::int32_t toward = (move ^ sign) - sign;
-                 const std::int32_t theta = 256 * p[i] + fraction[i] + back * z - how.g * toward;
-                 const std::int32_t held = std::min(std::max(theta, low), high);
-                 p[i] = static_cast<std::int8_t>(held >> 8);
-                 fraction[i] = static_cast<std::uint8_t>(held & 255);
-               });
+  const std::int16_t back = how.restore ? 1 : 0, g = static_cast<std::int16_t>(how.g);
+  const std::int16_t low = static_cast<std::int16_t>(-256 * how.bound);
+  const std::int16_t high = static_cast<std::int16_t>(256 * how.bound + 255);
+  // |z| rate / 2^8, rate at most 2^16, is |z| times its upper bits and a part of its lower
+  const std::uint16_t upper = static_cast<std::uint16_t>(how.rate >> 8);
+  const std::uint16_t lower = static_cast<std::uint16_t>(how.rate & 255);
+  sparse_sweep(
+      begin, end, at, noise,
+      [=](std::size_t i, std::int16_t sign, std::uint16_t magnitude, std::uint16_t u) {
+        const std::uint16_t rest = static_cast<std::uint16_t>(magnitude * lower + (u >> 8));
+        const std::uint16_t move =
+            static_cast<std::uint16_t>(magnitude * upper + static_cast<std::uint16_t>(rest >> 8));
+        const std::int16_t z = static_cast<std::int16_t>((magnitude ^ sign) - sign);
+        const std::int16_t toward =
+            static_cast<std::int16_t>(g * static_cast<std::int16_t>((move ^ sign) - sign));
+        const std::int16_t weight = static_cast<std::int16_t>(p[i] + back * z);
+        const std::int16_t theta = static_cast<std::int16_t>(
+            static_cast<std::uint16_t>(static_cast<std::uint16_t>(weight) << 8) | fraction[i]);
+        const std::int16_t moved = static_cast<std::int16_t>(
+            static_cast<std::uint16_t>(theta) - static_cast<std::uint16_t>(toward));
+        const bool over = static_cast<std::int16_t>((theta ^ toward) & (theta ^ moved)) < 0;
+        const std::int16_t beyond = theta < 0 ? low : high;
+        const std::int16_t held = over ? beyond : std::min(std::max(moved, low), high);
+        p[i] = static_cast<std::int8_t>(held >> 8);
+        fraction[i] = static_cast<std::uint8_t>(held & 255);
+      });
 }
 
 void sparse_update(std::int8_t* p, std::uint8_t* fraction, std::size_t begin, std::size_t end,

@@ -51,7 +51,6 @@ def product(
     weight: Tensor,
     bias: Tensor | None,
     bias_left: int,
-    *,
     padding: int = 0,
     relu: bool = False,
     pool: int = 1,

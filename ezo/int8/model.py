@@ -82,29 +82,17 @@ class Weighted(Layer):
         if self.keeping:
             self._kept = x.m
         e = x.e + self.weight_exponent
-
-        def product(shift: int | None) -> tuple[Tensor, int]:
-            return fast.product(
-                x.m,
-                self.weight,
-                self.bias,
-                self.bias_exponent - e,
-                padding=self.padding,
-                relu=relu,
-                pool=pool,
-                over_points=over_points,
-                shift=shift,
-            )
-
+        what = (x.m, self.weight, self.bias, self.bias_exponent - e)
+        after = (self.padding, relu, pool, over_points)
         if not tiles or over_points or not self.rounded:
-            acc, bits = product(None)
+            acc, bits = fast.product(*what, *after)
             s = max(0, bits - 7)
             return Int8Tensor(fast.rescale(acc, s), e + s) if self.rounded else Int8Tensor(acc, e)
-        m, bits = product(self._shift)
+        m, bits = fast.product(*what, *after, self._shift)
         s = max(0, bits - 7)
         if s != self._shift:
             self._shift = s
-            m, _ = product(s)
+            m, _ = fast.product(*what, *after, s)
         return Int8Tensor(m, e + s)
 
     def backward(self, err: Tensor, below: bool = True) -> Tensor:

@@ -236,10 +236,11 @@ class ElasticZO(Optimizer):
 
     def _first_pass(self, closure: Callable[[], Loss]) -> Loss:
         """A pass, and the BP layers' gradients."""
+        if not self._bp:
+            return closure()
         with self._keeping():
             loss = closure()
-            if self._bp:
-                self._model.backward(loss.error(self._words(loss.logits.m)), self._bp)
+            self._model.backward(loss.error(self._words(loss.logits.m)), self._bp)
         return loss
 
     @contextlib.contextmanager
