@@ -16,7 +16,7 @@ VERDICTS = {
     "reproduced": "the interval supports the claim",
     "exceeded": "the whole interval is better than the printed range",
     "within noise": "what is claimed and its opposite both lie in the interval",
-    "contradicted": "the whole interval is worse than the printed range",
+    "contradicted": "the whole interval is worse than what is claimed",
     "underpowered": "too few seeds, or the effect has the printed size but an interval that holds "
     "none at all",
     "not run": "no rows",
