@@ -105,7 +105,7 @@ class Sweeper:
             else:
                 self._rest.append((t, p))
         if _kernels is None and self._fits:
-            _warn_once()
+            warn_once()
             self._rest = list(enumerate(parameters, start=first_tensor))
             self._fits, self._compiled = [], []
         if _shapes_only.get():
@@ -215,12 +215,13 @@ def _place(seed: int, step: int, stream: int) -> tuple[int, int, int]:
     return seed, step, stream
 
 
-def _warn_once() -> None:
+def warn_once() -> None:
+    """Say that there are no kernels, the first time."""
     global _warned
     if not _warned:
         _warned = True
         warnings.warn(
-            f"no compiled kernels in {__file__}'s ezo; the torch reference draws the same noise, "
+            f"no compiled kernels in {__file__}'s ezo; the torch reference gives the same bits, "
             "some 30 times slower. To get the kernels, install ezo where there is a C++17 "
             "compiler; in a clone, whose own files Python finds first, with pip install -e .",
             stacklevel=4,

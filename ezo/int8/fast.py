@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ezo import noise as _noise
+from ezo import perturb
 from ezo.int8.ops import check_length
 
 _kernels: Any
@@ -33,6 +34,12 @@ _isa = ""  # of the kernels; empty for the best that the processor has
 def usable(x: Tensor) -> bool:
     """Whether the compiled path can work on ``x``."""
     return _kernels is not None and _isa != "reference" and x.is_cpu and x.numel() > 0
+
+
+def warn_where_missing() -> None:
+    """Say once that the reference has to do, where there are no kernels."""
+    if _kernels is None:
+        perturb.warn_once()
 
 
 @contextlib.contextmanager
@@ -72,7 +79,11 @@ def product(
 
     Returns:
         (the result, bits of the largest of all sums).
+
+    Raises:
+        ValueError: x does not fit the weight, or a sum could overflow.
     """
+    _check(x, weight, padding)
     check_length(weight[0].numel())
     out_type = torch.int32 if shift is None or over_points else torch.int8
     outputs = weight.shape[0]
@@ -113,6 +124,21 @@ def product(
         _isa,
     )
     return out, largest.bit_length()
+
+
+def _check(x: Tensor, weight: Tensor, padding: int) -> None:
+    """What the kernels, which see addresses alone, rely on."""
+    images = weight.dim() == 4
+    fits = x.dtype == torch.int8 and x.dim() == 4 if images else x.dtype == torch.int8
+    if fits and images:
+        fits = x.shape[1] == weight.shape[1] and min(x.shape[2:]) + 2 * padding >= weight.shape[2]
+    elif fits:
+        fits = x.dim() > 1 and x.shape[-1] == weight.shape[1]
+    if not fits:
+        raise ValueError(
+            f"expected int8 input that fits weights of shape {tuple(weight.shape)}, "
+            f"{'(N, C, H, W)' if images else '(..., I)'}, got {x.dtype} {tuple(x.shape)}"
+        )
 
 
 def rescale(acc: Tensor, s: int) -> Tensor:

@@ -76,7 +76,11 @@ class Loss:
         if self._fast():
             tables = _tables(_CPU)
             return fast.loss_error(
-                self.logits.m, self.logits.e, self.target, u.contiguous(), tables
+                self.logits.m,
+                self.logits.e,
+                self.target,
+                u.to(torch.int64).expand(self.logits.m.shape).contiguous(),
+                tables,
             )
         return cross_entropy_gradient(self.logits.m, self.logits.e, self.target, u)
 
@@ -85,6 +89,9 @@ class Loss:
         return (
             fast.usable(m)
             and m.dtype == torch.int32
+            and m.dim() == 2
+            and target.is_cpu
+            and target.shape == m.shape[:1]
             and m.is_contiguous()
             and target.is_contiguous()
             and target.dtype == torch.int64

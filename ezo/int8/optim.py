@@ -119,6 +119,7 @@ class ElasticZO(Optimizer):
                 f"{largest_difference!r}"
             )
         self._largest_rate = 1 << (24 if magnitude == "absolute" else RATE_BITS)
+        fast.warn_where_missing()
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
         cut = len(weighted) - bp
         zo_parameters = [p for layer in weighted[:cut] if zo for p in layer.parameters()]

@@ -101,6 +101,37 @@ def test_a_maximum_over_points_is_the_reference_s(batch, points):
     same(model, quantize(torch.randn(batch, points, 3, generator=torch.Generator().manual_seed(1))))
 
 
+def test_missing_kernels_are_told_once(monkeypatch):
+    monkeypatch.setattr(fast, "_kernels", None)
+    monkeypatch.setattr("ezo.perturb._warned", False)
+    model = from_float(nn.Sequential(nn.Linear(4, 3)))
+    with pytest.warns(UserWarning, match="no compiled kernels"):
+        ElasticZO(model, 1)
+    ElasticZO(model, 1)  # a second warning would be an error
+
+
+@pytest.mark.parametrize("isa", ["reference", *ISAS])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(2, 3, 28, 28, dtype=torch.int8),
+        torch.zeros(2, 1, 28, 32, dtype=torch.int8),
+        torch.zeros(2, 1, 28, 28, dtype=torch.int32),
+    ],
+    ids=["channels", "width", "type"],
+)
+def test_input_that_does_not_fit_is_an_error_and_nothing_is_read_beyond_it(x, isa):
+    with fast.instruction_set(isa), pytest.raises((ValueError, RuntimeError)):
+        from_float(lenet5.build("lenet5"))(Int8Tensor(x, -7))
+
+
+@pytest.mark.parametrize("target", [torch.zeros(3), torch.zeros(5), torch.zeros(4, 2)])
+def test_targets_that_are_not_one_an_example_are_an_error(target):
+    logits = Int8Tensor(torch.zeros(4, 3, dtype=torch.int32), 0)
+    with pytest.raises((RuntimeError, IndexError)):
+        loss.Loss(logits, target.to(torch.int64)).total()
+
+
 @pytest.mark.parametrize("bp", [0, 1, 5])
 def test_a_batch_of_none_goes_through(bp):
     model = from_float(lenet5.build("lenet5"))
