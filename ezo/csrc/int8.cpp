@@ -17,6 +17,13 @@
 #include <immintrin.h>
 #endif
 
+// Registers only: left to itself, GCC keeps sums of more than eight positions on the stack.
+#if defined(__clang__)
+#define EZO_UNROLL _Pragma("unroll")
+#else
+#define EZO_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace ezo {
 namespace EZO_ISA {
 namespace {
@@ -206,11 +213,13 @@ void product(const typename E::Input* x, std::ptrdiff_t step, std::ptrdiff_t row
              int per_row, const typename E::Weight* weights, const std::int32_t* start,
              std::int32_t* out) {
   Lanes sums[n];
+  EZO_UNROLL
   for (int r = 0; r < n; ++r) sums[r] = load(start);
   for (int y = 0; y < kernel; ++y, x += row) {
     const typename E::Input* at = x;
     for (int g = 0; g < per_row; ++g, at += kGroup<E>, weights += kLanes * kGroup<E>) {
       const Lanes w = load(weights);
+      EZO_UNROLL
       for (int r = 0; r < n; ++r) {
         std::int32_t inputs;
         std::memcpy(&inputs, at + r * step, sizeof inputs);
@@ -218,6 +227,7 @@ void product(const typename E::Input* x, std::ptrdiff_t step, std::ptrdiff_t row
       }
     }
   }
+  EZO_UNROLL
   for (int r = 0; r < n; ++r) store(out + r * kLanes, sums[r]);
 }
 

@@ -84,9 +84,9 @@ def product(
         ValueError: x does not fit the weight, or a sum could overflow.
     """
     _check(x, weight, padding)
-    check_length(weight[0].numel())
-    out_type = torch.int32 if shift is None or over_points else torch.int8
     outputs = weight.shape[0]
+    check_length(weight.numel() // outputs)
+    out_type = torch.int32 if shift is None or over_points else torch.int8
     if weight.dim() == 4:
         x = _images(x)
         images, channels, height, width = x.shape
@@ -101,7 +101,7 @@ def product(
             images, width = x.shape[0], x.shape[1]
             out = torch.empty((images, outputs), dtype=out_type)
         else:
-            images, width = 1, x.numel() // max(channels, 1)
+            images, width = 1, x.numel() // channels
             out = torch.empty((*x.shape[:-1], outputs), dtype=out_type)
     largest = _kernels.int8_product(
         x.data_ptr(),
@@ -134,9 +134,9 @@ def _check(x: Tensor, weight: Tensor, padding: int) -> None:
         fits = x.shape[1] == weight.shape[1] and min(x.shape[2:]) + 2 * padding >= weight.shape[2]
     elif fits:
         fits = x.dim() > 1 and x.shape[-1] == weight.shape[1]
-    if not fits:
+    if not fits or x.numel() == 0:
         raise ValueError(
-            f"expected int8 input that fits weights of shape {tuple(weight.shape)}, "
+            f"expected int8 input, not empty, that fits weights of shape {tuple(weight.shape)}, "
             f"{'(N, C, H, W)' if images else '(..., I)'}, got {x.dtype} {tuple(x.shape)}"
         )
 

@@ -16,6 +16,8 @@ from ezo.int8.rounding import LARGEST
 from ezo.int8.tensor import Int8Tensor, quantize, rescale
 from ezo.models.pointnet import PointNet
 
+EVERY_PASS = frozenset({"keeping", "_kept", "_shift", "weight_gradient", "bias_gradient"})
+
 
 class Layer(nn.Module):
     """One layer. While ``keeping``, forward remembers what backward needs; backward forgets it."""
@@ -24,6 +26,12 @@ class Layer(nn.Module):
         super().__init__()
         self.keeping = False
         self._kept: Any = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in EVERY_PASS:  # nn.Module's search for parameters costs as much as a small layer
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _take(self) -> Any:
         """What forward kept, once."""
@@ -268,10 +276,11 @@ class Sequence(nn.Module):
         super().__init__()
         self.tiles = True
         self.layers: Any = nn.ModuleList(layers)
-        weighted = self.weighted()
-        if not weighted or weighted[-1] is not self.layers[-1]:
+        places = [i for i, layer in enumerate(self.layers) if isinstance(layer, Weighted)]
+        if not places or places[-1] != len(self.layers) - 1:
             raise ValueError("expected a model that ends in a linear layer, the logits")
-        weighted[-1].rounded = False
+        self._first_bp = [len(self.layers), *reversed(places)]  # by the number of BP layers
+        self.layers[-1].rounded = False
         self._stages = _stages(list(self.layers))
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
@@ -313,12 +322,10 @@ class Sequence(nn.Module):
             err = self.layers[i].backward(err, below=i > first)
 
     def _first(self, bp_layers: int) -> int:
-        weighted = self.weighted()
-        if not 0 <= bp_layers <= len(weighted):
-            raise ValueError(f"expected 0 to {len(weighted)} BP layers, got {bp_layers}")
-        if bp_layers == 0:
-            return len(self.layers)
-        return list(self.layers).index(weighted[-bp_layers])
+        if not 0 <= bp_layers < len(self._first_bp):
+            most = len(self._first_bp) - 1
+            raise ValueError(f"expected 0 to {most} BP layers, got {bp_layers}")
+        return self._first_bp[bp_layers]
 
 
 def _stages(layers: list[Any]) -> list[tuple[Any, ReLU | None, Any]]:
