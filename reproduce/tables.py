@@ -63,8 +63,8 @@ def summary(findings: list[Finding]) -> str:
 
 
 def accuracies(rows: list[Row]) -> Iterator[Accuracy]:
-    """Final test accuracy of every method, training and fine-tuning."""
-    for which in ("training", "fine-tuning"):
+    """Final test accuracy of every method: training, fine-tuning, and more queries a step."""
+    for which in ("training", "fine-tuning", "queries"):
         ends = final(rows, "test_accuracy", which)
         for group in groups(ends):
             for method in order(k.method for k in ends if k[:3] == group):

@@ -88,6 +88,7 @@ def everything():
                 method, seed, accuracy, data="mnist-rot30", first=70.0, start="another-run"
             )
             made += tuned
+        made += run_rows("elastic-2", seed, 98.0 + seed / 8, experiment="queries", queries=4)
     for eps in (1e-3, 4e-3):
         made += run_rows("full-zo", 0, 70 + 1000 * eps, eps=eps, experiment="sensitivity")
     peaks = {"inference": 1000, "full-zo": 1010, "elastic-1": 1020, "full-bp": 2000}

@@ -107,6 +107,18 @@ def test_stand_in_data_give_indications_for_the_papers_claims_and_verdicts_for_o
     assert found["ablation", "elastic-1"].verdict == "reproduced"
 
 
+def test_more_queries_are_compared_with_one_and_not_taken_for_it():
+    made = []
+    for seed in range(3):
+        made += run_rows("elastic-2", seed, 97.0 + seed)
+        made += run_rows("elastic-2", seed, 97.5 + seed, experiment="queries", queries=4)
+        made += run_rows("full-zo", seed, 90.0 + seed)
+    found = findings(made)
+    assert found["queries", "elastic-2"].value == pytest.approx(0.5)
+    assert found["queries", "elastic-2"].verdict == "reproduced"
+    assert found["gain", "elastic-2"].value == pytest.approx(7.0)
+
+
 def test_memory_claims_compare_peaks():
     peaks = {"inference": 1000, "full-zo": 1010, "elastic-1": 1020, "elastic-2": 1100}
     made = cell_rows("peak_tensor_bytes", peaks)

@@ -55,6 +55,13 @@ def test_the_paper_preset_fits_eight_hours_on_two_cores_with_integers_too():
     assert sum(map(cost.seconds, every)) / 2 < 8 * 3600
 
 
+def test_more_queries_cost_as_many_times_the_passes():
+    (one,) = presets.training("lenet5", "mnist", ("elastic-2",), seeds=[0], epochs=1)
+    (more,) = presets.more_queries("mnist", seeds=[0], epochs=1)
+    assert cost.seconds(more) == pytest.approx(more.hyper.queries * cost.seconds(one))
+    assert more.hyper.lr == pytest.approx(2 * one.hyper.lr) and more.hyper.queries == 4
+
+
 def test_the_quick_preset_fits_ten_minutes_on_two_cores():
     assert sum(map(cost.seconds, runs_of("quick"))) / 2 < 8 * 60
 

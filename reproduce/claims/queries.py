@@ -1,0 +1,49 @@
+"""Accuracy: what several perturbations a step add, at as many times the forward passes."""
+
+from ezo.rows import Row
+from reproduce.judge import PAPER_DATA, Claim, Finding, finding
+from reproduce.presets import QUERIES
+from reproduce.select import Group, Key, final, groups, seeds_of, value
+
+CLAIM = Claim(
+    id="queries",
+    text=f"{QUERIES} perturbations a step instead of one make elastic-2 more accurate, at "
+    f"{QUERIES} times the forward passes and the same memory",
+    printed="",
+    low=0.0,
+    high=float("inf"),
+    unit="points",
+    needs=f"final test_accuracy of elastic-2 with one and with {QUERIES} perturbations a step, at "
+    "least 3 seeds",
+    statistic="mean over seeds of the difference of two runs with the same seed, 95 % Student "
+    "interval",
+    tolerance="the interval: reproduced when all of it lies above 0, contradicted when all of it "
+    "lies below",
+    neutral=0.0,
+    source="our own",
+)
+
+
+def judge(rows: list[Row], full: bool) -> list[Finding]:
+    """Seed by seed."""
+    one, more = final(rows, "test_accuracy"), final(rows, "test_accuracy", "queries")
+    findings = []
+    for group in groups(more):
+        seeds = set(seeds_of(more, group, "elastic-2")) & set(seeds_of(one, group, "elastic-2"))
+        pairs = [_pair(more, one, group, seed) for seed in sorted(seeds)]
+        if pairs:
+            findings.append(
+                finding(
+                    CLAIM,
+                    f"elastic-2 with {QUERIES} queries minus with one, {group}",
+                    [value(a) - value(b) for a, b in pairs],
+                    full and group.data in PAPER_DATA,
+                    tuple(row.case for pair in pairs for row in pair),
+                )
+            )
+    return findings
+
+
+def _pair(more: dict[Key, Row], one: dict[Key, Row], group: Group, seed: int) -> tuple[Row, Row]:
+    at = Key(*group, "elastic-2", seed)
+    return more[at], one[at]
