@@ -13,15 +13,10 @@
 #include <cstring>
 #include <utility>
 
+#include "unroll.hpp"
+
 #if defined(__SSE2__)
 #include <immintrin.h>
-#endif
-
-// Registers only: left to itself, GCC keeps sums of more than eight positions on the stack.
-#if defined(__clang__)
-#define EZO_UNROLL _Pragma("unroll")
-#else
-#define EZO_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 namespace ezo {

@@ -17,6 +17,7 @@
 #endif
 
 #include "int8.hpp"
+#include "unroll.hpp"
 
 namespace ezo {
 namespace EZO_ISA {
@@ -75,50 +76,91 @@ inline Wide upper(Wide a) {
 
 inline Wide all(std::uint64_t word) { return Wide{} + word; }
 
-// Four words for each of the 64 counters of group `group`.
-inline void philox(std::uint32_t (&c)[4][kLanes], std::size_t group, Place at) {
-  alignas(64) std::uint64_t count[kWide];
-  for (int l = 0; l < kLanes; l += 2 * kWide) {
-    // Even lanes and odd lanes apart, two counters' worth of work to overlap.
-    Wide x[2][4];
-    for (int odd = 0; odd < 2; ++odd) {
-      for (int j = 0; j < kWide; ++j) {
-        count[j] = static_cast<std::uint32_t>(group * kLanes + l + 2 * j + odd);
-      }
-      std::memcpy(&x[odd][0], count, sizeof(Wide));
-      x[odd][1] = all(at.tensor);
-      x[odd][2] = all(at.step);
-      x[odd][3] = all(at.stream);
+// The lower halves of both, by turns.
+inline void store_by_turns(Wide even, Wide odd, std::uint32_t* to) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const Wide both = (Wide)_mm256_blend_epi32((__m256i)even, (__m256i)(odd << 32), 0xAA);
+#else
+  const Wide both = (even & all(0xFFFFFFFFu)) | (odd << 32);
+#endif
+  if constexpr (kLittleEndian) {
+    std::memcpy(to, &both, sizeof both);
+  } else {
+    std::uint64_t pairs[kWide];
+    std::memcpy(pairs, &both, sizeof both);
+    for (int j = 0; j < kWide; ++j) {
+      to[2 * j] = static_cast<std::uint32_t>(pairs[j]);
+      to[2 * j + 1] = static_cast<std::uint32_t>(pairs[j] >> 32);
     }
+  }
+}
+
+constexpr std::uint32_t kA = 0xD2511F53u, kB = 0xCD9E8D57u;  // Philox's multipliers
+
+// What all counters of a tensor share. Philox's first round meets it in three of four words, its
+// second in two, so that most of both is done once.
+struct Stream {
+  Wide first;         // second round: w[2] = upper(a) ^ first, where a is the first round's
+  Wide second, c, d;  // third round: w[0] = upper(b) ^ second, w[2] = a ^ c, w[3] = d
+  Wide key[10][2];
+
+  explicit Stream(Place at) {
     std::uint32_t k0 = static_cast<std::uint32_t>(at.seed);
     std::uint32_t k1 = static_cast<std::uint32_t>(at.seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-      for (int odd = 0; odd < 2; ++odd) {
-        Wide(&w)[4] = x[odd];
-        const Wide a = multiply(w[0], all(0xD2511F53u));
-        const Wide b = multiply(w[2], all(0xCD9E8D57u));
-        w[0] = upper(b) ^ w[1] ^ all(k0);
-        w[1] = b;
-        w[2] = upper(a) ^ w[3] ^ all(k1);
-        w[3] = a;
-      }
+    for (auto& round : key) {
+      round[0] = all(k0);
+      round[1] = all(k1);
       k0 += 0x9E3779B9u;
       k1 += 0xBB67AE85u;
     }
-    for (int w = 0; w < 4; ++w) {
-      const Wide packed = (x[0][w] & all(0xFFFFFFFFu)) | (x[1][w] << 32);
-      if constexpr (kLittleEndian) {
-        std::memcpy(&c[w][l], &packed, sizeof packed);
-      } else {
-        std::uint64_t pairs[kWide];
-        std::memcpy(pairs, &packed, sizeof packed);
-        for (int j = 0; j < kWide; ++j) {
-          c[w][l + 2 * j] = static_cast<std::uint32_t>(pairs[j]);
-          c[w][l + 2 * j + 1] = static_cast<std::uint32_t>(pairs[j] >> 32);
-        }
-      }
+    const Wide b = multiply(all(at.step), all(kB));
+    first = all(at.stream) ^ key[0][1];
+    second = b ^ key[1][0];
+    d = multiply(upper(b) ^ all(at.tensor) ^ key[0][0], all(kA));
+    c = upper(d) ^ key[1][1];
+  }
+};
+
+// Four words for each of kAtOnce registers of counters, from `first` on. Several at once: a round
+// waits for its multiplications, and the others' fill the wait.
+constexpr int kAtOnce = 4;
+inline void philox(std::uint32_t (&c)[4][kLanes], std::size_t first, int l, const Stream& stream) {
+  alignas(64) std::uint64_t count[kWide];
+  Wide x[kAtOnce][4];
+  EZO_UNROLL
+  for (int i = 0; i < kAtOnce; ++i) {  // even lanes and odd lanes apart
+    Wide(&w)[4] = x[i];
+    for (int j = 0; j < kWide; ++j) {
+      count[j] = static_cast<std::uint32_t>(first + l + (i / 2 * kWide + j) * 2 + i % 2);
+    }
+    std::memcpy(&w[0], count, sizeof(Wide));
+    const Wide a = multiply(w[0], all(kA));
+    w[1] = multiply(upper(a) ^ stream.first, all(kB));
+    w[0] = upper(w[1]) ^ stream.second;
+    w[2] = a ^ stream.c;
+    w[3] = stream.d;
+  }
+  for (int round = 2; round < 10; ++round) {
+    EZO_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      Wide(&w)[4] = x[i];
+      const Wide a = multiply(w[0], all(kA));
+      const Wide b = multiply(w[2], all(kB));
+      w[0] = upper(b) ^ (w[1] ^ stream.key[round][0]);
+      w[1] = b;
+      w[2] = upper(a) ^ (w[3] ^ stream.key[round][1]);
+      w[3] = a;
     }
   }
+  EZO_UNROLL
+  for (int i = 0; i < kAtOnce; i += 2) {
+    for (int w = 0; w < 4; ++w) store_by_turns(x[i][w], x[i + 1][w], &c[w][l + i * kWide]);
+  }
+}
+
+// Four words for each of the 64 counters of group `group`.
+inline void philox(std::uint32_t (&c)[4][kLanes], std::size_t group, const Stream& stream) {
+  for (int l = 0; l < kLanes; l += kAtOnce * kWide) philox(c, group * kLanes, l, stream);
 }
 
 // A uniform number in (0, 1), a multiple of 2^-24, from the upper 23 bits: exact.
@@ -141,11 +183,11 @@ inline float minus_two_log(float u) {
   return q * f + static_cast<float>(e) * -1.3862943649291992f;
 }
 
-// Two standard normal numbers from two words. The angle's lower 30 bits place it within
-// [-pi/4, pi/4), bit 30 mirrors it at the diagonal, bit 31 turns it by half a circle.
+// Two standard normal numbers from a radius and a word for the angle (Box and Muller). The lower 30
+// bits place the angle within [-pi/4, pi/4), bit 30 mirrors it at the diagonal, bit 31 turns it by
+// half a circle.
 // Minimax polynomials, absolute error 1e-6 (sine) and 1e-7 (cosine).
-inline void box_muller(std::uint32_t w_radius, std::uint32_t w_angle, float& first, float& second) {
-  const float r = std::sqrt(minus_two_log(unit(w_radius)));
+inline void turn(float r, std::uint32_t w_angle, float& first, float& second) {
   const float x = static_cast<float>(static_cast<std::int32_t>(w_angle << 2)) *
                   3.6572951981e-10f;  // (pi / 2) 2^-32
   const float y = x * x;
@@ -163,13 +205,17 @@ inline void box_muller(std::uint32_t w_radius, std::uint32_t w_angle, float& fir
 }
 
 template <Noise noise>
-inline void draw(float (&z)[kGroup], std::size_t group, Place at) {
+inline void draw(float (&z)[kGroup], std::size_t group, const Stream& stream) {
   alignas(64) std::uint32_t c[4][kLanes];
-  philox(c, group, at);
-  for (int l = 0; l < kLanes; ++l) {
-    if constexpr (noise == Noise::gaussian) {
-      box_muller(c[0][l], c[1][l], z[l], z[kLanes + l]);
-      box_muller(c[2][l], c[3][l], z[2 * kLanes + l], z[3 * kLanes + l]);
+  philox(c, group, stream);
+  if constexpr (noise == Noise::gaussian) {
+    for (int half = 0; half < 4; half += 2) {
+      alignas(64) float r[kLanes];  // three short loops: many lanes of each are under way at once
+      for (int l = 0; l < kLanes; ++l) r[l] = minus_two_log(unit(c[half][l]));
+      for (int l = 0; l < kLanes; ++l) r[l] = std::sqrt(r[l]);
+      for (int l = 0; l < kLanes; ++l) {
+        turn(r[l], c[half + 1][l], z[half * kLanes + l], z[(half + 1) * kLanes + l]);
+      }
     }
   }
   for (int w = 0; w < 4; ++w) {
@@ -187,8 +233,9 @@ inline void draw(float (&z)[kGroup], std::size_t group, Place at) {
 template <Noise noise, class Apply>
 inline void sweep(float* p, std::size_t begin, std::size_t end, Place at, Apply apply) {
   alignas(64) float z[kGroup];
+  const Stream stream(at);
   for (std::size_t start = begin; start < end; start += kGroup) {
-    draw<noise>(z, start / kGroup, at);
+    draw<noise>(z, start / kGroup, stream);
     float* q = p + start;
     if (end - start >= kGroup) {
       for (std::size_t i = 0; i < kGroup; ++i) q[i] = apply(q[i], z[i]);
@@ -235,8 +282,9 @@ void update(float* p, std::size_t begin, std::size_t end, Place at, Noise noise,
 
 void words(std::uint32_t* out, std::size_t first, std::size_t last, Place at) {
   alignas(64) std::uint32_t c[4][kLanes];
+  const Stream stream(at);
   for (std::size_t group = first; group < last; ++group, out += kGroup) {
-    philox(c, group, at);
+    philox(c, group, stream);
     std::memcpy(out, c, sizeof c);
   }
 }
@@ -256,8 +304,9 @@ inline void sparse_sweep(std::size_t begin, std::size_t end, Place at, Sparse ho
   alignas(64) std::uint16_t magnitude[kSparseGroup], u[kSparseGroup];
   const std::uint16_t threshold = static_cast<std::uint16_t>(how.threshold);
   const std::uint16_t multiplier = static_cast<std::uint16_t>(how.multiplier);
+  const Stream stream(at);
   for (std::size_t start = begin; start < end; start += kSparseGroup) {
-    philox(c, start / kSparseGroup, at);
+    philox(c, start / kSparseGroup, stream);
     const std::uint32_t* words = &c[0][0];
     for (std::size_t i = 0; i < kHalf; ++i) {
       u[i] = static_cast<std::uint16_t>(words[i] & 0xFFFF);
