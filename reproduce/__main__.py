@@ -83,12 +83,10 @@ def _report(out: Path) -> int:
     from reproduce import report  # drawing is slow to import, and every measuring process would
 
     want = asked(out)
-    preset = PRESETS[want.preset]
-    runs = preset.runs(want.experiments)
-    findings = report.write(out, want.preset, preset.about, preset.full, runs)
+    findings = report.write(out, want.preset, PRESETS[want.preset])
     for finding in findings:
-        value = "-" if finding.value is None else f"{finding.value:.3f}"
-        print(f"{finding.claim:<18} {finding.comparison:<60} {value:>10}  {finding.verdict}")
+        value = "-" if finding.value is None else f"{finding.bound} {finding.value:.3f}"
+        print(f"{finding.claim:<18} {finding.comparison:<60} {value:>16}  {finding.verdict}")
     print(f"report: {out / 'report.html'}")
     bad = [row for row in read_rows(out) if row.metric in ("failed", "diverged")]
     for row in bad:

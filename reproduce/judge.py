@@ -13,14 +13,17 @@ import reproduce.claims
 from ezo.rows import Row
 
 VERDICTS = {
-    "reproduced": "the interval supports the claim",
+    "reproduced": "the mean meets the claim, and the whole interval lies on the claim's side of no "
+    "effect (of the claim's bound, where there is no such point)",
     "exceeded": "the whole interval is better than the printed range",
-    "within noise": "what is claimed and its opposite both lie in the interval",
+    "within noise": "undecided: the interval holds values that meet the claim and values that do "
+    "not",
     "contradicted": "the whole interval is worse than what is claimed",
-    "underpowered": "too few seeds, or the effect has the printed size but an interval that holds "
-    "none at all",
-    "not run": "no rows",
-    "not reproducible as specified": "the claimed quantity does not exist for these rows",
+    "underpowered": "undecided: fewer than 3 samples, or the mean meets the claim but the interval "
+    "also holds no effect at all",
+    "not run": "no rows to judge from",
+    "not reproducible as specified": "the claimed quantity does not exist for these rows: a goal "
+    "that was never reached, a gap that is not there",
     "indication only": "from a reduced preset, or on data that stand in for the paper's",
 }
 LEAST_SEEDS = 3  # for a verdict
@@ -68,11 +71,13 @@ class Finding:
         claim: the claim's id.
         comparison: what was compared, on what.
         value, low, high: estimate and interval over seeds, in the claim's unit; None where there
-            is nothing to estimate from.
+            is nothing to estimate from; ``high`` is infinite where the samples have no upper end.
         seeds: number of samples: seeds, or rounds of a timing.
         verdict: one of `VERDICTS`.
-        cases: the rows' cases, for going back.
+        cases: the rows' cases, each once, for going back.
         note: what else a reader must know.
+        claimed: what the value was held against, as text.
+        bound: ``at least`` where the value is a lower bound; else empty.
     """
 
     claim: str
@@ -84,6 +89,8 @@ class Finding:
     verdict: str
     cases: tuple[str, ...] = ()
     note: str = ""
+    claimed: str = ""
+    bound: str = ""
 
 
 def claims() -> Iterator[ModuleType]:
@@ -133,6 +140,7 @@ def finding(
     ratio: bool = False,
     confidence: float = 0.95,
     note: str = "",
+    upper: Sequence[float] = (),
 ) -> Finding:
     """The verdict on samples of the claimed quantity, one a seed.
 
@@ -141,10 +149,25 @@ def finding(
         exact: the quantity does not vary over seeds, so that one sample is enough.
         ratio: take mean and interval of the logarithms.
         confidence: of the interval.
+        upper: for samples that are known only to lie between two ends: ``samples`` are the lower
+            ones and these the upper ones. One that is infinite makes the finding a bound.
     """
+    bound = "at least" if math.inf in upper else ""
 
     def found(mean: float | None, low: float | None, high: float | None, verdict: str) -> Finding:
-        return Finding(claim.id, comparison, mean, low, high, len(samples), verdict, cases, note)
+        return Finding(
+            claim.id,
+            comparison,
+            mean,
+            low,
+            high,
+            len(samples),
+            verdict,
+            tuple(dict.fromkeys(cases)),
+            note,
+            claimed(claim),
+            bound,
+        )
 
     if not samples:
         return found(None, None, None, "not run")
@@ -152,11 +175,8 @@ def finding(
         return found(None, None, None, "not reproducible as specified")
     if exact:
         mean, low, high = (samples[0],) * 3
-    elif ratio:
-        logs = interval([math.log(x) for x in samples], confidence)
-        mean, low, high = (math.exp(min(x, 700.0)) for x in logs)
     else:
-        mean, low, high = interval(samples, confidence)
+        mean, low, high = _spread(samples, upper or samples, ratio, confidence)
     if not full:
         verdict = "indication only"
     elif len(samples) < LEAST_SEEDS and not exact:
@@ -164,6 +184,39 @@ def finding(
     else:
         verdict = _verdict(claim, mean, low, high)
     return found(mean, low, high, verdict)
+
+
+def claimed(claim: Claim) -> str:
+    """What a value is held against, as text.
+
+    >>> claimed(Claim("c", "text", "", 5.2, 9.5, "points", "n", "s", "t"))
+    '5.2 to 9.5 points'
+    """
+    low, high = f"{claim.low:.3g}", f"{claim.high:.3g}"
+    if math.isinf(claim.low):
+        return f"at most {high} {claim.unit}"
+    if math.isinf(claim.high):
+        return f"{'above' if claim.neutral == claim.low else 'at least'} {low} {claim.unit}"
+    return f"{low} to {high} {claim.unit}"
+
+
+def _spread(
+    lower: Sequence[float], upper: Sequence[float], ratio: bool, confidence: float
+) -> tuple[float, float, float]:
+    """Mean of the lower ends; the interval from below their mean to above that of the upper ends.
+
+    It covers the mean of whatever lies between the ends at least as often as ``confidence`` says.
+    """
+    into, back = (math.log, _exp) if ratio else (float, float)
+    mean, low, _ = interval([into(x) for x in lower], confidence)
+    high = math.inf
+    if math.inf not in upper:
+        _, _, high = interval([into(x) for x in upper], confidence)
+    return back(mean), back(low), back(high)
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
 
 
 def _verdict(claim: Claim, mean: float, low: float, high: float) -> str:

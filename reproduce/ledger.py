@@ -7,8 +7,9 @@ import pandas as pd
 
 from reproduce.frame import last, sensitivity, trained
 
-SEARCHED = (
-    "searched with as many trials for every method, on held-out training examples, where "
+SEARCHED = "searched"
+SEARCHED_HOW = (
+    "with as many trials for every method, on held-out training examples, where "
     "ezo/methods/tuned.json has the model and data; else MNIST's values for its kin, and the "
     "method's default (reports/README.md: budget and rows of the search)"
 )

@@ -6,7 +6,8 @@ import io
 import json
 import math
 import pkgutil
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,12 +19,13 @@ from matplotlib import pyplot as plt
 
 import reproduce.figures
 from ezo.rows import Row
-from ezo.train import Run
-from reproduce import ledger, tables
+from reproduce import coverage, ledger, tables
 from reproduce.cost import clock
 from reproduce.folder import read_rows
 from reproduce.frame import frame
+from reproduce.glossary import TERMS
 from reproduce.judge import VERDICTS, Finding, claims, judge
+from reproduce.presets import Preset
 
 
 @dataclass(frozen=True)
@@ -36,56 +38,52 @@ class Picture:
     png: str  # base64
 
 
-def write(
-    out: Path,
-    preset: str,
-    about: str,
-    full: bool,
-    asked: dict[str, list[Run]] | None = None,
-) -> list[Finding]:
+def write(out: Path, name: str, preset: Preset) -> list[Finding]:
     """Make the report of the rows in ``out``, in ``out``.
 
     Args:
         out: folder with rows; figures and report are written beside them.
-        preset: name of the preset. about: what it runs.
-        full: verdicts, not indications.
-        asked: the preset's runs by the kind of their experiment; the report says which of them
-            have no rows.
+        name: of the preset that the rows come from.
+        preset: the report says how much of it the rows cover.
 
     Returns:
         What the rows show of every claim.
     """
     rows = read_rows(out)
-    findings = judge(rows, full)
-    texts = {module.CLAIM.id: module.CLAIM for module in claims()}
+    findings = judge(rows, preset.full)
+    judged = tables.judged((module.CLAIM for module in claims()), findings)
     _write_claims(out / "claims.json", findings)
     table = frame(rows)
     pictures = list(_pictures(table, out / "figures"))
     drawn = {picture.name for picture in pictures}
     accuracy = list(tables.accuracies(rows))
-    tables.latex(out / "tables", [(texts[f.claim], f) for f in findings], accuracy)
+    tables.latex(out / "tables", judged, accuracy)
     content = {
-        "preset": preset,
-        "about": about,
-        "full": full,
-        "claims": [
-            (claim, tables.summary(mine), [(f, tables.estimate(claim, f)) for f in mine])
-            for claim in texts.values()
-            if (mine := [f for f in findings if f.claim == claim.id])
-        ],
+        "preset": name,
+        "about": preset.about,
+        "full": preset.full,
+        **_coverage(rows, preset),
+        "terms": TERMS,
+        "claims": judged,
         "verdicts": VERDICTS,
         "accuracy": accuracy,
         "pictures": pictures,
-        "missing": [m.TITLE for m in figures() if m.__name__.rsplit(".", 1)[1] not in drawn],
+        "undrawn": [m.TITLE for m in figures() if m.__name__.rsplit(".", 1)[1] not in drawn],
         "ledger": list(ledger.entries(table)),
+        "searched": ledger.SEARCHED_HOW,
         "hyper_names": tables.HYPERS,
         "hypers": list(tables.hypers(rows)),
-        "not_run": tables.not_run(rows, asked or {}),
         "failures": [r for r in rows if r.metric in ("failed", "diverged")],
-        "runs": tables.run_lines(rows),
+        "runs": (runs := tables.run_lines(rows)),
+        "numbers": _numbers(runs),
         "machine": _machine(rows),
         "row_count": len(rows),
     }
+    _render(out, content)
+    return findings
+
+
+def _render(out: Path, content: dict[str, Any]) -> None:
     environment = Environment(
         loader=PackageLoader("reproduce"),
         undefined=StrictUndefined,
@@ -93,10 +91,44 @@ def write(
         lstrip_blocks=True,
         autoescape=lambda name: name is not None and "html" in name,
     )
+    environment.filters["cell"] = markdown_cell
     for name in ("report.html", "REPORT.md"):
         text = environment.get_template(f"{name}.j2").render(content)
         (out / name).write_text(text + "\n", encoding="utf-8")
-    return findings
+
+
+def markdown_cell(text: object) -> str:
+    """Text as it stays one cell of a Markdown table, and text.
+
+    >>> print(markdown_cell("bound on |g|, in int8*"))
+    bound on \\|g\\|, in int8\\*
+    """
+    return re.sub(r"([|<*])", r"\\\1", " ".join(str(text).split()))
+
+
+def _coverage(rows: list[Row], preset: Preset) -> dict[str, Any]:
+    """What the rows cover, and what they do not."""
+    parts = coverage.parts(rows, preset.experiments)
+    measured = coverage.measured(rows, preset.cells)
+    return {
+        "trained": [part for part in parts if part.finished or part.ended],
+        "measured": [part for part in measured if part.cases],
+        "untrained": [
+            f"{part.name} (none of {part.wanted} runs)"
+            for part in parts
+            if not part.finished + part.ended
+        ],
+        "unmeasured": [part for part in measured if not part.cases],
+        "missing": [(part.name, part.missing) for part in parts if part.missing]
+        + [(part.name, part.missing) for part in measured if part.missing],
+        "beyond": coverage.beyond(rows, preset.experiments),
+    }
+
+
+def _numbers(runs: list[tables.RunLine]) -> Callable[[Iterable[str]], str]:
+    """Makes of cases the text of their numbers in the table of cases."""
+    number = {run.case: run.number for run in runs}
+    return lambda cases: tables.spans(tables.ranges(number[case] for case in cases))
 
 
 def figures() -> Iterator[ModuleType]:
@@ -121,7 +153,8 @@ def _write_claims(path: Path, findings: list[Finding]) -> None:
     for found in findings:
         claim = asdict(texts[found.claim])
         bounds = {"printed_low": claim.pop("low"), "printed_high": claim.pop("high")}
-        judged.append(plain({**claim, **bounds, **asdict(found)}))
+        text = tables.estimate(texts[found.claim], found)
+        judged.append(plain({**claim, **bounds, **asdict(found), "found": text}))
     path.write_text(json.dumps(judged, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

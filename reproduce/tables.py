@@ -1,21 +1,22 @@
 """The report's tables, from rows alone, and the same for LaTeX."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ezo.rows import Row
-from ezo.train import Run
 from reproduce.figures._style import order
 from reproduce.judge import Claim, Finding, interval
-from reproduce.select import Group, experiment, final, groups, key, value
+from reproduce.select import final, groups, value
 
 HYPERS = (
     *("epochs", "batch_size", "lr", "eps", "clip", "bp_lr", "momentum", "schedule"),
     *("rate", "r_max", "p_zero", "magnitude", "mu", "mu_drop"),
 )
+PLAIN = ("reproduced", "exceeded", "indication only")  # verdicts whose comparisons are only counted
 
 
 class Accuracy(NamedTuple):
@@ -34,32 +35,78 @@ class Accuracy(NamedTuple):
 class RunLine(NamedTuple):
     """Where a case's rows lie, and how it ended."""
 
+    number: int  # from 1, in the order of the rows
     case: str
-    first: int  # line of rows.jsonl, from 1
-    last: int
+    ranges: list[tuple[int, int]]  # first and last line of rows.jsonl, from 1
     end: str
-    commit: str
+    commits: str
+
+    @property
+    def lines(self) -> str:
+        """The ranges as text."""
+        return spans(self.ranges)
+
+
+class Line(NamedTuple):
+    """A finding as it stands in the report."""
+
+    anchor: str  # what a link to it names
+    finding: Finding
+    estimate: str
+
+
+class Count(NamedTuple):
+    """How many comparisons of a claim have a verdict, and which of them to name."""
+
+    verdict: str
+    number: int
+    named: list[Line]
+
+
+class Judged(NamedTuple):
+    """A claim with what the rows show of it; no lines where it was not run."""
+
+    claim: Claim
+    counts: list[Count]
+    lines: list[Line]
 
 
 def estimate(claim: Claim, finding: Finding) -> str:
-    """The estimate and its interval as text, without a unit; signed where it may be below 0."""
+    """The estimate, its unit and its interval as text; signed where it may be below 0."""
     if finding.value is None or finding.low is None or finding.high is None:
         return "-"
     sign = "" if claim.unit in ("x", "operations") else "+"
-    value, low, high = (f"{x:{sign}.4g}" for x in (finding.value, finding.low, finding.high))
+    value, low, high = (
+        f"{x:{sign if x else ''}.4g}" for x in (finding.value, finding.low, finding.high)
+    )
+    head = f"{finding.bound} {value} {claim.unit}".lstrip()
     if finding.seeds == 1:
-        return f"{value} (exact)" if low == high else f"{value} (one sample, no interval)"
-    return f"{value} [{low}, {high}]"
+        return f"{head} (exact)" if low == high else f"{head} (one sample, no interval)"
+    return f"{head} [{low} or more]" if finding.high == math.inf else f"{head} [{low}, {high}]"
 
 
-def summary(findings: list[Finding]) -> str:
-    """All verdicts on one claim: how many of each."""
-    count: dict[str, int] = {}
-    for finding in findings:
-        count[finding.verdict] = count.get(finding.verdict, 0) + 1
-    if len(count) == 1:
-        return next(iter(count))
-    return ", ".join(f"{verdict}: {n}" for verdict, n in sorted(count.items(), key=lambda x: -x[1]))
+def judged(claims: Iterable[Claim], findings: list[Finding]) -> list[Judged]:
+    """Every claim with its verdicts counted, and a line for each comparison."""
+    found = []
+    for claim in claims:
+        mine = [f for f in findings if f.claim == claim.id and f.verdict != "not run"]
+        lines = [
+            Line(f"finding-{claim.id}-{n}", finding, estimate(claim, finding))
+            for n, finding in enumerate(mine, start=1)
+        ]
+        found.append(Judged(claim, _counts(lines), lines))
+    return found
+
+
+def _counts(lines: list[Line]) -> list[Count]:
+    """The verdicts, the most frequent first; comparisons are named where the claim is not met."""
+    by_verdict: dict[str, list[Line]] = {}
+    for line in lines:
+        by_verdict.setdefault(line.finding.verdict, []).append(line)
+    return [
+        Count(verdict, len(mine), [] if verdict in PLAIN else mine)
+        for verdict, mine in sorted(by_verdict.items(), key=lambda item: -len(item[1]))
+    ]
 
 
 def accuracies(rows: list[Row]) -> Iterator[Accuracy]:
@@ -91,46 +138,69 @@ def hypers(rows: list[Row]) -> Iterator[tuple[str, str, str, str, dict[str, Any]
                 yield *run[:4], {name: row.config.get(name, "-") for name in HYPERS}
 
 
-def not_run(rows: list[Row], asked: dict[str, list[Run]]) -> list[str]:
-    """What was asked for and has no rows, a text for each group.
-
-    Args:
-        rows: all there are.
-        asked: runs by the kind of their experiment (`reproduce.presets.Preset.runs`).
-    """
-    there = {(experiment(row), *key(row)) for row in rows if row.seed is not None}
-    missing: dict[tuple[str, str], list[str]] = {}
-    for kind, runs in asked.items():
-        for run in runs:
-            group = Group(run.model, run.data, run.precision)
-            if (kind, *group, run.method, run.seed) not in there:
-                missing.setdefault((kind, str(group)), []).append(f"{run.method} seed {run.seed}")
-    return [f"{kind}, {group}: {', '.join(found)}" for (kind, group), found in missing.items()]
-
-
 def run_lines(rows: list[Row]) -> list[RunLine]:
     """Every case, in the order of the rows."""
-    found: dict[str, RunLine] = {}
+    places: dict[str, list[int]] = {}
     for n, row in enumerate(rows, start=1):
-        first = found[row.case].first if row.case in found else n
-        found[row.case] = RunLine(row.case, first, n, row.metric, row.commit[:10])
-    return list(found.values())
+        places.setdefault(row.case, []).append(n)
+    return [
+        RunLine(
+            number,
+            case,
+            ranges(lines),
+            _end(rows[lines[-1] - 1]),
+            ", ".join(dict.fromkeys(rows[n - 1].commit[:10] for n in lines)),
+        )
+        for number, (case, lines) in enumerate(places.items(), start=1)
+    ]
 
 
-def latex(folder: Path, findings: list[tuple[Claim, Finding]], accuracy: list[Accuracy]) -> None:
-    """Write ``claims.tex`` and ``accuracy.tex``, tables for booktabs."""
+def _end(row: Row) -> str:
+    """How a case with this last row ended."""
+    if row.metric in ("finished", "diverged", "failed"):
+        return row.metric
+    return "measured" if row.seed is None else "stopped"
+
+
+def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Runs of successive numbers: first and last of each.
+
+    >>> ranges([4, 1, 2, 3, 7])
+    [(1, 4), (7, 7)]
+    """
+    found: list[tuple[int, int]] = []
+    for n in sorted(set(numbers)):
+        if found and n == found[-1][1] + 1:
+            found[-1] = (found[-1][0], n)
+        else:
+            found.append((n, n))
+    return found
+
+
+def spans(found: list[tuple[int, int]]) -> str:
+    """Ranges as text.
+
+    >>> spans([(1, 4), (7, 7)])
+    '1 to 4, 7'
+    """
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in found)
+
+
+def latex(folder: Path, claims: list[Judged], accuracy: list[Accuracy]) -> None:
+    """Write ``claims.tex``, without what was not run, and ``accuracy.tex``; both for booktabs."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = {
         "claims": pd.DataFrame(
             {
-                "Claim": claim.id,
-                "Printed": claim.printed or "(ours)",
-                "Compared": found.comparison,
-                "Found": f"{estimate(claim, found)} {claim.unit}",
-                "Seeds": found.seeds,
-                "Verdict": found.verdict,
+                "Claim": each.claim.id,
+                "Printed": each.claim.printed or "(ours)",
+                "Compared": line.finding.comparison,
+                "Found": line.estimate,
+                "Samples": line.finding.seeds,
+                "Verdict": line.finding.verdict,
             }
-            for claim, found in findings
+            for each in claims
+            for line in each.lines
         ),
         "accuracy": pd.DataFrame(
             {
@@ -145,6 +215,7 @@ def latex(folder: Path, findings: list[tuple[Claim, Finding]], accuracy: list[Ac
         ),
     }
     for name, table in tables.items():
+        (folder / f"{name}.tex").unlink(missing_ok=True)  # of rows that are there no more
         if not table.empty:
             text = table.style.format(escape="latex").hide(axis="index").to_latex(hrules=True)
             (folder / f"{name}.tex").write_text(text, encoding="utf-8")

@@ -70,6 +70,32 @@ def test_the_margin_of_equivalence_is_what_another_seed_does():
     assert seed_margin([80.0, 81.0, 82.0]) == pytest.approx(1.96 * math.sqrt(2))
 
 
+def test_samples_that_are_known_between_two_ends_widen_the_interval_by_both():
+    plain = finding(ABOVE_ZERO, "a over b", [2.0, 4.0, 8.0], True, (), ratio=True)
+    wide = finding(
+        ABOVE_ZERO, "a over b", [2.0, 4.0, 8.0], True, (), ratio=True, upper=[4.0, 8.0, 16.0]
+    )
+    assert (wide.value, wide.low, wide.bound) == (plain.value, plain.low, "")
+    assert wide.high == pytest.approx(2 * plain.high)
+
+
+def test_a_sample_without_an_upper_end_makes_a_bound():
+    upper = [math.inf, 30.0, 30.0]
+    found = finding(ABOVE_ZERO, "a over b", [20.0] * 3, True, (), ratio=True, upper=upper)
+    assert found.bound == "at least" and found.high == math.inf
+    assert found.value == pytest.approx(20.0) and found.low == pytest.approx(20.0)
+    assert found.verdict == "reproduced"
+    assert finding(PRINTED, "a", [4.0] * 3, True, (), upper=upper).verdict == "within noise"
+
+
+def test_a_finding_says_what_it_was_held_against_and_names_each_case_once():
+    found = finding(PRINTED, "a", [7.0] * 3, True, ("x", "y", "x"))
+    assert (found.claimed, found.cases) == ("5 to 10 points", ("x", "y"))
+    assert judge.claimed(ABOVE_ZERO) == "above 0 points"
+    assert judge.claimed(replace(ABOVE_ZERO, neutral=None)) == "at least 0 points"
+    assert judge.claimed(AT_MOST) == "at most 1.7 points"
+
+
 def findings(rows, full=True):
     return {(f.claim, f.comparison.split(",")[0].split()[0]): f for f in judge.judge(rows, full)}
 
@@ -179,8 +205,18 @@ def test_convergence_counts_passes_until_full_zos_last_accuracy():
     made += [row for seed in range(3) for row in run_rows("elastic-1", seed, 90.0)]
     made += [row for seed in range(3) for row in run_rows("elastic-2", seed, 30.0)]
     found = findings(made)
-    assert found["convergence", "elastic-1"].value == pytest.approx(2.0)  # after half of the run
+    half = found["convergence", "elastic-1"]  # there by the first evaluation, half of the run
+    assert half.value == pytest.approx(2.0) and (half.bound, half.high) == ("at least", math.inf)
+    assert "3 of 3 seeds" in half.note
     assert found["convergence", "elastic-2"].verdict == "not reproducible as specified"
+
+
+def test_convergence_lies_between_the_evaluation_at_the_goal_and_the_one_before():
+    made = [row for seed in range(3) for row in run_rows("full-zo", seed, 60.0)]
+    made += [row for seed in range(3) for row in run_rows("elastic-1", seed, 90.0)]
+    found = findings(made)["convergence", "elastic-1"]
+    assert (found.value, found.low, found.bound) == (pytest.approx(1.0), pytest.approx(1.0), "")
+    assert found.high == pytest.approx(2.0)
 
 
 def test_there_is_no_gap_to_close_where_bp_is_not_better():

@@ -9,11 +9,18 @@ from html.parser import HTMLParser
 import pytest
 from made_rows import cell_rows, everything, run_rows
 
-from ezo import rows
+from ezo import livebytes, rows
+from ezo.methods import Hyper
+from ezo.rows import Row
 from ezo.train import Run
-from reproduce import judge, ledger, report, tables
+from reproduce import coverage, glossary, judge, ledger, report, tables
+from reproduce.figures._style import ORDER
 from reproduce.figures.accuracy_over_memory import front
+from reproduce.figures.memory_by_kind import KINDS
 from reproduce.frame import frame, sensitivity
+from reproduce.presets import PRESETS, Cells, Experiment, Preset, precisions
+
+PAPER = Preset("About <this> preset.", {}, full=True)
 
 
 def test_every_figure_draws_from_rows_with_a_unit_on_each_axis_and_gives_none_without():
@@ -59,8 +66,14 @@ def reported(tmp_path_factory):
     made = everything()
     made += run_rows("full-bp", 5, float("nan"), end="diverged")
     rows.write(out / "rows.jsonl", made)
-    report.write(out, "paper", "About <this> preset.", full=True)
+    report.write(out, "paper", PAPER)
     return out
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without figures, which take the most time."""
+    monkeypatch.setattr(report, "figures", lambda: iter(()))
 
 
 @pytest.fixture
@@ -69,7 +82,7 @@ def small(tmp_path):
     made = run_rows("full-zo", 0, 80.0)
     made += cell_rows("peak_tensor_bytes", {"inference": 1000, "full-zo": 1010})
     rows.write(tmp_path / "rows.jsonl", made)
-    report.write(tmp_path, "paper", "About.", full=True)
+    report.write(tmp_path, "paper", PAPER)
     return tmp_path
 
 
@@ -109,8 +122,111 @@ def test_every_number_s_link_leads_to_its_rows(reported):
     assert links.targets <= set(links.ids) and len(links.ids) == len(set(links.ids))
     made = rows.read(reported / "rows.jsonl")
     for line in tables.run_lines(made):
-        assert {row.case for row in made[line.first - 1 : line.last]} == {line.case}
+        of_case = [row for a, b in line.ranges for row in made[a - 1 : b]]
+        assert of_case == [row for row in made if row.case == line.case]
         assert line.case in links.targets | set(links.ids)
+
+
+def test_rows_of_a_case_are_found_also_where_they_lie_apart():
+    here, there = run_rows("full-zo", 0, 80.0), run_rows("full-zo", 1, 80.0)
+    here = [replace(row, commit="a" * 40) for row in here]
+    parted = [*here[:3], *there, *(replace(row, commit="b" * 40) for row in here[3:])]
+    first, second = tables.run_lines(parted)
+    assert (first.number, first.lines, first.end) == (1, "1 to 3, 15 to 22", "finished")
+    assert first.commits == "aaaaaaaaaa, bbbbbbbbbb"
+    assert (second.number, second.lines) == (2, "4 to 14")
+
+
+def test_each_number_in_markdown_names_the_numbers_of_its_cases(reported):
+    text = (reported / "REPORT.md").read_text()
+    gain = next(f for f in json.loads((reported / "claims.json").read_text()) if f["id"] == "gain")
+    line = next(x for x in text.splitlines() if x.startswith(f"| {gain['comparison']} |"))
+    told = [part.split(" to ") for part in line.split("|")[-2].strip().split(", ")]
+    numbers = {n for ends in told for n in range(int(ends[0]), int(ends[-1]) + 1)}
+    named = {x.split(" | ")[1] for n in numbers for x in text.splitlines() if _starts(x, n)}
+    assert named == set(gain["cases"])
+
+
+def _starts(line, number):
+    return re.match(rf"\| {number} \| lenet5", line)
+
+
+class Shape(HTMLParser):
+    """Checks that every element is closed where it may be, and what it lies in."""
+
+    VOID = {"meta", "br", "img"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.wide = [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag in ("table", "img"):
+            self.wide.append(any("scroll" in classes for _, classes in self.open))
+        if tag not in self.VOID:
+            self.open.append((tag, dict(attributes).get("class", "")))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag, self.getpos()
+
+
+def test_the_html_is_well_formed_and_what_is_wide_scrolls_in_its_own_box(reported, small):
+    for folder in (reported, small):
+        shape = Shape()
+        shape.feed((folder / "report.html").read_text())
+        assert not shape.open and shape.wide and all(shape.wide)
+        assert 'name="viewport"' in (folder / "report.html").read_text()
+
+
+def test_the_tables_of_markdown_have_as_many_cells_in_every_line(reported):
+    lines = (reported / "REPORT.md").read_text().splitlines()
+    cells = [len(re.split(r"(?<!\\)\|", x.strip())) if x.startswith("|") else 0 for x in lines]
+    assert max(cells) > 10
+    for above, below in zip(cells, cells[1:], strict=False):
+        assert not above or not below or above == below
+
+
+def test_the_summary_leads_to_the_comparison_that_does_not_meet_the_claim(tmp_path, undrawn):
+    made = []
+    for seed in range(3):
+        for method, accuracy in (("full-zo", 80.0), ("elastic-1", 81.0), ("elastic-2", 87.0)):
+            made += run_rows(method, seed, accuracy + seed / 10)
+    rows.write(tmp_path / "rows.jsonl", made)
+    report.write(tmp_path, "paper", PAPER)
+    text = (tmp_path / "REPORT.md").read_text()
+    assert "contradicted: 1 ([elastic-1 minus full-zo, lenet5 on mnist, fp32](#gain))" in text
+    html = (tmp_path / "report.html").read_text()
+    name = r"elastic-1 minus full-zo, lenet5 on mnist, fp32"
+    target = re.search(rf'<a href="#(finding-gain-\d)">{name}</a>', html)
+    assert re.search(rf'<tr id="{target[1]}"><td[^>]*>{name}</td>', html)
+
+
+def test_a_claim_without_rows_is_one_sentence_and_no_line_of_a_table(small):
+    needs = next(m.CLAIM.needs for m in judge.claims() if m.CLAIM.id == "fine-tune-recovery")
+    for name in ("REPORT.md", "report.html"):
+        assert f"Not run: it needs {needs}." in (small / name).read_text()
+    assert "| not run |" in (text := (small / "REPORT.md").read_text())
+    assert "| - | - |" not in text.partition("## Final test accuracy")[0]
+    assert "not run" not in (small / "tables" / "claims.tex").read_text()
+
+
+def test_a_bound_reads_as_one_everywhere(tmp_path, undrawn):
+    made = [row for seed in range(3) for row in run_rows("full-zo", seed, 40.0)]
+    made += [row for seed in range(3) for row in run_rows("elastic-2", seed, 90.0)]
+    rows.write(tmp_path / "rows.jsonl", made)
+    report.write(tmp_path, "paper", PAPER)
+    for name in ("REPORT.md", "report.html", "claims.json", "tables/claims.tex"):
+        assert "at least 2 x [2 or more]" in (tmp_path / name).read_text(), name
+
+
+def test_the_glossary_has_every_method_and_precision_of_a_report():
+    words = " ".join(glossary.TERMS)
+    for name in (*ORDER, *precisions()):
+        assert re.sub(r"(elastic|tail-only)-\d", r"\1-k", name) in words
+
+
+def test_the_kinds_of_memory_that_are_drawn_are_all_there_are():
+    assert set(KINDS) == {f"bytes_{kind}" for kind in livebytes.KINDS}
 
 
 def test_redrawing_from_rows_gives_the_same_files_also_from_compressed_ones(small):
@@ -119,14 +235,14 @@ def test_redrawing_from_rows_gives_the_same_files_also_from_compressed_ones(smal
     plain = small / "rows.jsonl"
     (small / "rows.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
     plain.unlink()
-    report.write(small, "paper", "About.", full=True)
+    report.write(small, "paper", PAPER)
     assert [(small / name).read_bytes() for name in names] == before
 
 
 def test_a_figure_that_has_no_rows_any_more_is_left_out_and_the_report_says_so(small):
     assert (small / "figures" / "memory.png").exists()
     rows.write(small / "rows.jsonl", run_rows("full-zo", 0, 80.0))
-    report.write(small, "paper", "", full=True)
+    report.write(small, "paper", PAPER)
     assert not list((small / "figures").glob("memory.*"))
     assert "left out: " in (text := (small / "REPORT.md").read_text())
     assert "Peak memory of a training step;" in text
@@ -136,21 +252,81 @@ def test_the_report_names_what_was_asked_for_and_not_run():
     made = run_rows("full-zo", 0, 80.0)
     done, other = (Run("lenet5", "mnist", "full-zo", seed=seed) for seed in (0, 1))
     tuned = replace(done, data="mnist-rot30")
-    found = tables.not_run(made, {"training": [done, other], "fine-tuning": [tuned]})
-    assert found == [
-        "training, lenet5 on mnist, fp32: full-zo seed 1",
-        "fine-tuning, lenet5 on mnist-rot30, fp32: full-zo seed 0",
+    experiments = {
+        "mnist": Experiment("training", lambda: [done, other]),
+        "turned": Experiment("fine-tuning", lambda: [tuned]),
+    }
+    mnist, turned = coverage.parts(made, experiments)
+    assert str(mnist) == "mnist (1 of 2 runs finished)"
+    assert mnist.missing == ["lenet5 on mnist (fp32): full-zo with seed 1"]
+    assert turned.missing == ["lenet5 on mnist-rot30 (fp32): full-zo with seed 0"]
+    assert coverage.beyond(made, experiments) == []
+    assert coverage.beyond(made + run_rows("full-bp", 0, 98.0), experiments) == [
+        run_rows("full-bp", 0, 98.0)[0].case
     ]
+
+
+def test_what_has_no_rows_is_named_once_and_not_once_a_run():
+    hyper = [Hyper(eps=eps) for eps in (0.1, 0.2, 0.3)]
+    runs = [Run("lenet5", "mnist", "full-zo", hyper=h) for h in hyper]
+    runs += [Run("lenet5", "mnist", "elastic-2", precision) for precision in ("fp32", "int8")]
+    tried = {"sensitivity": Experiment("sensitivity", lambda: runs)}
+    ended = [Row(runs[1].case, "diverged", None, "", "lenet5", "mnist", "full-zo", seed=0)]
+    (part,) = coverage.parts(
+        [replace(row, config={"experiment": "sensitivity"}) for row in ended], tried
+    )
+    assert str(part) == "sensitivity (0 of 5 runs finished, 1 diverged, failed or stopped)"
+    assert part.missing == [
+        "lenet5 on mnist (fp32): full-zo with seed 0 (2 runs); elastic-2 with seed 0",
+        "lenet5 on mnist (int8): elastic-2 with seed 0",
+    ]
+
+
+def test_coverage_says_which_methods_of_a_measurement_have_no_rows():
+    made = cell_rows("peak_tensor_bytes", {"full-zo": 1, "full-bp": None})
+    made += cell_rows("float_operations", {"full-zo": 0}, precision="int8")
+    cells = [
+        Cells("memory", "lenet5", ("full-zo", "full-bp"), integers=True),
+        Cells("float_operations", "lenet5"),
+        Cells("time", "lenet5", ("full-zo",)),
+    ]
+    memory, operations, time = coverage.measured(made, cells)
+    assert str(memory) == "peak memory, lenet5 (1 case)"
+    assert memory.missing == ["fp32: full-bp", "int8: full-zo, full-bp"]
+    assert (operations.cases, operations.missing) == (1, [])
+    assert (time.cases, time.missing) == (0, ["fp32: full-zo"])
+
+
+def test_coverage_knows_every_benchmark_of_the_presets():
+    used = {cell.benchmark for preset in PRESETS.values() for cell in preset.cells}
+    assert used <= set(coverage.BENCHMARKS)
+
+
+def test_the_report_opens_with_what_its_rows_cover(tmp_path, undrawn):
+    rows.write(tmp_path / "rows.jsonl", run_rows("full-zo", 0, 80.0))
+    run = Run("lenet5", "mnist", "full-zo")
+    experiments = {
+        "mnist": Experiment("training", lambda: [run, replace(run, seed=1)]),
+        "clothes": Experiment("training", lambda: [replace(run, data="fashion-mnist")]),
+    }
+    report.write(tmp_path, "paper", Preset("About.", experiments, full=True))
+    for name in ("REPORT.md", "report.html"):
+        header = re.split(r"## Verdicts|<h2", (tmp_path / name).read_text())[0]
+        told = re.sub(r"<[^>]+>|\*\*", "", header)
+        assert "What the rows cover. Experiments: mnist (1 of 2 runs finished)." in told
+        assert "What has no rows. Experiments: clothes (none of 1 runs)." in told
 
 
 def test_an_estimate_has_its_interval_or_says_why_it_has_none():
     claim = replace(next(judge.claims()).CLAIM, unit="points")
     exact = judge.finding(claim, "", [1.0], True, (), exact=True)
     one, many = (judge.finding(claim, "", samples, True, ()) for samples in ([1.0], [1.0, 1.0]))
-    assert tables.estimate(claim, exact) == "+1 (exact)"
-    assert tables.estimate(claim, one) == "+1 (one sample, no interval)"
-    assert tables.estimate(claim, many) == "+1 [+1, +1]"
-    assert tables.estimate(replace(claim, unit="x"), many) == "1 [1, 1]"
+    assert tables.estimate(claim, exact) == "+1 points (exact)"
+    assert tables.estimate(claim, one) == "+1 points (one sample, no interval)"
+    assert tables.estimate(claim, many) == "+1 points [+1, +1]"
+    assert tables.estimate(replace(claim, unit="x"), many) == "1 x [1, 1]"
+    none = judge.finding(claim, "", [0.0], True, (), exact=True)
+    assert tables.estimate(claim, none) == "0 points (exact)"
     assert tables.estimate(claim, judge.finding(claim, "", [], True, ())) == "-"
 
 
@@ -171,13 +347,13 @@ def test_the_ledger_names_every_hyperparameter_with_its_effect_where_it_was_trie
 
 def test_a_report_without_rows_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match=r"expected rows.jsonl or rows.jsonl.gz"):
-        report.write(tmp_path, "paper", "", full=True)
+        report.write(tmp_path, "paper", PAPER)
     (tmp_path / "rows.jsonl").touch()
     with pytest.raises(ValueError, match="expected rows, got none"):
-        report.write(tmp_path, "paper", "", full=True)
+        report.write(tmp_path, "paper", PAPER)
 
 
 def test_measurements_alone_make_a_report(tmp_path):
     rows.write(tmp_path / "rows.jsonl", cell_rows("peak_tensor_bytes", {"full-zo": 1010}))
-    found = report.write(tmp_path, "paper", "", full=True)
+    found = report.write(tmp_path, "paper", PAPER)
     assert {f.verdict for f in found} == {"not run"}

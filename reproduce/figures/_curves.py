@@ -7,6 +7,10 @@ from reproduce.figures._style import COLOURS, LINES, MARKERS, order, panels
 from reproduce.frame import groups, trained
 from reproduce.judge import interval
 
+PASSES = (
+    "A step with ZO layers is two forward passes, a step of full-bp or tail-only-k one. From the "
+    "end of the first epoch on. "
+)
 CAPTION = "Mean over seeds; the band is its 95 % Student interval (none for a single seed)."
 
 

@@ -9,7 +9,8 @@ from reproduce.frame import GROUP, last, trained
 TITLE = "Accuracy against peak memory"
 CAPTION = (
     "Final test accuracy, mean over seeds with its 95 % Student interval, against the method's "
-    "peak tensor bytes. The line is the Pareto front: none has both less memory and more accuracy."
+    "peak tensor bytes. The line is the Pareto front: nothing shown has both less memory and "
+    "more accuracy than what lies on it. Methods whose memory was not measured are left out."
 )
 
 

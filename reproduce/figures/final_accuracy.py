@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from reproduce.figures._style import COLOURS, MARKERS, order, panels, whiskers
 from reproduce.frame import groups, last, trained
 
-TITLE = "Final test accuracy"
+TITLE = "Final test accuracy, method by method"
 CAPTION = "Mean over seeds with its 95 % Student interval; small points are single seeds."
 
 

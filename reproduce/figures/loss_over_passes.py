@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from reproduce.figures import _curves
 
 TITLE = "Test loss over forward passes"
-CAPTION = "Every method but BP spends two passes a step. " + _curves.CAPTION
+CAPTION = _curves.PASSES + _curves.CAPTION
 
 
 def draw(frame: pd.DataFrame) -> Figure | None:

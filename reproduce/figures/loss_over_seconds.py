@@ -7,7 +7,8 @@ from reproduce.figures import _curves
 
 TITLE = "Test loss over seconds"
 CAPTION = (
-    "Seconds of training, without evaluation; runs may have shared the machine. " + _curves.CAPTION
+    "Seconds of training, without evaluation, from the end of the first epoch on. Runs may have "
+    "shared the machine, and then took longer. " + _curves.CAPTION
 )
 
 

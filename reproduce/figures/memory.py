@@ -6,7 +6,10 @@ from matplotlib.figure import Figure
 from reproduce.figures._style import COLOURS, order, panels
 
 TITLE = "Peak memory of a training step"
-CAPTION = "Exact tensor bytes at the peak; in brackets over fp32 inference on the same batch."
+CAPTION = (
+    "Exact tensor bytes at the peak of a step; in brackets, how many times those of fp32 inference "
+    "on the same batch."
+)
 
 
 def draw(frame: pd.DataFrame) -> Figure | None:

@@ -6,13 +6,19 @@ from matplotlib.figure import Figure
 from reproduce.figures._stacks import stacks
 
 TITLE = "Peak memory by kind"
-CAPTION = "Exact tensor bytes alive at the peak of a step, by what they are for."
+CAPTION = (
+    "Exact tensor bytes alive at the peak of a step, by what they are for; the whole bar is the "
+    "peak. Temporaries are what fits no other kind; in int8 they hold also what BP keeps and its "
+    "gradients, which torch does not know as such."
+)
 KINDS = {
     "bytes_parameters": "parameters",
     "bytes_activations": "activations",
+    "bytes_temporaries": "temporaries",
     "bytes_gradients": "gradients",
     "bytes_optimizer": "optimiser state",
     "bytes_scratch": "scratch",
+    "bytes_batch": "batch",
 }
 
 

@@ -6,7 +6,9 @@ from matplotlib.figure import Figure
 from reproduce.figures._stacks import stacks
 
 TITLE = "Time of a training step by phase"
-CAPTION = "Medians, each cell measured alone."
+CAPTION = (
+    "Medians of each phase, on random data; each method measured alone, in a process of its own."
+)
 PHASES = {
     "perturb_seconds": "perturb",
     "forward_seconds": "forward",
