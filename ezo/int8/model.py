@@ -276,11 +276,12 @@ class Sequence(nn.Module):
         super().__init__()
         self.tiles = True
         self.layers: Any = nn.ModuleList(layers)
-        places = [i for i, layer in enumerate(self.layers) if isinstance(layer, Weighted)]
-        if not places or places[-1] != len(self.layers) - 1:
+        weighted = self.weighted()
+        if not weighted or weighted[-1] is not self.layers[-1]:
             raise ValueError("expected a model that ends in a linear layer, the logits")
+        weighted[-1].rounded = False
+        places = [i for i, layer in enumerate(self.layers) if isinstance(layer, Weighted)]
         self._first_bp = [len(self.layers), *reversed(places)]  # by the number of BP layers
-        self.layers[-1].rounded = False
         self._stages = _stages(list(self.layers))
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
