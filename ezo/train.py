@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,17 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """Settings that are no field of a row of their own, flat."""
-        fields = ("model", "data", "method", "precision", "seed")
-        return {name: value for name, value in self.settings().items() if name not in fields}
+        own = ("model", "data", "method", "precision", "seed")
+        return {name: value for name, value in self.settings().items() if name not in own}
 
     @property
     def case(self) -> str:
         """A name for the run that differs wherever a setting does."""
-        settings = json.dumps(self._as_dict(), sort_keys=True)
+        named = self._as_dict()
+        for field in fields(self.settled().hyper):
+            if field.metadata.get("later") and named["hyper"][field.name] == field.default:
+                del named["hyper"][field.name]
+        settings = json.dumps(named, sort_keys=True)
         tag = hashlib.sha256(settings.encode()).hexdigest()[:8]
         precision = self.precision.replace("*", "star")  # the name is also a file's
         return f"{self.model}-{self.data}-{self.method}-{precision}-seed{self.seed}-{tag}"

@@ -38,6 +38,7 @@ SETTINGS = {
         "default of ezo/precisions/int8.py; the paper's form is the sign",
     ),
     "mu": ("INT8: update width, bits of the largest BP update", SEARCHED),
+    "growth": ("INT8: bits of room for BP weights to grow", "as few as keep them from +-127"),
     "mu_drop": ("INT8: how far the update width falls over the run", SEARCHED),
 }
 FIXED = (  # what no row's config holds: (what, our choice, how it was chosen)

@@ -328,7 +328,7 @@ def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_integer_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = {
         "rate": 1000, "r_max": 7, "p_zero": 0.25, "magnitude": "sign", "mu": 2, "mu_drop": 1,
-        "largest_difference": 99, "fraction": 8, "schedule": "exponential",
+        "growth": 1, "largest_difference": 99, "fraction": 8, "schedule": "exponential",
     }  # fmt: skip
     assert set(chosen) == {field.name for field in fields(Int8Hyper)}
     options = ["--model", "plain", "--precision", "int8*", "--out", str(tmp_path)]

@@ -9,6 +9,7 @@ import pytest
 
 from ezo import rows
 from ezo.methods import Hyper
+from ezo.precisions.int8 import Int8Hyper
 from ezo.train import Run
 from reproduce import cost, presets
 from reproduce.presets import PRESETS
@@ -98,11 +99,26 @@ def test_a_run_that_starts_afresh_is_named_as_before_runs_could_start_from_other
 
 def test_the_committed_rows_of_the_paper_are_found_by_name():
     root = Path(__file__).resolve().parents[1]
-    row = next(
-        row for row in rows.read(root / "reports/paper/rows.jsonl.gz") if row.metric == "finished"
-    )
-    hyper = Hyper(**{name: row.config[name] for name in asdict(Hyper())})
-    run = Run(
-        row.model, row.data, row.method, epochs=row.config["epochs"], seed=row.seed, hyper=hyper
-    )
-    assert run.case == row.case
+    ends = {
+        row.precision: row
+        for row in rows.read(root / "reports/paper/rows.jsonl.gz")
+        if row.metric == "finished"
+    }
+    assert set(ends) == {"fp32", "int8", "int8*"}
+    for row in ends.values():
+        kind = type(presets.hyper(row.model, row.data, row.method, row.precision))
+        hyper = kind(**{n: row.config[n] for n in asdict(kind()) if n in row.config})
+        run = Run(
+            *(row.model, row.data, row.method, row.precision),
+            epochs=row.config["epochs"],
+            seed=row.seed,
+            hyper=hyper,
+        )
+        assert run.case == row.case
+
+
+def test_a_hyperparameter_that_came_later_renames_a_run_only_where_it_is_used():
+    def named(**chosen):
+        return Run("lenet5", "mnist", "elastic-1", "int8", hyper=Int8Hyper(**chosen)).case
+
+    assert named(growth=0) == named() != named(growth=2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ezo.int8 import fast, ops
-from ezo.int8.rounding import LARGEST
+from ezo.int8.rounding import LARGEST, shift
 from ezo.int8.tensor import Int8Tensor, quantize, rescale
 from ezo.models.pointnet import PointNet
 
@@ -74,6 +74,15 @@ class Weighted(Layer):
         self.weight_gradient: Tensor | None = None
         self.bias_gradient: Tensor | None = None
         self._shift = 0  # the last pass's, where tiles are rounded at once
+
+    def make_room(self, bits: int) -> None:
+        """Weight and bias at an exponent ``bits`` higher, rounded to nearest."""
+        with torch.no_grad():
+            self.weight.copy_(shift(self.weight, bits, "nearest"))
+            self.weight_exponent += bits
+            if self.bias is not None:
+                self.bias.copy_(shift(self.bias, bits, "nearest"))
+                self.bias_exponent += bits
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         if self.keeping:
@@ -308,6 +317,19 @@ class Sequence(nn.Module):
     def weighted(self) -> list[Weighted]:
         """The layers with weights, in order."""
         return [layer for layer in self.layers if isinstance(layer, Weighted)]
+
+    def make_room(self, bp_layers: int, bits: int) -> None:
+        """Let the weights of the last layers grow to 2^bits times what they could.
+
+        A weight's exponent is fixed, and BP makes weights several times larger than they began:
+        without room they end at +-127. Rounds each weight, to nearest, to a coarser place.
+
+        Args:
+            bp_layers: how many last layers with weights.
+            bits: of room, 0 or more.
+        """
+        for layer in self.weighted()[len(self.weighted()) - bp_layers :]:
+            layer.make_room(bits)
 
     def keep(self, bp_layers: int) -> None:
         """Let the last ``bp_layers`` layers with weights remember what backward needs."""

@@ -18,9 +18,15 @@ ZO = frozenset({"lr", "eps", "clip", "queries", "noise", "weight_decay", "schedu
 BP = frozenset({"bp_lr", "momentum", "weight_decay", "schedule"})
 
 
-def about(default: Any, text: str) -> Any:
-    """A field of hyperparameters, with what `ezo train --help` says of it."""
-    return field(default=default, metadata={"help": text})
+def about(default: Any, text: str, *, later: bool = False) -> Any:
+    """A field of hyperparameters, with what `ezo train --help` says of it.
+
+    Args:
+        default: value.
+        text: what it is, with its unit.
+        later: runs were named before there was the field; its default is no part of a name.
+    """
+    return field(default=default, metadata={"help": text, "later": later})
 
 
 @dataclass(frozen=True)

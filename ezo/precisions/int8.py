@@ -27,7 +27,7 @@ NAMES = ("int8", "int8*")
 ZO = frozenset(
     {"rate", "r_max", "p_zero", "magnitude", "largest_difference", "fraction", "schedule"}
 )
-BP = frozenset({"mu", "mu_drop", "fraction"})
+BP = frozenset({"mu", "mu_drop", "fraction", "growth"})
 HALVINGS = 5  # of the rate, over an exponential schedule
 FACTOR_BITS = 16
 
@@ -62,6 +62,12 @@ class Int8Hyper:
     )
     mu: int = about(3, "bits of the largest BP update at first, -20 to 6")
     mu_drop: int = about(4, "how far mu falls over the run, by 1 at equal intervals")
+    growth: int = about(
+        0,
+        "room for the BP part's weights to grow: they begin within 127 / 2^growth, 0 to 6; mu "
+        "counts last places, which are then 2^growth times larger",
+        later=True,
+    )
     schedule: str = about(
         "cosine", "ZO rate over time: exponential (to 1/32), cosine (to 0) or constant"
     )
@@ -93,6 +99,8 @@ def check(method: str, hyper: Int8Hyper) -> None:
             raise ValueError(f"expected {field.name} to be an integer, got {value!r}")
     if hyper.fraction not in (0, 8):
         raise ValueError(f"expected fraction of 0 or 8, got {hyper.fraction}")
+    if not 0 <= hyper.growth <= 6:
+        raise ValueError(f"expected growth from 0 to 6 bits, got {hyper.growth}")
     SparseNoise(hyper.r_max, hyper.p_zero)
     factor(hyper.schedule, 0, 1)
     if not 0 <= hyper.mu_drop <= hyper.mu + 20:
@@ -191,6 +199,7 @@ class _Trainer(Trainer):
         bp = layers if isinstance(parts.bp, str) else parts.bp
         if parts.zo and bp < layers:
             network = from_float(model, headroom=hyper.r_max)
+        network.make_room(bp, hyper.growth)
         self.model = self._network = network.to(device)
         self.optimizer = ElasticZO(
             self._network,

@@ -58,6 +58,19 @@ def test_conversion_keeps_every_weight_within_half_a_unit_and_the_headroom():
         assert layer.bias_exponent >= layer.weight_exponent
 
 
+def test_room_for_the_last_layers_weights_changes_their_places_and_not_their_values():
+    net, roomy = from_float(lenet()), from_float(lenet())
+    roomy.make_room(2, 3)
+    for i, (before, after) in enumerate(zip(net.weighted(), roomy.weighted(), strict=True)):
+        bits = 3 if i >= 3 else 0
+        assert after.weight_exponent == before.weight_exponent + bits
+        assert after.bias_exponent == before.bias_exponent + bits
+        for old, new in ((before.weight, after.weight), (before.bias, after.bias)):
+            assert (new.double() * 2**bits - old.double()).abs().max() <= 2**bits / 2
+            assert int(new.abs().max()) <= 128 >> bits
+    assert net(quantize(images())).e != roomy(quantize(images())).e
+
+
 def test_a_zero_bias_gets_the_weight_s_exponent():
     layer = from_float(lenet5.build("lenet5")).weighted()[0]
     assert not layer.bias.any() and layer.bias_exponent == layer.weight_exponent
