@@ -281,7 +281,8 @@ class Sequence(nn.Module):
         if not places or places[-1] != len(self.layers) - 1:
             raise ValueError("expected a model that ends in a linear layer, the logits")
         self._first_bp = [len(self.layers), *reversed(places)]  # by the number of BP layers
-        self.layers[-1].rounded = False
+        logits: Any = self.layers[-1]
+        logits.rounded = False
         self._stages = _stages(list(self.layers))
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
