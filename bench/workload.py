@@ -108,7 +108,8 @@ class Workload:
         device = torch.device(self.device)
         trainer = precision.trainer(self.precision, model, data, method, hyper, 0, device)
         batch, labels = trainer.batch(torch.arange(self.batch_size), torch.Generator())
-        trainer.train_x = trainer.train_x[:0].clone()  # the batch is enough
+        trainer.train_x = trainer.test_x = trainer.train_x[:0].clone()  # the batch is enough
+        trainer.train_y = trainer.test_y = trainer.train_y[:0].clone()
         if self.method == "inference":
             return trainer.model, lambda: trainer.loss(batch, labels)
         return trainer.model, lambda: trainer.mean_loss(

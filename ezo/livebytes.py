@@ -14,10 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from ezo import perturb
+from ezo.int8.model import Layer
 
 KINDS = (
     "parameters",
@@ -122,6 +125,10 @@ class LiveBytes(TorchDispatchMode):
                     parameter.register_post_accumulate_grad_hook(self._gradient(name))
             module.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name))
             module.register_forward_hook(lambda *_: self._leave(), always_call=True)
+            if isinstance(module, Layer):
+                for method in ("forward", "fused", "keep_output", "backward"):
+                    if hasattr(module, method):
+                        setattr(module, method, self._within(module, name, method))
 
     def saved(self) -> Any:
         """A context in which what autograd saves is marked as an activation."""
@@ -138,6 +145,35 @@ class LiveBytes(TorchDispatchMode):
         """An operation's result."""
         return func(*args, **kwargs)
 
+    def state(self, optimizer: Optimizer, *_: Any) -> None:
+        """Tell an optimiser's state from other tensors that were made since the start."""
+        for tensor in tree_iter(list(optimizer.state.values())):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata in self._alive:
+                self.mark(tensor, "optimizer")
+
+    def _within(self, layer: Layer, name: str, method: str) -> Callable[..., Any]:
+        """An integer layer's method, whose results are the layer's; autograd keeps nothing of it.
+
+        The compiled path calls no module, so that its hooks don't run.
+        """
+        original = getattr(layer, method)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._inside.append(name)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._leave()
+                for tensor in tree_iter(layer._kept):
+                    if isinstance(tensor, Tensor):
+                        self._keep(tensor)
+                for which in ("weight_gradient", "bias_gradient"):
+                    gradient = getattr(layer, which, None)
+                    if gradient is not None:
+                        self.mark(gradient, "gradients", name)
+
+        return run
+
     def _module(self, args: Any) -> str:
         """The module that runs, else the one whose tensor the operation takes last."""
         if self._inside:
@@ -151,10 +187,13 @@ class LiveBytes(TorchDispatchMode):
 
     def _save(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()  # with its graph it would keep the graph that keeps it
+        self._keep(tensor)
+        return tensor
+
+    def _keep(self, tensor: Tensor) -> None:
         self.add([tensor], "batch")
         block = self._block(tensor)
         block.kind = block.kind or "activations"
-        return tensor
 
     def _gradient(self, name: str) -> Callable[[Tensor], None]:
         def accumulated(parameter: Tensor) -> None:
@@ -188,7 +227,11 @@ def step_peak(prepare: Prepare, live: LiveBytes | None = None) -> Peak:
         for block in live.unmarked():
             block.kind = "batch"
         with live.saved():
-            step()
+            started = register_optimizer_step_pre_hook(live.state)
+            try:
+                step()
+            finally:
+                started.remove()
             gc.collect()
             for block in live.unmarked():
                 block.kind = "optimizer"

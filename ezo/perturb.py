@@ -39,7 +39,7 @@ except ImportError:
 GRID = {torch.float32: 2.0**-22, torch.float64: 2.0**-51}
 SCRATCH_BYTES = 64 * 1024
 _warned = False
-_shapes_only = ContextVar("shapes_only", default=False)
+_world: ContextVar[dict[Any, Any] | None] = ContextVar("world", default=None)
 sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are scratch
 
 
@@ -49,11 +49,16 @@ def shapes_only() -> Iterator[None]:
 
     Its parameters are shapes without numbers, which the compiled path could not write to.
     """
-    token = _shapes_only.set(True)
+    token = _world.set({})
     try:
         yield
     finally:
-        _shapes_only.reset(token)
+        _world.reset(token)
+
+
+def world() -> dict[Any, Any] | None:
+    """Within `shapes_only`, what is kept until it ends, by any key; None outside."""
+    return _world.get()
 
 
 class Sweeper:
@@ -100,7 +105,7 @@ class Sweeper:
             # (`is_cpu` is the cheap form of `device.type`)
             if not reference and p.is_cpu and p.dtype is torch.float32 and p.is_contiguous():
                 self._fits.append(p)
-                address = 0 if _shapes_only.get() else p.data_ptr()
+                address = p.data_ptr() if world() is None else 0
                 self._compiled.append((address, p.numel(), t))
             else:
                 self._rest.append((t, p))
@@ -108,7 +113,7 @@ class Sweeper:
             warn_once()
             self._rest = list(enumerate(parameters, start=first_tensor))
             self._fits, self._compiled = [], []
-        if _shapes_only.get():
+        if world() is not None:
             self._fits, self._compiled = [], []
 
     def shift(self, place: tuple[int, int, int], eps: float, times: float) -> None:
@@ -290,7 +295,7 @@ def _chunks(
             g, end = first // _noise.GROUP, -(-last // _noise.GROUP)
             z = _noise.draw(noise, seed, step, t, stream, g, end, parameter.device)
             yield _Chunk(parameter.detach(), first, last, dtype), z[: last - first].to(dtype)
-            if first and _shapes_only.get():
+            if first and world() is not None:
                 return  # no later chunk is larger, or finds more left of the one before
     finally:
         sweeping.reset(token)

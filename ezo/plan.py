@@ -7,7 +7,6 @@ little longer than a small one, and no memory.
 
 import argparse
 import copy
-import functools
 import importlib
 import math
 import re
@@ -25,9 +24,10 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
 from ezo import catalogue, perturb
+from ezo.int8 import shapes as int8_shapes
+from ezo.int8.ops import SumTooLong
 from ezo.livebytes import KINDS, LiveBytes, Peak, Prepare, step_peak
-from ezo.optim import ElasticZO
-from ezo.split import layers, split
+from ezo.split import split
 
 # A core of a processor, roughly: what one forward pass costs beside another's backward pass.
 FLOP_SECONDS = 1 / 40e9
@@ -66,6 +66,8 @@ class Prediction:
             gradients and optimiser state.
         relative_time: a step's time over that of two inference passes. Rough: from counted
             operations and bytes, on a processor of a usual balance.
+        form: of an integer step: ``tiles``, where a layer's int32 sums are never whole, or
+            ``whole`` (`ezo.int8.model.Sequence.tiles`); both give the same bits. Empty for floats.
     """
 
     method: str
@@ -73,6 +75,7 @@ class Prediction:
     begins: str
     peak: Peak
     relative_time: float
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,17 @@ class Plan:
     """Every split's needs, from full ZO to full BP.
 
     Attributes:
-        inference: peak of a forward pass and its loss, without gradients.
-        predictions: one for each split, by number of BP layers.
+        inference: peak of a forward pass and its loss, without gradients; of integers in tiles.
+        predictions: one for each split and form, by number of BP layers.
         budget: bytes that a step may take, or None for no bound.
+        impossible: (method, why) of splits that have no step, in integers: where a sum over so
+            large a batch could overflow.
     """
 
     inference: Peak
     predictions: tuple[Prediction, ...]
     budget: int | None
+    impossible: tuple[tuple[str, str], ...] = ()
 
     def fits(self, prediction: Prediction) -> bool:
         """Whether a split's peak is within the budget."""
@@ -95,28 +101,40 @@ class Plan:
 
     @property
     def best(self) -> Prediction | None:
-        """The split with the most BP layers that fits, or None where none does."""
+        """The split with the most BP layers that fits, or None where none does.
+
+        Of its forms that fit, the fastest, and of those as fast the one that needs the least.
+        """
         fitting = [p for p in self.predictions if self.fits(p)]
-        return max(fitting, key=lambda p: p.bp_layers, default=None)
+        return min(
+            fitting,
+            key=lambda p: (-p.bp_layers, p.relative_time, p.peak.peak_bytes),
+            default=None,
+        )
 
     def table(self) -> str:
         """A line for each split, and the choice."""
-        width = max(len("BP begins at"), *(len(p.begins) for p in self.predictions))
+        width = max(len(name) for name in ["BP begins at", *(p.begins for p in self.predictions)])
+        integers = any(p.form for p in self.predictions)
         lines = [
-            f"{'method':<12} {'BP begins at':<{width}} {'peak bytes':>14} {'/ inference':>11} "
+            f"{'method':<12} {'BP begins at':<{width}} {'int32 sums ' if integers else ''}"
+            f"{'peak bytes':>14} {'/ inference':>11} "
             f"{'relative time':>13}  {'fits' if self.budget is not None else ''}".rstrip()
         ]
         for p in self.predictions:
             fits = "" if self.budget is None else "yes" if self.fits(p) else "no"
             ratio = p.peak.peak_bytes / self.inference.peak_bytes
             lines.append(
-                f"{p.method:<12} {p.begins or '-':<{width}} {p.peak.peak_bytes:>14,} {ratio:>11.3f}"
-                f" {p.relative_time:>13.2f}  {fits}".rstrip()
+                f"{p.method:<12} {p.begins or '-':<{width}} "
+                f"{f'{p.form:<10} ' if integers else ''}{p.peak.peak_bytes:>14,} {ratio:>11.3f} "
+                f"{p.relative_time:>13.2f}  {fits}".rstrip()
             )
-        if self.budget is not None:
+        lines += [f"{method} can't run: {why}" for method, why in self.impossible]
+        if self.budget is not None and self.predictions:
             least = min(p.peak.peak_bytes for p in self.predictions)
             chosen = (
-                f"{self.best.method}, the most BP that fits in {self.budget:,} B"
+                f"{self.best.method}{_sums(self.best.form)}, the most BP that fits in "
+                f"{self.budget:,} B"
                 if self.best
                 else f"nothing fits in {self.budget:,} B: the least is {least:,} B; "
                 "lower the batch size"
@@ -143,19 +161,28 @@ class Plan:
             ) from error
         figure = figure_module.Figure(figsize=(7.4, 5), layout="constrained")
         above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
-        k = [p.bp_layers for p in self.predictions]
+        forms = list(dict.fromkeys(p.form for p in self.predictions))
+        width = 0.8 / len(forms)
+        beside = [(forms.index(p.form) - (len(forms) - 1) / 2) * width for p in self.predictions]
+        k = [p.bp_layers + by for p, by in zip(self.predictions, beside, strict=True)]
         bottom = [0.0] * len(k)
         greys = [f"{0.1 + 0.85 * i / (len(KINDS) - 1):.2f}" for i in range(len(KINDS))]
         for kind, grey in zip(KINDS, greys, strict=True):
             heights = [p.peak.kinds[kind] / 1e6 for p in self.predictions]
-            above.bar(k, heights, bottom=bottom, label=kind, color=grey, edgecolor="0.1", lw=0.4)
+            above.bar(k, heights, width, bottom, label=kind, color=grey, edgecolor="0.1", lw=0.4)
             bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
         above.axhline(self.inference.peak_bytes / 1e6, color="tab:blue", ls=":", label="inference")
         if self.budget is not None:
             above.axhline(self.budget / 1e6, color="tab:red", ls="--", label="budget")
-        above.set(ylabel="predicted peak of a step (MB)")
+        title = f"int32 sums, left to right: {', '.join(forms)}" if len(forms) > 1 else None
+        above.set(ylabel="predicted peak of a step (MB)", title=title)
         figure.legend(loc="outside right upper", fontsize=8)
-        below.plot(k, [p.relative_time for p in self.predictions], color="0.1", marker=".")
+        for form, marker, line in zip(forms, ".x", ("-", "--"), strict=False):
+            of = [p for p in self.predictions if p.form == form]
+            times = [p.relative_time for p in of]
+            below.plot([p.bp_layers for p in of], times, line, c="0.1", marker=marker, label=form)
+        if len(forms) > 1:
+            below.legend(fontsize=8)
         below.set(xlabel="BP layers", ylabel="time / two\nforward passes", ylim=(0, None))
         below.xaxis.get_major_locator().set_params(integer=True)
         figure.savefig(path)
@@ -166,6 +193,7 @@ def plan(
     x: Tensor | tuple[Tensor, ...],
     budget: int | str | None = None,
     *,
+    precision: str = "fp32",
     loss: Callable[[Any], Tensor] | None = None,
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     splits: Iterable[int] | None = None,
@@ -182,15 +210,19 @@ def plan(
             types are read, so it may lie on ``meta`` too.
         budget: bytes that a step may take, tensors only: an integer, or text such as ``300KB``,
             ``12MB`` or ``1.5GiB``. None for no bound.
+        precision: a name that ``ezo list`` shows. For ``int8`` and ``int8*`` the model is a float
+            one that `ezo.int8.from_float` can convert, and a step is the training loop's, with a
+            fraction beside each trained weight; on the CPU by the compiled path, where there is
+            one, each split with int32 sums in tiles and whole.
         loss: the loss of the model's output; by default cross-entropy with a class for each of
-            the batch's examples.
-        bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak.
+            the batch's examples. Integers have no other.
+        bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak. Not for integers.
         splits: numbers of BP layers to look at; by default all, 0 to the number of parametric
             layers.
 
     Raises:
-        ValueError: the budget is no amount of memory, or a split does not exist, or the model's
-            shapes depend on values.
+        ValueError: the budget is no amount of memory, or the precision is unknown or has no form
+            of the model, or a split does not exist, or the model's shapes depend on values.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -198,25 +230,41 @@ def plan(
         >>> found.best.method, found.best.peak.peak_bytes
         ('elastic-1', 648)
     """
-    names = [name or "(model)" for name, _ in layers(model)]
-    n = len(names)
     limit = parse_bytes(budget) if isinstance(budget, str) else budget
-    inference = simulate(lambda: _prepared(model, x, loss, None, bp_optimizer))
-    predictions = []
-    for k in range(n + 1) if splits is None else sorted(set(splits)):
-        zo, _ = split(model, "all" if k == n else k)
-        found = simulate(functools.partial(_prepared, model, x, loss, k, bp_optimizer))
-        seconds = found.seconds + 3 * SWEEP_SECONDS * sum(p.numel() for p in zo)
-        predictions.append(
-            Prediction(
-                method={0: "full-zo", n: "full-bp"}.get(k, f"elastic-{k}"),
-                bp_layers=k,
-                begins=names[n - k] if k else "",
-                peak=found.peak,
-                relative_time=seconds / (2 * inference.seconds),
-            )
+    file = catalogue.find("precision", precision)
+
+    def played(k: int | None, form: str) -> Simulation:
+        return simulate(
+            lambda: file.prepare(precision, *_shapes(model, x), k, form, loss, bp_optimizer)
         )
-    return Plan(inference.peak, tuple(predictions), limit)
+
+    inference = played(None, file.FORMS[0])
+    names = [name or "(model)" for name in file.weighted(model)]
+    n = len(names)
+    predictions, impossible = [], {}
+    for k in range(n + 1) if splits is None else sorted(set(splits)):
+        method = {0: "full-zo", n: "full-bp"}.get(k, f"elastic-{k}")
+        for form in file.FORMS:
+            try:
+                found = played(k, form)
+            except SumTooLong as error:
+                impossible[method] = str(error)
+                continue
+            seconds = found.seconds
+            if precision == "fp32":  # the integer sweeps are counted as they are called
+                zo, _ = split(model, "all" if k == n else k)
+                seconds += 3 * SWEEP_SECONDS * sum(p.numel() for p in zo)
+            predictions.append(
+                Prediction(
+                    method=method,
+                    bp_layers=k,
+                    begins=names[n - k] if k else "",
+                    peak=found.peak,
+                    relative_time=seconds / (2 * inference.seconds),
+                    form=form,
+                )
+            )
+    return Plan(inference.peak, tuple(predictions), limit, tuple(impossible.items()))
 
 
 def simulate(prepare: Prepare) -> Simulation:
@@ -231,6 +279,8 @@ def simulate(prepare: Prepare) -> Simulation:
     """
     shapes = _Shapes()
     with (
+        torch.device("cpu"),  # whatever the default, where a kernel's result names no device
+        int8_shapes.shapes_only(shapes.spend),
         warnings.catch_warnings(),
         fake_tensor.FakeTensorMode(allow_non_fake_inputs=True),
         perturb.shapes_only(),
@@ -278,6 +328,10 @@ class _Shapes(LiveBytes):
         super().restart()
         self.seconds = 0.0
 
+    def spend(self, seconds: float) -> None:
+        """Count what no operation of torch's shows."""
+        self.seconds += seconds
+
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is _ITEM:  # a shape has no value
             return _one(args[0].dtype)
@@ -307,29 +361,11 @@ def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> float:
     return float(formula(*args, **kwargs, out_val=result)) if formula else 0.0
 
 
-def _prepared(
-    model: nn.Module,
-    x: Tensor | tuple[Tensor, ...],
-    loss: Callable[[Any], Tensor] | None,
-    bp_layers: int | None,
-    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None,
-) -> tuple[nn.Module, Callable[[], Any]]:
-    """The model's shape, and one step of it; of inference without ``bp_layers``."""
+def _shapes(model: nn.Module, x: Tensor | tuple[Tensor, ...]) -> tuple[nn.Module, list[Tensor]]:
+    """The model's shape and its inputs'."""
     tensors = [*model.parameters(), *model.buffers()]
-    shape: Any = copy.deepcopy(model, {id(t): _shape(t) for t in tensors})
-    inputs = [_shape(t) for t in (x if isinstance(x, tuple) else (x,))]
-    if loss is None:
-        labels = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
-        loss = functools.partial(nn.functional.cross_entropy, target=labels)
-
-    def closure() -> Tensor:
-        return loss(shape(*inputs))
-
-    if bp_layers is None:
-        return shape, torch.no_grad()(closure)
-    every = bp_layers == len(layers(model))
-    optimizer = ElasticZO(shape, "all" if every else bp_layers, bp_optimizer=bp_optimizer)
-    return shape, lambda: optimizer.step(closure)
+    shape: nn.Module = copy.deepcopy(model, {id(t): _shape(t) for t in tensors})
+    return shape, [_shape(t) for t in (x if isinstance(x, tuple) else (x,))]
 
 
 def _shape(tensor: Tensor) -> Tensor:
@@ -341,6 +377,11 @@ def _shape(tensor: Tensor) -> Tensor:
     return found
 
 
+def _sums(form: str) -> str:
+    """What a form means, in the line that names the choice."""
+    return {"": "", "tiles": " with int32 sums in tiles", "whole": " with whole int32 sums"}[form]
+
+
 # The command line
 
 
@@ -350,7 +391,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, help="a model that `ezo list` shows")
     add("--batch", type=int, default=32, help="examples a step")
     add("--budget", help="memory for a step's tensors, for example 300KB, 12MB or 1.5GiB")
-    add("--precision", default="fp32", help="number format: fp32")
+    add(
+        "--precision",
+        default="fp32",
+        help=f"number format: {', '.join(catalogue.names('precision'))}",
+    )
     add("--classes", type=int, help="classes; by default 10 for images and 40 for points")
     add("--points", type=int, default=1024, help="points a cloud, for a model of points")
     add("--plot", type=Path, help="file for a plot, for example plan.svg")
@@ -359,22 +404,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(given: argparse.Namespace) -> int:
     """``ezo plan``: print the table; returns 0, or 1 where nothing fits."""
     module = catalogue.find("model", given.model)
-    if given.precision != "fp32":
-        raise ValueError(
-            f"expected --precision fp32, got {given.precision}: the training loop has no other "
-            "yet, so there is no step to predict"
-        )
+    catalogue.find("precision", given.precision)  # before the work, as the budget
     for name in ("batch", "points", "classes"):
         value = getattr(given, name)
         if value is not None and value < 1:
             raise ValueError(f"expected --{name} of 1 or more, got {value}")
     if given.budget is not None:
-        parse_bytes(given.budget)  # before the work
+        parse_bytes(given.budget)
     image = module.INPUT == "image"
     size = (given.batch, 1, 28, 28) if image else (given.batch, given.points, 3)
     with torch.device("meta"):
         model = module.build(given.model, given.classes or INPUTS[module.INPUT], 1 if image else 3)
-        found = plan(model, torch.empty(size), given.budget)
+        found = plan(model, torch.empty(size), given.budget, precision=given.precision)
     print(found.table())
     if given.plot is not None:
         found.draw(given.plot)

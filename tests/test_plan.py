@@ -258,7 +258,7 @@ def test_command_line_prints_the_table_and_draws(capsys, tmp_path):
     ("more", "message"),
     [
         (["--budget", "12"], "expected an amount of memory"),
-        (["--precision", "int8"], "expected --precision fp32, got int8"),
+        (["--precision", "int4"], "unknown precision 'int4'; known: fp32, int8, int8*"),
         (["--batch", "0"], "expected --batch of 1 or more, got 0"),
     ],
 )

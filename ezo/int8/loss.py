@@ -28,6 +28,7 @@ from torch import Tensor
 from ezo.int8 import fast
 from ezo.int8.rounding import shift
 from ezo.int8.tensor import Int8Tensor
+from ezo.perturb import world
 
 FRACTION_BITS = 20  # of a loss: its unit is 2^-20 bit
 NAT = math.log(2) / (1 << FRACTION_BITS)  # a loss's unit in nats, for printing
@@ -45,8 +46,18 @@ _LOG2 = tuple(round(math.log2(1 + j / _CHORDS) * _ONE) for j in range(_CHORDS + 
 
 @functools.cache
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """`_EXP2` and `_LOG2` on a device, from the first loss there on."""
     return torch.tensor(_EXP2, device=device), torch.tensor(_LOG2, device=device)
+
+
+def tables(device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
+    """`_EXP2` and `_LOG2` on a device, from the first loss there on."""
+    shapes = world()
+    if shapes is None:
+        return _tables(device)
+    if device not in shapes:
+        shapes[device] = _tables.__wrapped__(device)
+    found: tuple[Tensor, Tensor] = shapes[device]
+    return found
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class Loss:
     def total(self) -> int:
         """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""
         if self._fast():
-            return fast.total_loss(self.logits.m, self.logits.e, self.target, _tables(_CPU))
+            return fast.total_loss(self.logits.m, self.logits.e, self.target, tables())
         return int(cross_entropy(self.logits.m, self.logits.e, self.target).sum())
 
     def mean(self) -> float:
@@ -74,13 +85,12 @@ class Loss:
     def error(self, u: Tensor) -> Tensor:
         """The gradient with respect to the logits, int8 in units of 2^-7; ``u`` rounds it."""
         if self._fast():
-            tables = _tables(_CPU)
             return fast.loss_error(
                 self.logits.m,
                 self.logits.e,
                 self.target,
                 u.to(torch.int64).expand(self.logits.m.shape).contiguous(),
-                tables,
+                tables(),
             )
         return cross_entropy_gradient(self.logits.m, self.logits.e, self.target, u)
 
@@ -156,7 +166,7 @@ def _below_largest(logits: Tensor, exponent: int) -> Tensor:
 
 def _exp2(d: Tensor) -> Tensor:
     """2^-d, in units of 2^-30."""
-    table, _ = _tables(d.device)
+    table, _ = tables(d.device)
     fraction = d & ((1 << FRACTION_BITS) - 1)
     rest = FRACTION_BITS - 8
     j = fraction >> rest
@@ -167,7 +177,7 @@ def _exp2(d: Tensor) -> Tensor:
 
 def _log2(x: Tensor) -> Tensor:
     """log2 of x 2^-30, for x of 2^30 or more, in units of 2^-20 bit."""
-    _, table = _tables(x.device)
+    _, table = tables(x.device)
     whole = torch.zeros_like(x)
     for bits in (16, 8, 4, 2, 1):
         whole += bits * (x >> (whole + bits) >= _ONE)

@@ -109,6 +109,7 @@ class Weighted(Layer):
         s = max(0, bits - 7)
         if s != self._shift:
             self._shift = s
+            del m  # so that a second pass needs no more memory than a first
             m, _ = fast.product(*what, *after, s)
         return Int8Tensor(m, e + s)
 

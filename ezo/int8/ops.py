@@ -14,6 +14,10 @@ from torch import Tensor
 LONGEST_SUM = (2**31 - 1) // 127**2  # products of int8 numbers that int32 can add up: 133,144
 
 
+class SumTooLong(ValueError):
+    """A layer's sum, forward or backward, could overflow int32."""
+
+
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a b^T, summed in int32.
 
@@ -49,10 +53,10 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def check_length(products: int) -> None:
     """Raises:
-    ValueError: a sum of so many products could overflow int32.
+    SumTooLong: a sum of so many products could overflow int32.
     """
     if products > LONGEST_SUM:
-        raise ValueError(
+        raise SumTooLong(
             f"expected at most {LONGEST_SUM} products a sum, so that int32 holds it, "
             f"got {products}; lower the batch size or the layer's width"
         )

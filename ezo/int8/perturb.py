@@ -38,6 +38,7 @@ from torch import Tensor
 from ezo import noise as _noise
 from ezo.int8 import fast
 from ezo.int8.rounding import LARGEST
+from ezo.perturb import sweeping, world
 
 GROUP = 512  # elements per group: 64 lanes of four words of two halves
 RATE_BITS = 16  # a rate of 2^16 moves a weight by z
@@ -211,10 +212,16 @@ def _chunks(
     """(flat parameter, slice, z, u) for each piece that fits the scratch."""
     seed, step, stream = place
     groups = SCRATCH_BYTES // _GROUP_BYTES
-    for t, parameter in enumerate(parameters, start=first_tensor):
-        flat = parameter.view(-1)
-        for first in range(0, len(flat), groups * GROUP):
-            last = min(len(flat), first + groups * GROUP)
-            g, end = first // GROUP, -(-last // GROUP)
-            z, u = draw(noise, seed, step, t, stream, g, end, flat.device)
-            yield flat, slice(first, last), z[: last - first], u[: last - first]
+    token = sweeping.set(True)
+    try:
+        for t, parameter in enumerate(parameters, start=first_tensor):
+            flat = parameter.view(-1)
+            for first in range(0, len(flat), groups * GROUP):
+                last = min(len(flat), first + groups * GROUP)
+                g, end = first // GROUP, -(-last // GROUP)
+                z, u = draw(noise, seed, step, t, stream, g, end, flat.device)
+                yield flat, slice(first, last), z[: last - first], u[: last - first]
+                if first and world() is not None:
+                    break  # no later piece is larger, or finds more left of the one before
+    finally:
+        sweeping.reset(token)

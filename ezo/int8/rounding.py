@@ -13,6 +13,10 @@ The last (NITI, Wang et al., arXiv 2009.13108) needs no random numbers: r's low 
 import torch
 from torch import Tensor
 
+from ezo.perturb import world
+
+USUAL_BITS = 14  # of a layer's sums where there are no numbers (`ezo.plan`): exponents stay
+
 LARGEST = 127  # of an int8 magnitude: -128 is not used, so that every number has its negative
 ROUNDINGS = ("nearest", "stochastic", "pseudo-stochastic")
 
@@ -23,7 +27,10 @@ def bit_width(x: Tensor) -> int:
     >>> [bit_width(torch.tensor([m, 0])) for m in (0, 1, 127, -128)]
     [0, 1, 7, 8]
     """
-    return int(x.to(torch.int64).abs().max()).bit_length() if x.numel() else 0
+    wide = x.to(torch.int64).abs()  # also where there are no numbers, for it takes memory
+    if world() is not None:
+        return USUAL_BITS
+    return int(wide.max()).bit_length() if x.numel() else 0
 
 
 def shift(

@@ -1,18 +1,25 @@
 """32-bit floating point: torch's own operations and autograd."""
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ezo import catalogue
 from ezo.data import Dataset
 from ezo.methods import Hyper
+from ezo.optim import ElasticZO
 from ezo.precisions import EVALUATION_BATCH, Trainer
+from ezo.split import layers
 
 NAMES = ("fp32",)
 HYPER = Hyper
+FORMS = ("",)
 LAST_RATE = 0.03  # what the exponential schedule ends at, as a share of the first learning rate
 
 
@@ -64,6 +71,35 @@ def trainer(
 ) -> Trainer:
     """Any torch model by any method."""
     return _Trainer(model, data, method, hyper, seed, device)
+
+
+def weighted(model: nn.Module) -> list[str]:
+    """The parametric layers (`ezo.split.layers`)."""
+    return [name for name, _ in layers(model)]
+
+
+def prepare(
+    name: str,
+    model: nn.Module,
+    inputs: list[Tensor],
+    bp_layers: int | None,
+    form: str,
+    loss: Callable[[Any], Tensor] | None,
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None,
+) -> tuple[nn.Module, Callable[[], Any]]:
+    """A step of any torch model; by default of cross-entropy, by `ElasticZO`'s own optimiser."""
+    if loss is None:
+        labels = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
+        loss = functools.partial(nn.functional.cross_entropy, target=labels)
+
+    def closure() -> Tensor:
+        return loss(model(*inputs))
+
+    if bp_layers is None:
+        return model, torch.no_grad()(closure)
+    every = bp_layers == len(layers(model))
+    optimizer = ElasticZO(model, "all" if every else bp_layers, bp_optimizer=bp_optimizer)
+    return model, lambda: optimizer.step(closure)
 
 
 class _Trainer(Trainer):

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ezo import catalogue
 from ezo.data import Dataset
@@ -18,7 +20,7 @@ from ezo.int8 import (
     quantize,
     quantize_at,
 )
-from ezo.int8.loss import NAT
+from ezo.int8.loss import NAT, tables
 from ezo.methods import Parts
 from ezo.methods._hyper import about
 from ezo.precisions import EVALUATION_BATCH, Trainer
@@ -74,6 +76,7 @@ class Int8Hyper:
 
 
 HYPER = Int8Hyper
+FORMS = ("tiles", "whole")  # int32 sums: `ezo.int8.model.Sequence.tiles`
 
 
 def default(method: str) -> Int8Hyper:
@@ -175,6 +178,60 @@ def trainer(
     """
     loss = Loss if name == "int8" else FloatLoss
     return _Trainer(loss, model, data, method, hyper, seed, device)
+
+
+def weighted(model: nn.Module) -> list[str]:
+    """The layers that become integer ones with weights, frozen ones too."""
+    owned = [
+        (name, dict(module.named_parameters(recurse=False)))
+        for name, module in model.named_modules()
+    ]
+    return [name for name, own in owned if "weight" in own]
+
+
+def prepare(
+    name: str,
+    model: nn.Module,
+    inputs: list[Tensor],
+    bp_layers: int | None,
+    form: str,
+    loss: Callable[[Any], Tensor] | None,
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None,
+) -> tuple[nn.Module, Callable[[], Any]]:
+    """A step of the training loop, with the hyperparameters by default, on int8 inputs."""
+    if loss is not None or bp_optimizer is not None or len(inputs) != 1:
+        got = [
+            "a loss" if loss is not None else "",
+            "a bp_optimizer" if bp_optimizer is not None else "",
+            f"{len(inputs)} inputs" if len(inputs) != 1 else "",
+        ]
+        raise ValueError(
+            f"expected one input, and the integer loss and update, for {name}, got "
+            f"{' and '.join(filter(None, got))}; leave that out, or plan fp32"
+        )
+    hyper = Int8Hyper()
+    network = from_float(model, headroom=hyper.r_max)
+    network.tiles = form == "tiles"
+    (given,) = inputs
+    x = Int8Tensor(torch.empty_like(given, dtype=torch.int8), -7)
+    y = torch.zeros(len(given), dtype=torch.int64, device=given.device)
+    of = Loss if name == "int8" else FloatLoss
+    if of is Loss:
+        tables(given.device)  # stand from the first loss on
+
+    def closure() -> Loss:
+        return of(network(x), y)
+
+    if bp_layers is None:
+        return network, torch.no_grad()(lambda: closure().total())
+    optimizer = ElasticZO(
+        network,
+        bp_layers,
+        noise=SparseNoise(hyper.r_max, hyper.p_zero),
+        magnitude=hyper.magnitude,
+        fraction=hyper.fraction > 0,
+    )
+    return network, lambda: optimizer.step(closure).total()
 
 
 class _Trainer(Trainer):

@@ -1,0 +1,288 @@
+"""A plan of integers: predicted bytes against those of real integer steps, and what it says."""
+
+import gc
+import inspect
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from bench.memory import peak_bytes
+from bench.workload import Workload
+from ezo import catalogue
+from ezo.cli import main
+from ezo.int8 import ElasticZO, Int8Tensor, Loss, SparseNoise, fast, from_float, ops, shapes
+from ezo.int8 import loss as int8_loss
+from ezo.livebytes import step_peak
+from ezo.plan import plan
+
+compiled = pytest.mark.skipif(fast._kernels is None, reason="no compiled kernels")
+IMAGES = (32, 1, 28, 28)
+
+
+def of_ours(name, *shape):
+    return lambda: (catalogue.find("model", name).build(name), torch.randn(shape))
+
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 4)
+    ), torch.randn(5, 2, 4, 4)  # fmt: skip
+
+
+MODELS = {
+    "lenet5": (of_ours("lenet5", *IMAGES), (0, 2, 3, 4, 5)),
+    "pointnet": (of_ours("pointnet", 2, 64, 3), (0, 4)),
+    "small": (small, range(3)),
+}
+
+
+def prepared(make, k, form):
+    """A real integer model and its step, built from `ezo.int8` alone; inference without ``k``."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = make()
+    network = from_float(model, headroom=15)
+    network.tiles = form == "tiles"
+    batch = Int8Tensor((x * 30).clamp(-127, 127).to(torch.int8), -5)
+    y = torch.zeros(len(x), dtype=torch.int64)
+    if k is None:
+        return network, lambda: Loss(network(batch), y).total()
+    noise = SparseNoise(15, 0.0)
+    optimizer = ElasticZO(network, k, noise=noise, rate=0, mu=-20, fraction=True)
+    return network, lambda: optimizer.step(lambda: Loss(network(batch), y))
+
+
+def measured(make, k, form):
+    """Peak bytes of a real step, by the instrument of `bench`."""
+    int8_loss._tables.cache_clear()  # a process that trains has them
+    gc.collect()
+    others = peak_bytes(lambda: None)
+    network, step = prepared(make, k, form)
+    step()
+    gc.collect()
+    found = peak_bytes(step) - others
+    del network
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_predicted_peak_is_the_measured_one_to_the_byte(name):
+    make, splits = MODELS[name]
+    found = plan(*make(), precision="int8", splits=splits)
+    assert found.inference.peak_bytes == measured(make, None, "tiles")
+    assert [(p.bp_layers, p.form) for p in found.predictions] == [
+        (k, form) for k in splits for form in ("tiles", "whole")
+    ]
+    for p in found.predictions:
+        assert p.peak.peak_bytes == measured(make, p.bp_layers, p.form)
+        assert sum(p.peak.kinds.values()) == sum(p.peak.modules.values()) == p.peak.peak_bytes
+
+
+def test_without_kernels_the_reference_is_predicted_and_tiles_change_nothing():
+    with fast.instruction_set("reference"):
+        tiles, whole = plan(*small(), precision="int8", splits=[1]).predictions
+        assert tiles.peak.peak_bytes == measured(small, 1, "tiles")
+    assert tiles.peak == whole.peak
+    assert tiles.peak.kinds["scratch"] > 0
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8*"])
+def test_the_step_of_the_training_loop_is_what_is_predicted(precision):
+    int8_loss._tables.cache_clear()
+    gc.collect()
+    others = peak_bytes(lambda: None)
+    threads = torch.get_num_threads()
+    try:
+        model, step = Workload("lenet5", "elastic-2", 8, precision=precision).prepare()
+        step()
+        step()
+        gc.collect()
+        real = peak_bytes(step) - others
+    finally:
+        torch.set_num_threads(threads)
+    make = of_ours("lenet5", 8, 1, 28, 28)
+    tiles, _ = plan(*make(), precision=precision, splits=[2]).predictions
+    assert tiles.peak.peak_bytes == real
+    assert model.tiles
+
+
+@compiled
+@pytest.mark.parametrize("k", [0, 2, 5])
+def test_taking_a_real_step_apart_does_not_change_its_peak(k):
+    make, _ = MODELS["lenet5"]
+    int8_loss._tables.cache_clear()
+    real = step_peak(lambda: prepared(make, k, "tiles"))
+    assert real.peak_bytes == measured(make, k, "tiles")
+    predicted = plan(*make(), precision="int8", splits=[k]).predictions[0].peak
+    assert real.kinds == predicted.kinds
+    assert real.modules == predicted.modules
+
+
+@compiled
+def test_lenet5_by_hand():
+    found = plan(*of_ours("lenet5", *IMAGES)(), precision="int8", splits=[0, 3, 5])
+    weights = 107_786  # and as many fractions
+    batch = 32 * 784 + 32 * 8 + 2 * 257 * 8  # with the loss's two tables of 257 numbers
+    first, second = 32 * 6 * 14 * 14, 32 * 16 * 7 * 7  # pooled convolutions
+    standing = 2 * weights + batch + 32 * 10 * 4  # with the first pass's logits
+    of = {(p.method, p.form): p.peak for p in found.predictions}
+    assert of["full-zo", "tiles"].peak_bytes == standing + first + second
+    assert of["full-zo", "whole"].peak_bytes == standing + 4 * first + first
+    tail = 4 * (784 * 120 + 120 + 120 * 84 + 84 + 84 * 10 + 10)  # int32 gradients
+    assert of["elastic-3", "tiles"].kinds["gradients"] == tail
+    assert of["elastic-3", "tiles"].peak_bytes == standing + first + second + tail
+    kinds = of["full-bp", "tiles"].kinds
+    assert kinds["parameters"] == kinds["optimizer"] == weights
+    assert of["full-bp", "tiles"].modules["layers.11", "gradients"] == 4 * (84 * 10 + 10)
+    # Kept while the first ReLU goes backward: its output, before pooling.
+    assert kinds["activations"] == 32 * 6 * 28 * 28
+
+
+@compiled
+def test_a_layer_computed_again_needs_no_more():
+    make, _ = MODELS["lenet5"]
+    network, step = prepared(make, None, "tiles")
+    step()
+    gc.collect()
+    usual = peak_bytes(step)
+    for layer in network.weighted():
+        layer._shift += 1  # the last pass's, which no longer holds
+    assert peak_bytes(step) == usual
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("budget", "chosen"),
+    [
+        (309_028, ("full-zo", "tiles")),
+        ("450KB", ("elastic-2", "tiles")),
+        ("1GB", ("full-bp", "tiles")),
+    ],
+)
+def test_the_most_bp_that_fits_is_chosen_with_its_form(budget, chosen):
+    found = plan(*of_ours("lenet5", *IMAGES)(), budget, precision="int8")
+    assert (found.best.method, found.best.form) == chosen
+    line = f"{chosen[0]} with int32 sums in tiles, the most BP that fits in "
+    assert found.table().splitlines()[-1].startswith(line)
+
+
+@compiled
+def test_where_nothing_fits_it_says_what_would():
+    found = plan(*of_ours("lenet5", *IMAGES)(), 309_027, precision="int8", splits=[0])
+    assert found.best is None
+    assert "nothing fits in 309,027 B: the least is 309,028 B; lower" in found.table()
+
+
+def test_a_split_whose_sums_could_overflow_is_told_and_left_out():
+    with torch.device("meta"):
+        model = catalogue.find("model", "lenet5").build("lenet5")
+        found = plan(model, torch.empty(256, 1, 28, 28), "1GB", precision="int8", splits=[4, 5])
+    assert [p.method for p in found.predictions] == ["elastic-4"] * 2
+    ((method, why),) = found.impossible
+    assert method == "full-bp" and "133144 products a sum" in why and "got 200704" in why
+    assert f"full-bp can't run: {why}" in found.table()
+    assert found.best.method == "elastic-4"
+    with pytest.raises(ops.SumTooLong, match="got 200704"):
+        prepared(of_ours("lenet5", 256, 1, 28, 28), 5, "tiles")[1]()
+
+
+def test_relative_time_grows_with_the_backward_pass_and_with_whole_sums():
+    found = plan(*of_ours("lenet5", *IMAGES)(), precision="int8")
+    times = {(p.method, p.form): p.relative_time for p in found.predictions}
+    assert 1 <= times["full-zo", "tiles"] < times["elastic-1", "tiles"]
+    assert times["elastic-2", "tiles"] < times["elastic-3", "tiles"] < times["elastic-4", "tiles"]
+    assert times["full-bp", "tiles"] > 2  # a gradient's sums take longer than a product's
+
+
+@compiled
+def test_stand_ins_take_what_the_kernels_take_and_count_their_time():
+    real = {name for name in dir(fast._kernels) if name.startswith("int8_")}
+    stand_ins = dict(inspect.getmembers(shapes._Shapes, inspect.isfunction))
+    assert {name for name in stand_ins if name.startswith("int8_")} == real
+    spent = []
+    with shapes.shapes_only(spent.append), shapes.perturb.shapes_only():
+        y, _ = fast.product(torch.ones(8, 5, dtype=torch.int8), torch.ones(3, 5).char(), None, 0)
+    assert y.shape == (8, 3)
+    assert spent == [pytest.approx(8 * 3 * (5 * shapes.PRODUCT_SECONDS + shapes.SUM_SECONDS))]
+
+
+@compiled
+def test_another_thread_trains_on_while_a_plan_is_made():
+    x = torch.full((4, 8), 2, dtype=torch.int8)
+    sums = []
+    with shapes.shapes_only(lambda _: None), shapes.perturb.shapes_only():
+        other = threading.Thread(target=lambda: sums.append(fast.product(x, x, None, 0)))
+        other.start()
+        other.join()
+    assert sums[0][0].eq(2 * 2 * 8).all() and sums[0][1] == 6
+
+
+def test_model_input_and_later_steps_are_left_alone():
+    make, _ = MODELS["small"]
+    model, x = make()
+    int8_loss._tables.cache_clear()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    kernels, random = fast._kernels, torch.get_rng_state()
+    plan(model, x, precision="int8")
+    assert fast._kernels is kernels
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert int8_loss.tables()[0].tolist() == list(int8_loss._EXP2)  # real ones, not shapes
+    assert prepared(make, 1, "tiles")[1]().total() > 0
+
+
+def test_a_layer_without_an_integer_form_is_an_error():
+    model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="can't convert model.1, GELU.*no integer form"):
+        plan(model, torch.zeros(2, 3), precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"loss": lambda out: out.sum()}, "one input, .* for int8, got a loss; leave that out"),
+        ({"bp_optimizer": torch.optim.Adam}, "got a bp_optimizer; leave that out, or plan fp32"),
+        ({"x": (torch.zeros(2, 3), torch.zeros(2, 3))}, "expected one input, .* got 2 inputs"),
+        ({"splits": [3]}, "expected bp from 0 to 2 layers, got 3"),
+        ({"precision": "int4"}, "unknown precision 'int4'; known: fp32, int8, int8"),
+    ],
+)
+def test_what_integers_do_not_take_is_an_error(given, message):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=message):
+        plan(model, **{"x": torch.zeros(2, 3), "precision": "int8", **given})
+
+
+@pytest.mark.parametrize("precision", catalogue.names("precision"))
+def test_every_precision_can_be_planned(precision):
+    file = catalogue.find("precision", precision)
+    found = plan(*small(), precision=precision)
+    assert [p.form for p in found.predictions] == [*file.FORMS] * 3
+    assert [p.begins for p in found.predictions] == [
+        name for name in ("", "4", "0") for _ in file.FORMS
+    ]
+
+
+def test_frozen_layers_count_in_integers():
+    model, x = small()
+    model[0].requires_grad_(False)
+    assert plan(model, x, precision="int8").predictions[-1].bp_layers == 2
+
+
+def test_command_line_prints_the_table_and_draws(capsys, tmp_path):
+    plot = tmp_path / "plan.svg"
+    arguments = ["plan", "--model", "lenet5", "--batch", "8", "--budget", "1MB"]
+    assert main([*arguments, "--precision", "int8", "--plot", str(plot)]) == 0
+    out = capsys.readouterr().out
+    make = of_ours("lenet5", 8, 1, 28, 28)
+    assert out == plan(*make(), "1MB", precision="int8").table() + "\n"
+    rows = [line.split() for line in out.splitlines()[1:13]]
+    assert [row[2] for row in rows] == ["tiles", "whole"] * 6
+    assert "int32 sums, left to right: tiles, whole" in plot.read_text()
+
+
+def test_command_line_names_the_layer_that_has_no_integer_form(capsys):
+    assert main(["plan", "--model", "pointnet-bn", "--precision", "int8"]) == 2
+    assert "ezo: can't convert model.points.1, BatchNorm1d" in capsys.readouterr().err
