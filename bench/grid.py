@@ -102,11 +102,8 @@ def flops(case: Workload) -> int:
     module = catalogue.find("model", case.model)
     classes = CLASSES[module.INPUT]
     with torch.device("meta"):
-        if module.INPUT == "image":
-            model, x = module.build(case.model, classes, 1), torch.empty(case.batch_size, 1, 28, 28)
-        else:
-            model = module.build(case.model, classes, 3)
-            x = torch.empty(case.batch_size, case.points, 3)
+        model = module.build(case.model, classes, case.channels)
+        x = torch.empty(case.batch_size, *case.example)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(x)
     return counter.get_total_flops()

@@ -94,7 +94,7 @@ def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
         with mock.patch.object(nn.Module, "to", lambda module, *_: module):
             peak = simulate(on_cpu.prepare).peak
     except Exception as error:  # a peer may do what shapes alone don't allow
-        why = f"can't be played on shapes: {type(error).__name__}: {str(error).splitlines()[0]}"
+        why = f"can't be played on shapes: {type(error).__name__}: {_first_line(error)}"
         return [case.row("analytic_bytes", None, UNIT, why)]
     note = ""
     if abs(peak.peak_bytes / exact - 1) > AGREEMENT:
@@ -114,6 +114,10 @@ def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
         *(case.row(f"analytic_bytes_{kind}", size, UNIT) for kind, size in peak.kinds.items()),
         *modules,
     ]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _heap(case: Workload, exact: int) -> Row:
@@ -207,7 +211,7 @@ class _LiveBytes(TorchDispatchMode):
             if not isinstance(tensor, Tensor):
                 continue
             if is_traceable_wrapper_subclass(tensor):  # has no memory but that of what it wraps
-                names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+                names, _ = tensor.__tensor_flatten__()
                 self.add(getattr(tensor, name) for name in names)
                 continue
             storage = tensor.untyped_storage()

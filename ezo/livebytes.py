@@ -65,7 +65,7 @@ class LiveBytes(TorchDispatchMode):
             if not isinstance(tensor, Tensor):
                 continue
             if is_traceable_wrapper_subclass(tensor):  # has no memory but that of what it wraps
-                names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+                names, _ = tensor.__tensor_flatten__()
                 self.add((getattr(tensor, name) for name in names), kind, module)
                 continue
             storage = tensor.untyped_storage()

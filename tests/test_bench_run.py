@@ -68,6 +68,14 @@ def test_names_say_what_is_not_the_default() -> None:
     assert other.name == "lenet5-full-zo-batch32-int8-threads2-cuda0"
 
 
+def test_images_have_the_shape_that_the_model_says() -> None:
+    row = Workload("mobilenet_v2", "full-zo", 2).row("peak_tensor_bytes", 1, "B")
+    assert row.config == {"batch_size": 2, "image": "3x96x96"}
+    assert Workload("lenet5", "full-zo", 2).example == (1, 28, 28)
+    _, step = Workload("mobilenet_v2", "inference", 2).prepare()
+    assert 0 < float(step()) < 10
+
+
 def test_what_a_benchmark_does_not_vary_is_refused() -> None:
     with pytest.raises(ValueError, match="expected no threads for bench.conformance, .* method"):
         Grid(["lenet5"], threads=(2,)).cells(conformance)
