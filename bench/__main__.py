@@ -55,7 +55,7 @@ def main() -> int:
         if given.out is None and not given.list:
             run.error("expected --out, a folder for rows.jsonl, or --list")
         benchmark = importlib.import_module(f"bench.{given.benchmark}")
-        cells = _grid(given).cells(benchmark)
+        cells = _grid(given, benchmark).cells(benchmark)
         kept = None if given.out is None else grid.Kept(given.out, given.benchmark)
         if given.list:
             _list(benchmark, cells, kept)
@@ -81,11 +81,11 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", nargs="+", help="cpu, cuda")
 
 
-def _grid(given: argparse.Namespace) -> grid.Grid:
+def _grid(given: argparse.Namespace, benchmark: ModuleType) -> grid.Grid:
     return grid.Grid(
-        models=given.models or MODELS,
+        models=given.models or getattr(benchmark, "MODELS", MODELS),
         methods=given.methods,
-        batch_sizes=given.batch_size or (32,),
+        batch_sizes=given.batch_size,
         precisions=given.precision,
         threads=given.threads,
         devices=given.device,
@@ -97,7 +97,7 @@ def _gate_cells(given: argparse.Namespace) -> Sequence[Workload]:
     names = ("models", "methods", "batch_size", "precision", "threads", "device")
     if not any(getattr(given, name) for name in names):
         return gate.CELLS
-    return _grid(given).cells(gate)
+    return _grid(given, gate).cells(gate)
 
 
 def _list(benchmark: ModuleType, cells: list[Any], kept: grid.Kept | None) -> None:
@@ -136,6 +136,10 @@ def _measure(
                     tqdm.write(_shown(row))
             failures += any(row.metric == "failed" for row in measured)
             bar.update(round(predicted[case]))
+    if hasattr(benchmark, "table"):
+        text = benchmark.table([row for case in cells for row in kept.of(case)])
+        (kept.path.parent / f"{name}.md").write_text(text, encoding="utf-8")
+        print(text, end="")
     return 1 if failures else 0
 
 
