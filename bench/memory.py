@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ezo.livebytes import Peak
 
 METHODS = ("inference", "full-zo", "elastic-*", "full-bp", "full-bp-checkpoint")
+SIDE_BY_SIDE = True  # bytes don't depend on neighbours
 UNIT = "B"
 AGREEMENT = 0.02  # of the analytic figure with the exact one
 STEPS = 3

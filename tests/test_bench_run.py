@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def test_a_failure_is_a_row_and_the_others_go_on(
     measured: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     words = ["memory", "--models", "lenet5", "--out", str(tmp_path)]
-    words += ["--methods", "elastic-9", "full-bp"]
+    words += ["--jobs", "1", "--methods", "elastic-9", "full-bp"]
     assert run(monkeypatch, *words) == 1
     assert len(measured) == 2
     failed = rows.read(tmp_path / "rows.jsonl")[0]
@@ -150,6 +151,38 @@ def test_a_failure_is_a_row_and_the_others_go_on(
     assert failed.note == "ValueError: expected 0 to 5 BP layers"
     assert run(monkeypatch, *words) == 1 and len(measured) == 2
     assert run(monkeypatch, *words, "--retry-failed") == 1 and len(measured) == 3
+
+
+def test_cells_run_side_by_side_where_none_disturbs_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def measure(benchmark: str, case: Any) -> list[Row]:
+        both.wait()  # broken if one waits for the other
+        return [case.row("peak_tensor_bytes", 1, "B")]
+
+    monkeypatch.setattr(isolate, "measure_alone", measure)
+    words = ["--models", "lenet5", "--methods", "full-zo", "full-bp", "--out", str(tmp_path)]
+    assert run(monkeypatch, "memory", *words, "--jobs", "2") == 0
+    assert {row.value for row in rows.read(tmp_path / "rows.jsonl")} >= {1}
+    assert run(monkeypatch, "time", *words, "--jobs", "2") == 2
+    assert "would disturb its times" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_exact_bytes_are_the_same_on_one_thread_and_two(precision: str) -> None:
+    one, two = (
+        {
+            row.metric: row.value
+            for row in isolate.measure_alone(
+                "memory", Workload("lenet5", "elastic-2", 32, precision=precision, threads=threads)
+            )
+            if row.metric == "peak_tensor_bytes" or row.metric.startswith("bytes_")
+        }
+        for threads in (1, 2)
+    )
+    assert one == two and len(one) > 5 and one["peak_tensor_bytes"] > 100_000
 
 
 def test_list_shows_cells_and_the_time_left(
