@@ -1,4 +1,4 @@
-"""``python -m bench run NAME``: each cell in a process of its own, rows to a file; ``gate``."""
+"""``python -m bench run NAME``: each cell in a process of its own; ``gate``; ``smoke``."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 import bench
-from bench import gate, grid
+from bench import gate, grid, smoke
 from bench.isolate import measure_or_say_why
 from bench.workload import Workload
 from ezo.rows import Row
@@ -55,8 +55,12 @@ def main() -> int:
     )
     gate.add_arguments(compare)
     _add_grid(compare)
+    small = commands.add_parser("smoke", help="every benchmark once, small; keeps nothing")
+    smoke.add_arguments(small)
     given = parser.parse_args()
     try:
+        if given.command == "smoke":
+            return smoke.run(given, benchmarks())
         if given.command == "gate":
             return gate.run(given, _gate_cells(given))
         if given.out is None and not given.list:

@@ -27,6 +27,7 @@ ROUNDS = 11
 VISIT_SECONDS, VISIT_STEPS = 0.05, 2  # a visit takes at least both
 PHASE_STEPS = 30
 WARM_UP_STEPS = 3
+SMOKE = {"ROUNDS": 2, "VISIT_SECONDS": 0.001, "PHASE_STEPS": 2}
 
 Step = Callable[[], Any]
 

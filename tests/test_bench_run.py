@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import accuracy, conformance, grid, isolate, memory, peers
+from bench import accuracy, conformance, grid, isolate, memory, peers, smoke
 from bench import time as step_time
 from bench.grid import Grid, Kept
 from bench.workload import Workload
@@ -183,6 +183,28 @@ def test_exact_bytes_are_the_same_on_one_thread_and_two(precision: str) -> None:
         for threads in (1, 2)
     )
     assert one == two and len(one) > 5 and one["peak_tensor_bytes"] > 100_000
+
+
+def test_smoke_has_every_benchmark_and_peer_and_tells_what_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cells = list(smoke.cells(command.benchmarks()))
+    assert {name for name, _ in cells} == set(command.benchmarks())
+    assert set(peers.names()) <= {getattr(case, "method", "") for _, case in cells}
+    monkeypatch.setattr(accuracy, "EPOCHS", accuracy.EPOCHS)  # smoke shortens it
+    for fault in (ValueError("broken"), None):
+
+        def measure(case: Any, fault: Exception | None = fault) -> list[Row]:
+            if fault is not None:
+                raise fault
+            return [Row(case.name, "test_accuracy", accuracy.EPOCHS, "%")]
+
+        monkeypatch.setattr(accuracy, "measure", measure)
+        told, failed = smoke.measure_short(
+            "accuracy", accuracy.cases(["lenet5"], ["full-zo"], 2)[0]
+        )
+        assert failed == (fault is not None) and ("broken" in told) == failed
+    assert accuracy.EPOCHS == 1
 
 
 def test_list_shows_cells_and_the_time_left(
