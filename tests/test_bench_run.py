@@ -336,6 +336,22 @@ def test_a_peer_does_a_step_or_is_not_installed(name: str) -> None:
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", [n for n in peers.names() if hasattr(peers.find(n), "make_step")])
+def test_a_zo_peer_keeps_no_activations(name: str) -> None:
+    seen, model = [], torch.nn.Linear(3, 1)
+
+    def closure(backward: bool = False) -> torch.Tensor:
+        loss = model(torch.ones(2, 3)).square().mean()
+        seen.append(loss.requires_grad)
+        return loss
+
+    try:
+        peers.find(name).step(name, model, closure)()
+    except ModuleNotFoundError:
+        pytest.skip(f"{name} is not installed")
+    assert 2 <= len(seen) <= 3 and not any(seen)
+
+
 def test_fused_into_backward_is_the_same_sgd() -> None:
     losses = []
     for name in ("torch-sgd", "torch-sgd-fused-backward"):
