@@ -1,10 +1,12 @@
-"""``python -m bench run NAME``: each cell in a process of its own, rows to a file; ``gate``."""
+"""``python -m bench run NAME``: each cell in a process of its own; ``gate``; ``smoke``."""
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 import bench
-from bench import gate, grid
+from bench import gate, grid, smoke
 from bench.isolate import measure_or_say_why
 from bench.workload import Workload
 from ezo.rows import Row
@@ -42,26 +44,36 @@ def main() -> int:
     run.add_argument("--data", nargs="+", help="data sets, for accuracy")
     run.add_argument("--out", type=Path, help="folder for rows.jsonl; its cells are not done again")
     run.add_argument("--list", action="store_true", help="show the cells and how long they'll take")
+    run.add_argument(
+        "--jobs",
+        type=int,
+        help="cells side by side; by default one, but a core each on a CPU where none disturbs",
+    )
     run.add_argument("--retry-failed", action="store_true", help="measure again what failed")
     compare = commands.add_parser(
         "gate", help="fail where this tree is worse than a commit", formatter_class=shown
     )
     gate.add_arguments(compare)
     _add_grid(compare)
+    small = commands.add_parser("smoke", help="every benchmark once, small; keeps nothing")
+    smoke.add_arguments(small)
     given = parser.parse_args()
     try:
+        if given.command == "smoke":
+            return smoke.run(given, benchmarks())
         if given.command == "gate":
             return gate.run(given, _gate_cells(given))
         if given.out is None and not given.list:
             run.error("expected --out, a folder for rows.jsonl, or --list")
         benchmark = importlib.import_module(f"bench.{given.benchmark}")
-        cells = _grid(given).cells(benchmark)
+        cells = _grid(given, benchmark).cells(benchmark)
         kept = None if given.out is None else grid.Kept(given.out, given.benchmark)
+        jobs = _jobs(benchmark, cells, given.jobs)
         if given.list:
-            _list(benchmark, cells, kept)
+            _list(benchmark, cells, kept, jobs)
             return 0
         assert kept is not None
-        return _measure(given.benchmark, benchmark, cells, kept, given.retry_failed)
+        return _measure(given.benchmark, benchmark, cells, kept, given.retry_failed, jobs)
     except ValueError as error:
         print(f"python -m bench: {error}", file=sys.stderr)
         return 2
@@ -81,11 +93,11 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", nargs="+", help="cpu, cuda")
 
 
-def _grid(given: argparse.Namespace) -> grid.Grid:
+def _grid(given: argparse.Namespace, benchmark: ModuleType) -> grid.Grid:
     return grid.Grid(
-        models=given.models or MODELS,
+        models=given.models or getattr(benchmark, "MODELS", MODELS),
         methods=given.methods,
-        batch_sizes=given.batch_size or (32,),
+        batch_sizes=given.batch_size,
         precisions=given.precision,
         threads=given.threads,
         devices=given.device,
@@ -97,10 +109,10 @@ def _gate_cells(given: argparse.Namespace) -> Sequence[Workload]:
     names = ("models", "methods", "batch_size", "precision", "threads", "device")
     if not any(getattr(given, name) for name in names):
         return gate.CELLS
-    return _grid(given).cells(gate)
+    return _grid(given, gate).cells(gate)
 
 
-def _list(benchmark: ModuleType, cells: list[Any], kept: grid.Kept | None) -> None:
+def _list(benchmark: ModuleType, cells: list[Any], kept: grid.Kept | None, jobs: int) -> None:
     left = 0.0
     for case in cells:
         if kept is not None and kept.of(case):
@@ -111,31 +123,70 @@ def _list(benchmark: ModuleType, cells: list[Any], kept: grid.Kept | None) -> No
         seconds = seconds or grid.predicted_seconds(benchmark, case)
         left += seconds
         print(f"{case.name:<56} {seconds:>8.0f} s")
-    print(f"{len(cells)} cells, about {left / 60:.1f} minutes left")
+    print(f"{len(cells)} cells, about {left / jobs / 60:.1f} minutes left")
+
+
+def _jobs(benchmark: ModuleType, cells: list[Any], wanted: int | None) -> int:
+    """How many cells side by side.
+
+    Raises:
+        ValueError: less than one, or more where they would disturb each other.
+    """
+    able = getattr(benchmark, "SIDE_BY_SIDE", False)
+    if wanted is None:
+        able = able and all(case.device == "cpu" for case in cells)
+        return (os.cpu_count() or 1) if able else 1
+    if wanted < 1 or (wanted > 1 and not able):
+        raise ValueError(
+            f"expected --jobs {'of 1 or more' if able else '1'} for {benchmark.__name__}, got "
+            f"{wanted}{'' if able else ': cells side by side would disturb its times'}"
+        )
+    return wanted
 
 
 def _measure(
-    name: str, benchmark: ModuleType, cells: list[Any], kept: grid.Kept, retry_failed: bool
+    name: str,
+    benchmark: ModuleType,
+    cells: list[Any],
+    kept: grid.Kept,
+    retry_failed: bool,
+    jobs: int,
 ) -> int:
     failures = 0
     predicted = {
         case: kept.seconds(case) or grid.predicted_seconds(benchmark, case) for case in cells
     }
-    with tqdm(
-        total=round(sum(predicted.values())), unit="s", bar_format="{l_bar}{bar}| {postfix}"
-    ) as bar:
-        for n, case in enumerate(cells):
-            left = sum(predicted[c] for c in cells[n:])
-            bar.set_postfix_str(f"{len(cells) - n} cells, about {left:.0f} s left; {case.name}")
-            measured = kept.of(case)
-            failed = any(row.metric == "failed" for row in measured)
-            if not measured or (failed and retry_failed):
-                measured = measure_or_say_why(name, case)
+    todo = []
+    for case in cells:
+        measured = kept.of(case)
+        failed = any(row.metric == "failed" for row in measured)
+        if not measured or (failed and retry_failed):
+            todo.append(case)
+        else:
+            failures += failed
+    left = sum(predicted[case] for case in todo)
+    # Threads only wait for the cells' processes; rows are kept by this one alone.
+    with (
+        ThreadPoolExecutor(jobs) as side_by_side,
+        tqdm(total=round(left), unit="s", bar_format="{l_bar}{bar}| {postfix}") as bar,
+    ):
+        cases = {side_by_side.submit(measure_or_say_why, name, case): case for case in todo}
+        try:
+            for n, done in enumerate(as_completed(cases)):
+                case, measured = cases[done], done.result()
                 kept.put(case, measured)
                 for row in measured:
                     tqdm.write(_shown(row))
-            failures += any(row.metric == "failed" for row in measured)
-            bar.update(round(predicted[case]))
+                failures += any(row.metric == "failed" for row in measured)
+                left -= predicted[case]
+                bar.set_postfix_str(f"{len(todo) - n - 1} cells, about {left / jobs:.0f} s left")
+                bar.update(round(predicted[case]))
+        finally:
+            side_by_side.shutdown(cancel_futures=True)  # interrupted: start no more
+    if hasattr(benchmark, "table"):
+        text = benchmark.table([row for case in cells for row in kept.of(case)])
+        (kept.path.parent / f"{name}.md").write_text(text, encoding="utf-8")
+        print(text, end="")
     return 1 if failures else 0
 
 

@@ -16,6 +16,7 @@ from ezo.train import Run, load, train
 METHODS = ("full-zo", "elastic-1", "elastic-2", "tail-only-1", "full-bp")
 DATA = {"image": "digits", "points": "shapes-256"}
 EPOCHS = 5
+SMOKE = {"EPOCHS": 1}
 
 
 @dataclass(frozen=True)

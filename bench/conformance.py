@@ -13,6 +13,7 @@ from ezo.rows import Row, provenance
 
 OURS = "full-zo"
 DRIFT_STEPS = 200
+SMOKE = {"DRIFT_STEPS": 5}
 
 
 @dataclass(frozen=True)

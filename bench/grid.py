@@ -23,6 +23,7 @@ from ezo import catalogue, rows
 from ezo.rows import Row
 from ezo.split import layers
 
+BATCH_SIZE = 32  # where neither the grid nor the benchmark says
 START_SECONDS = 4.0  # of a process that imports torch
 FLOPS_PER_SECOND = 1e10  # of one core, roughly
 
@@ -37,7 +38,7 @@ class Grid:
 
     models: Sequence[str]
     methods: Sequence[str] | None = None
-    batch_sizes: Sequence[int] = (32,)
+    batch_sizes: Sequence[int] | None = None
     precisions: Sequence[str] | None = None
     threads: Sequence[int] | None = None
     devices: Sequence[str] | None = None
@@ -52,7 +53,8 @@ class Grid:
         found = []
         for model in self.models:
             methods = None if self.methods is None else list(expand(model, self.methods))
-            for batch_size in self.batch_sizes:
+            usual = getattr(benchmark, "BATCH_SIZES", {}).get(model, BATCH_SIZE)
+            for batch_size in self.batch_sizes or (usual,):
                 for case in benchmark.cases([model], methods, batch_size):
                     found += list(self._varied(benchmark, case))
         return list(dict.fromkeys(found))
@@ -102,11 +104,8 @@ def flops(case: Workload) -> int:
     module = catalogue.find("model", case.model)
     classes = CLASSES[module.INPUT]
     with torch.device("meta"):
-        if module.INPUT == "image":
-            model, x = module.build(case.model, classes, 1), torch.empty(case.batch_size, 1, 28, 28)
-        else:
-            model = module.build(case.model, classes, 3)
-            x = torch.empty(case.batch_size, case.points, 3)
+        model = module.build(case.model, classes, case.channels)
+        x = torch.empty(case.batch_size, *case.example)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(x)
     return counter.get_total_flops()

@@ -1,6 +1,8 @@
 """Run a measurement in a process of its own, so that none sees another's memory or threads."""
 
+import faulthandler
 import importlib
+import math
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -26,17 +28,31 @@ def measure_or_say_why(benchmark: str, case: Any) -> list[Row]:
         why = f"{type(error).__name__}: {error}"
         if isinstance(error, BrokenProcessPool):
             why = "the process died, as one without memory does"
+            if time.perf_counter() - started >= limit_seconds(benchmark):
+                why = f"stopped after {limit_seconds(benchmark):g} s"
         measured = [_row(case, "failed", None, "", why)]
     seconds = time.perf_counter() - started
     return [*measured, _row(case, "cell_seconds", seconds, "s", "of the whole cell")]
 
 
 def _row(case: Any, metric: str, value: float | None, unit: str, note: str) -> Row:
+    if hasattr(case, "row"):
+        own: Row = case.row(metric, value, unit, note)
+        return own
     known = ("model", "method", "precision", "device", "threads")
     about = {name: getattr(case, name) for name in known if hasattr(case, name)}
     return Row(case.name, metric, value, unit, note=note, **about, **provenance())
 
 
+def limit_seconds(benchmark: str) -> float:
+    """After how long a cell's process ends itself."""
+    module = importlib.import_module(f"bench.{benchmark}")
+    return float(getattr(module, "LIMIT_SECONDS", math.inf))
+
+
 def _measure(benchmark: str, case: Any) -> list[Row]:
+    if limit_seconds(benchmark) < math.inf:
+        faulthandler.dump_traceback_later(limit_seconds(benchmark), exit=True)
     measured: list[Row] = importlib.import_module(f"bench.{benchmark}").measure(case)
+    faulthandler.cancel_dump_traceback_later()
     return measured

@@ -28,7 +28,7 @@ from unittest import mock
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
 from bench import grid
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ezo.livebytes import Peak
 
 METHODS = ("inference", "full-zo", "elastic-*", "full-bp", "full-bp-checkpoint")
+SIDE_BY_SIDE = True  # bytes don't depend on neighbours
 UNIT = "B"
 AGREEMENT = 0.02  # of the analytic figure with the exact one
 STEPS = 3
@@ -94,7 +95,7 @@ def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
         with mock.patch.object(nn.Module, "to", lambda module, *_: module):
             peak = simulate(on_cpu.prepare).peak
     except Exception as error:  # a peer may do what shapes alone don't allow
-        why = f"can't be played on shapes: {type(error).__name__}: {error}"
+        why = f"can't be played on shapes: {type(error).__name__}: {_first_line(error)}"
         return [case.row("analytic_bytes", None, UNIT, why)]
     note = ""
     if abs(peak.peak_bytes / exact - 1) > AGREEMENT:
@@ -114,6 +115,10 @@ def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
         *(case.row(f"analytic_bytes_{kind}", size, UNIT) for kind, size in peak.kinds.items()),
         *modules,
     ]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _heap(case: Workload, exact: int) -> Row:
@@ -206,9 +211,14 @@ class _LiveBytes(TorchDispatchMode):
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
                 continue
+            if is_traceable_wrapper_subclass(tensor):  # has no memory but that of what it wraps
+                names, _ = tensor.__tensor_flatten__()
+                self.add(getattr(tensor, name) for name in names)
+                continue
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
-            if key in self._alive:
+            # A compiler keeps fake tensors of what it compiled; they lie on meta.
+            if key in self._alive or storage.device.type == "meta":
                 continue
 
             def gone(_: object, key: int = key, size: int = size) -> None:
@@ -223,3 +233,8 @@ class _LiveBytes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.add(tree_iter((args, kwargs, result)))
         return result
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """A step that torch.compile makes faster stays compiled: a kernel is one operation."""
+        return True

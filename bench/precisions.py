@@ -27,6 +27,7 @@ from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
 OTHERS = ("int8", "int8-whole", "int8*")
+SMOKE = {"ROUNDS": 2, "ROUND_SECONDS": 0.002}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ CONVNET = {"batch": 8, "image": 16, "width": 8, "depth": 2}
 MEMORIES = (10**6, 10**9)  # bytes
 DEEPEST = 32  # convolutions to look at; each further one adds the same
 STEPS = 5
+SMOKE = {"SIZES": {"batch": (1, 2)}, "MEMORIES": (10**6,), "STEPS": 1}
 
 
 @dataclass(frozen=True)

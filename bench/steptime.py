@@ -20,6 +20,7 @@ from ezo.rows import Row
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")  # and every peer
 ROUND_SECONDS = 0.3  # of each method in a round
 ROUNDS = 15
+SMOKE = {"ROUNDS": 2, "ROUND_SECONDS": 0.002}
 
 
 @dataclass(frozen=True)

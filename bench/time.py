@@ -27,6 +27,7 @@ ROUNDS = 11
 VISIT_SECONDS, VISIT_STEPS = 0.05, 2  # a visit takes at least both
 PHASE_STEPS = 30
 WARM_UP_STEPS = 3
+SMOKE = {"ROUNDS": 2, "VISIT_SECONDS": 0.001, "PHASE_STEPS": 2}
 
 Step = Callable[[], Any]
 
@@ -71,7 +72,11 @@ def measure(case: Workload) -> list[Row]:
 
 
 def in_turn(
-    steps: dict[str, Step], synchronise: Step, rounds: int, visit_seconds: float
+    steps: dict[str, Step],
+    synchronise: Step,
+    rounds: int,
+    visit_seconds: float,
+    least_steps: int = VISIT_STEPS,
 ) -> dict[str, list[float]]:
     """Seconds of a step for each of some steps, a sample for each round A B .. B A.
 
@@ -80,6 +85,7 @@ def in_turn(
         synchronise: waits for the device.
         rounds: how many.
         visit_seconds: a visit to a step, of which a round has two, is about so long.
+        least_steps: of a visit, however long they take.
     """
 
     def visit(step: Step, times: int) -> float:
@@ -93,7 +99,7 @@ def in_turn(
     times = {}
     for name, step in steps.items():
         visit(step, WARM_UP_STEPS)
-        times[name] = max(VISIT_STEPS, round(visit_seconds / visit(step, VISIT_STEPS)))
+        times[name] = max(least_steps, round(visit_seconds / visit(step, least_steps)))
     samples: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         spent = dict.fromkeys(steps, 0.0)

@@ -14,6 +14,7 @@ from ezo.methods._hyper import tuned
 from ezo.rows import Row, provenance
 
 CLASSES = {"image": 10, "points": 40}
+IMAGE = (1, 28, 28)  # channels, height, width, of a model that doesn't say
 PRECISIONS = tuple(catalogue.names("precision"))
 
 
@@ -54,6 +55,17 @@ class Workload:
         ]
         return "-".join([self.model, self.method, f"batch{self.batch_size}", *more])
 
+    @property
+    def example(self) -> tuple[int, ...]:
+        """Shape of an example: (channels, height, width) or (points, 3)."""
+        module = catalogue.find("model", self.model)
+        return getattr(module, "IMAGE", IMAGE) if module.INPUT == "image" else (self.points, 3)
+
+    @property
+    def channels(self) -> int:
+        """Of an image, or coordinates of a point."""
+        return self.example[0] if len(self.example) == 3 else 3
+
     def prepare(self) -> tuple[nn.Module, Callable[[], Any]]:
         """The model, and the function that does one step and returns the loss.
 
@@ -73,12 +85,8 @@ class Workload:
         classes = CLASSES[module.INPUT]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            if module.INPUT == "image":
-                model = module.build(self.model, classes, 1)
-                x = torch.randn(self.batch_size, 1, 28, 28)
-            else:
-                model = module.build(self.model, classes, 3)
-                x = torch.randn(self.batch_size, self.points, 3)
+            model = module.build(self.model, classes, self.channels)
+            x = torch.randn(self.batch_size, *self.example)
             y = torch.randint(0, classes, (self.batch_size,))
         if self.precision != "fp32":
             return self._trained(model, x, y)
@@ -123,9 +131,11 @@ class Workload:
 
     def row(self, metric: str, value: float | None, unit: str, note: str = "") -> Row:
         """A row about this workload, measured by this process."""
-        config = {"batch_size": self.batch_size}
-        if catalogue.find("model", self.model).INPUT == "points":
+        config: dict[str, Any] = {"batch_size": self.batch_size}
+        if len(self.example) == 2:
             config["points"] = self.points
+        elif self.example != IMAGE:
+            config["image"] = "x".join(map(str, self.example))
         return Row(
             case=self.name,
             metric=metric,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
 from ezo import perturb
@@ -66,6 +66,10 @@ class LiveBytes(TorchDispatchMode):
         """Count these from now on; what is not a tensor is passed over."""
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
+                continue
+            if is_traceable_wrapper_subclass(tensor):  # has no memory but that of what it wraps
+                names, _ = tensor.__tensor_flatten__()
+                self.add((getattr(tensor, name) for name in names), kind, module)
                 continue
             storage = tensor.untyped_storage()
             key = storage._cdata
@@ -141,6 +145,11 @@ class LiveBytes(TorchDispatchMode):
         self.add(tree_iter(result), kind, self._module(args))
         return result
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """A step that torch.compile makes faster stays compiled: a kernel is one operation."""
+        return True
+
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation's result."""
         return func(*args, **kwargs)
@@ -178,7 +187,9 @@ class LiveBytes(TorchDispatchMode):
         """The module that runs, else the one whose tensor the operation takes last."""
         if self._inside:
             return self._inside[-1]
-        tensors = [x for x in args if isinstance(x, Tensor)]
+        tensors = [
+            x for x in args if isinstance(x, Tensor) and not is_traceable_wrapper_subclass(x)
+        ]
         found = [self._block(x).module for x in reversed(tensors)]
         return next((name for name in found if name), "")
 

@@ -48,6 +48,48 @@ def test_peak_counts_what_autograd_keeps():
     assert peak_bytes(lambda: forward(True)) - peak_bytes(lambda: forward(False)) == 4 * KB + 4
 
 
+def test_peak_counts_what_a_wrapper_holds_and_not_its_nominal_size():
+    class Byte(torch.Tensor):
+        """Bytes that pass for float32, as an optimiser's state in 8 bits does."""
+
+        @staticmethod
+        def __new__(cls, codes):
+            return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float32)
+
+        def __init__(self, codes):
+            self.codes = codes
+
+        @classmethod
+        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+            raise AssertionError("counting calls no operation on it")
+
+        def __tensor_flatten__(self):
+            return ["codes"], None
+
+        @classmethod
+        def __tensor_unflatten__(cls, inner, meta, size, stride):
+            return cls(inner["codes"])
+
+    before = peak_bytes(lambda: None)
+    kept = Byte(torch.zeros(64 * KB, dtype=torch.uint8))
+    assert peak_bytes(lambda: None) - before == kept.codes.nbytes
+
+
+def test_a_compiled_step_stays_compiled_while_its_bytes_are_counted():
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    step = torch.compile(lambda x: x.exp().exp(), fullgraph=True, backend=backend)
+    x = torch.zeros(64 * KB)
+    step(x)
+    before = peak_bytes(lambda: None)  # fake tensors, which the compiler keeps, have no memory
+    assert before < 2 * x.nbytes and peak_bytes(lambda: step(x)) > before
+    assert len(compiled) == 1
+
+
 def test_a_leak_of_64_kib_shows_to_the_byte():
     leaked = []
 

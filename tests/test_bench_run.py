@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import accuracy, conformance, grid, isolate, memory, peers
+from bench import accuracy, conformance, grid, isolate, memory, peers, smoke
 from bench import time as step_time
 from bench.grid import Grid, Kept
 from bench.workload import Workload
@@ -66,6 +67,14 @@ def test_names_say_what_is_not_the_default() -> None:
     assert usual.name == "lenet5-full-zo-batch32"
     other = dataclasses.replace(usual, precision="int8", threads=2, device="cuda:0")
     assert other.name == "lenet5-full-zo-batch32-int8-threads2-cuda0"
+
+
+def test_images_have_the_shape_that_the_model_says() -> None:
+    row = Workload("mobilenet_v2", "full-zo", 2).row("peak_tensor_bytes", 1, "B")
+    assert row.config == {"batch_size": 2, "image": "3x96x96"}
+    assert Workload("lenet5", "full-zo", 2).example == (1, 28, 28)
+    _, step = Workload("mobilenet_v2", "inference", 2).prepare()
+    assert 0 < float(step()) < 10
 
 
 def test_what_a_benchmark_does_not_vary_is_refused() -> None:
@@ -134,7 +143,7 @@ def test_a_failure_is_a_row_and_the_others_go_on(
     measured: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     words = ["memory", "--models", "lenet5", "--out", str(tmp_path)]
-    words += ["--methods", "elastic-9", "full-bp"]
+    words += ["--jobs", "1", "--methods", "elastic-9", "full-bp"]
     assert run(monkeypatch, *words) == 1
     assert len(measured) == 2
     failed = rows.read(tmp_path / "rows.jsonl")[0]
@@ -142,6 +151,60 @@ def test_a_failure_is_a_row_and_the_others_go_on(
     assert failed.note == "ValueError: expected 0 to 5 BP layers"
     assert run(monkeypatch, *words) == 1 and len(measured) == 2
     assert run(monkeypatch, *words, "--retry-failed") == 1 and len(measured) == 3
+
+
+def test_cells_run_side_by_side_where_none_disturbs_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def measure(benchmark: str, case: Any) -> list[Row]:
+        both.wait()  # broken if one waits for the other
+        return [case.row("peak_tensor_bytes", 1, "B")]
+
+    monkeypatch.setattr(isolate, "measure_alone", measure)
+    words = ["--models", "lenet5", "--methods", "full-zo", "full-bp", "--out", str(tmp_path)]
+    assert run(monkeypatch, "memory", *words, "--jobs", "2") == 0
+    assert {row.value for row in rows.read(tmp_path / "rows.jsonl")} >= {1}
+    assert run(monkeypatch, "time", *words, "--jobs", "2") == 2
+    assert "would disturb its times" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_exact_bytes_are_the_same_on_one_thread_and_two(precision: str) -> None:
+    one, two = (
+        {
+            row.metric: row.value
+            for row in isolate.measure_alone(
+                "memory", Workload("lenet5", "elastic-2", 32, precision=precision, threads=threads)
+            )
+            if row.metric == "peak_tensor_bytes" or row.metric.startswith("bytes_")
+        }
+        for threads in (1, 2)
+    )
+    assert one == two and len(one) > 5 and one["peak_tensor_bytes"] > 100_000
+
+
+def test_smoke_has_every_benchmark_and_peer_and_tells_what_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cells = list(smoke.cells(command.benchmarks()))
+    assert {name for name, _ in cells} == set(command.benchmarks())
+    assert set(peers.names()) <= {getattr(case, "method", "") for _, case in cells}
+    monkeypatch.setattr(accuracy, "EPOCHS", accuracy.EPOCHS)  # smoke shortens it
+    for fault in (ValueError("broken"), None):
+
+        def measure(case: Any, fault: Exception | None = fault) -> list[Row]:
+            if fault is not None:
+                raise fault
+            return [Row(case.name, "test_accuracy", accuracy.EPOCHS, "%")]
+
+        monkeypatch.setattr(accuracy, "measure", measure)
+        told, failed = smoke.measure_short(
+            "accuracy", accuracy.cases(["lenet5"], ["full-zo"], 2)[0]
+        )
+        assert failed == (fault is not None) and ("broken" in told) == failed
+    assert accuracy.EPOCHS == 1
 
 
 def test_list_shows_cells_and_the_time_left(
@@ -271,6 +334,22 @@ def test_a_peer_does_a_step_or_is_not_installed(name: str) -> None:
     before = [p.detach().clone() for p in model.parameters()]
     assert all(0 < float(step()) < 10 for _ in range(2))
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", [n for n in peers.names() if hasattr(peers.find(n), "make_step")])
+def test_a_zo_peer_keeps_no_activations(name: str) -> None:
+    seen, model = [], torch.nn.Linear(3, 1)
+
+    def closure(backward: bool = False) -> torch.Tensor:
+        loss = model(torch.ones(2, 3)).square().mean()
+        seen.append(loss.requires_grad)
+        return loss
+
+    try:
+        peers.find(name).step(name, model, closure)()
+    except ModuleNotFoundError:
+        pytest.skip(f"{name} is not installed")
+    assert 2 <= len(seen) <= 3 and not any(seen)
 
 
 def test_fused_into_backward_is_the_same_sgd() -> None:

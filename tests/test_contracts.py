@@ -208,7 +208,12 @@ def test_layers_of_a_model_hold_each_parameter_once(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "classes", "parameters"),
-    [("lenet5", 10, 107_786), ("pointnet", 40, 815_400), ("pointnet-bn", 40, 819_624)],
+    [
+        ("lenet5", 10, 107_786),
+        ("mobilenet_v2", 10, 2_236_106),  # with one channel
+        ("pointnet", 40, 815_400),
+        ("pointnet-bn", 40, 819_624),
+    ],
 )
 def test_models_have_the_papers_number_of_parameters(
     name: str, classes: int, parameters: int

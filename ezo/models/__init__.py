@@ -2,5 +2,6 @@
 
 A file defines ``NAMES``, ``INPUT`` (``image`` or ``points``) and ``build(name, classes, channels)
 -> nn.Module``; its docstring's first line describes it in ``ezo list``. Initial weights come from
-torch's generator, which the caller forks and seeds (see `ezo.train.build`).
+torch's generator, which the caller forks and seeds (see `ezo.train.build`). ``IMAGE`` may say the
+(channels, height, width) of the images that a step is measured with, where it isn't (1, 28, 28).
 """

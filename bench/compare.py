@@ -1,0 +1,237 @@
+"""Ours beside every baseline and peer: step time over two forwards, peak bytes over inference.
+
+Each method or peer of a model is a cell. Its step and a pass of inference are timed in turn, and
+in a peer's ZO cell our ``full-zo`` with them, so that who is first is told from ratios within one
+run. A peer that is not installed or fails is a row that says so. ``table`` sets the rows in
+Markdown: a group each for zeroth order, ElasticZO and backpropagation.
+"""
+
+import dataclasses
+import gc
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from bench import grid, peers
+from bench.memory import heap_bytes, peak_bytes
+from bench.steptime import interval
+from bench.time import in_turn
+from bench.workload import Workload
+from ezo import catalogue
+from ezo.methods import BP, ZO
+from ezo.rows import Row
+
+MODELS = ("lenet5", "pointnet", "mobilenet_v2")
+BATCH_SIZES = {"pointnet": 8, "mobilenet_v2": 8}  # a step stays under a second on one core
+METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp", "full-bp-checkpoint")  # and every peer
+OURS = "full-zo"  # what a peer's ZO step is timed beside
+GROUPS = {"ZO": "zeroth order", "elastic": "ElasticZO", "BP": "backpropagation"}
+TIME_SECONDS = 5.0  # of a cell's rounds, where they are not the fewest
+ROUNDS = (5, 15)  # fewest and most
+VISIT_SECONDS = 0.05
+LIMIT_SECONDS = 180.0  # of a cell, also where the machine is busy
+SMOKE = {"TIME_SECONDS": 0.0, "ROUNDS": (2, 2), "VISIT_SECONDS": 0.001}
+
+STEP, PEAK, HEAP = "step_over_two_forwards", "peak_over_inference", "heap_over_inference"
+BESIDE = "step_over_full_zo"
+
+
+def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
+    """Every method and peer on every model."""
+    chosen = tuple(methods or (*METHODS, *peers.names()))
+    return [Workload(model, method, batch_size) for model in models for method in chosen]
+
+
+def group(method: str) -> str:
+    """Which of `GROUPS` a method or peer is in.
+
+    >>> group("full-zo"), group("elastic-2"), group("torch-adam")
+    ('ZO', 'elastic', 'BP')
+    """
+    if method in peers.names():
+        return "ZO" if hasattr(peers.find(method), "make_step") else "BP"
+    reads = catalogue.find("method", method).READS
+    return ("elastic" if reads >= BP else "ZO") if reads >= ZO else "BP"
+
+
+def measure(case: Workload) -> list[Row]:
+    """Three ratios, in a peer's ZO cell a fourth, and the bytes that two of them are of.
+
+    ``step_over_two_forwards`` and ``step_over_full_zo``: median over rounds, with its interval.
+    ``peak_over_inference``: of exact tensor bytes. ``heap_over_inference``: of the heap's
+    high-water mark, which sees buffers inside operations (`bench.memory`).
+    """
+    try:
+        return [*_times(case), *_sizes(case)]
+    except ModuleNotFoundError as error:
+        return [case.row(STEP, None, "1", f"not installed: {error.name}")]
+    except Exception as error:
+        if case.method not in peers.names():
+            raise
+        return [case.row(STEP, None, "1", f"failed: {_told(error)}")]
+
+
+def _times(case: Workload) -> list[Row]:
+    """The rows of a step's time, from steps that go in turn."""
+    beside = group(case.method) == "ZO" and case.method != OURS
+    names = ["inference", case.method, *([OURS] if beside else [])]
+    steps = {name: dataclasses.replace(case, method=name).prepare()[1] for name in names}
+    losses = [float(steps[case.method]()) for _ in range(3)]
+    if not all(math.isfinite(loss) and 0 < loss < 100 for loss in losses):
+        raise AssertionError(f"expected finite losses before timing, got {losses}")
+    spent = {name: _seconds(step) for name, step in steps.items()}
+    one_round = 2 * sum(max(VISIT_SECONDS, seconds) for seconds in spent.values())
+    rounds = min(max(ROUNDS[0], int(TIME_SECONDS / one_round)), ROUNDS[1])
+    samples = in_turn(steps, case.synchronise, rounds, VISIT_SECONDS, least_steps=1)
+    times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
+    ratios = {STEP: times[case.method] / (2 * times["inference"])}
+    if beside:
+        ratios[BESIDE] = times[case.method] / times[OURS]
+    found = []
+    for metric, ratio in ratios.items():
+        low, high = interval(ratio)
+        row = case.row(metric, ratio.median().item(), "1", f"95 % interval {low:.3f} to {high:.3f}")
+        config = {**row.config, "low": low, "high": high, "rounds": rounds}
+        found.append(dataclasses.replace(row, config=config))
+    return found
+
+
+def _seconds(step: Callable[[], Any]) -> float:
+    step()
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def _sizes(case: Workload) -> list[Row]:
+    """The rows of memory; what can't be counted for a peer says why."""
+    counts: dict[str, Callable[..., int]] = {HEAP: heap_bytes, PEAK: _exact}
+    found = []
+    for metric, count in counts.items():
+        try:
+            theirs = count(*dataclasses.replace(case, method="inference").prepare())
+            ours = count(*case.prepare())
+        except Exception as error:
+            if case.method not in peers.names() and not isinstance(error, ModuleNotFoundError):
+                raise
+            found.append(case.row(metric, None, "1", f"can't be counted: {_told(error)}"))
+            continue
+        found.append(case.row(metric, ours / theirs, "1", f"{ours:,} B over {theirs:,} B"))
+    return found
+
+
+def _exact(model: torch.nn.Module, step: Callable[[], Any]) -> int:
+    for _ in range(2):
+        step()
+    gc.collect()
+    return peak_bytes(step)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def seconds(case: Workload) -> float:
+    """About how long a cell takes."""
+    step = 4 * grid.flops(case) / grid.FLOPS_PER_SECOND
+    return grid.START_SECONDS + TIME_SECONDS + 30 * step
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown: for each model and setting a table, and who is first in its ZO group.
+
+    Args:
+        rows: of any cells; of other metrics than this file's none is looked at.
+    """
+    settings = dict.fromkeys(_setting(row) for row in rows if row.method)
+    parts = []
+    for setting in settings:
+        cells: dict[str, dict[str, Row]] = {}
+        for row in rows:
+            if row.method and _setting(row) == setting:
+                cells.setdefault(row.method, {})[row.metric] = row
+        parts.append("\n".join([f"### {setting}", "", *_lines(cells), "", *_first(cells)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _setting(row: Row) -> str:
+    about = {"image": "images of {}", "points": "{} points", "batch_size": "batch {}"}
+    said = [text.format(row.config[name]) for name, text in about.items() if name in row.config]
+    threads = f"{row.threads} thread{'s' if row.threads > 1 else ''}"
+    return ", ".join([row.model, *said, row.precision, threads, row.device])
+
+
+def _lines(cells: dict[str, dict[str, Row]]) -> list[str]:
+    found = [
+        "| group | method | whose | step / two forwards | 95 % | peak bytes / inference "
+        "| heap / inference | note |",
+        "|---|---|---|--:|---|--:|--:|---|",
+    ]
+
+    def order(method: str) -> tuple[int, float]:
+        return list(GROUPS).index(group(method)), _value(cells[method], STEP)
+
+    for method in sorted(cells, key=order):
+        own = cells[method]
+        low, high = _bounds(own, STEP)
+        within = f"{low:.2f} to {high:.2f}" if low < high else ""
+        notes = [row.note for row in own.values() if row.value is None]
+        numbers = [_shown(_value(own, m), d) for m, d in ((STEP, 2), (PEAK, 3), (HEAP, 3))]
+        whose = "peer" if method in peers.names() else "ours"
+        line = [GROUPS[group(method)], method, whose, numbers[0], within, *numbers[1:]]
+        found.append("| " + " | ".join([*line, "; ".join(notes).replace("|", "\\|")]) + " |")
+    return found
+
+
+def _first(cells: dict[str, dict[str, Row]]) -> list[str]:
+    """Who is first among ZO steps in time and in bytes."""
+    peers_here = [m for m in cells if m in peers.names() and group(m) == "ZO"]
+    timed = [m for m in peers_here if BESIDE in cells[m]]
+    ours = cells.get(OURS, {})
+    faster = [m for m in timed if _bounds(cells[m], BESIDE)[1] < 1]
+    level = [m for m in timed if m not in faster and _bounds(cells[m], BESIDE)[0] <= 1]
+    against = [
+        f"{m} takes {_value(cells[m], BESIDE):.2f} times {OURS}'s ({low:.2f} to {high:.2f})"
+        for m in timed
+        for low, high in (_bounds(cells[m], BESIDE),)
+    ]
+    found = [_verdict("time", faster, level, timed, against)]
+    counted = [m for m in peers_here if PEAK in cells[m] and cells[m][PEAK].value is not None]
+    if PEAK in ours:
+        mine = _value(ours, PEAK)
+        fewer = [m for m in counted if _value(cells[m], PEAK) < mine]
+        level = [m for m in counted if _value(cells[m], PEAK) == mine]
+        against = [f"{m} {_value(cells[m], PEAK):.3f}" for m in counted]
+        found.append(_verdict("bytes", fewer, level, counted, [*against, f"{OURS} {mine:.3f}"]))
+    return found
+
+
+def _verdict(
+    what: str, before: list[str], level: list[str], among: list[str], against: list[str]
+) -> str:
+    if not among:
+        return f"First in {what}, zeroth order: no peer was measured."
+    if before:
+        told = f"{', '.join(before)} before {OURS}: we are not first"
+    elif level:
+        told = f"{OURS} (ours), level with {', '.join(level)}"
+    else:
+        told = f"{OURS} (ours)"
+    return f"First in {what}, zeroth order: {told}. {'; '.join(against)}."
+
+
+def _value(cell: dict[str, Row], metric: str) -> float:
+    value = cell[metric].value if metric in cell else None
+    return math.inf if value is None else value
+
+
+def _bounds(cell: dict[str, Row], metric: str) -> tuple[float, float]:
+    config = cell[metric].config if metric in cell else {}
+    return config.get("low", math.inf), config.get("high", math.inf)
+
+
+def _shown(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
