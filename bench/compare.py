@@ -137,7 +137,7 @@ def _told(error: Exception) -> str:
 def seconds(case: Workload) -> float:
     """About how long a cell takes."""
     step = 4 * grid.flops(case) / grid.FLOPS_PER_SECOND
-    return grid.START_SECONDS + TIME_SECONDS + 30 * step
+    return grid.START_SECONDS + TIME_SECONDS + 15 * step
 
 
 def table(rows: Sequence[Row]) -> str:

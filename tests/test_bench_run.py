@@ -322,6 +322,7 @@ def test_measuring_phases_changes_no_bit() -> None:
 # Peers
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 @pytest.mark.parametrize("name", peers.names())
 def test_a_peer_does_a_step_or_is_not_installed(name: str) -> None:
     workload = Workload("lenet5", name, 4)
