@@ -124,7 +124,7 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
         (["--rate", "5"], "that elastic-1 reads in fp32, --lr.*, got --rate; leave"),
         (
             ["--precision", "int8*", "--method", "tail-only-1", "--rate", "5", "--p-zero", "0"],
-            "reads in int8\\*, --fraction, --mu, --mu-drop, got --rate, --p-zero; leave out",
+            "reads in int8\\*, --fraction, --mu, --mu-drop, --growth, got --rate, --p-zero; leave",
         ),
         (
             ["--precision", "int8", "--method", "full-bp-checkpoint"],
