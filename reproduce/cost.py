@@ -6,7 +6,7 @@ from ezo.train import Run
 # more full BP takes; rows of reports/ are where they come from.
 STEP_SECONDS = {"lenet5": 0.0105, "pointnet": 0.16}
 FULL_BP = 2.0
-INT8 = 0.3  # of the float32 seconds, at most: reports/precisions has 0.21 to 0.29 for ZO steps
+INT8 = 0.3  # of the float32 seconds, at most: reports/precisions has 0.19 to 0.28 for ZO steps
 TRAIN_EXAMPLES = {"digits": 1442, "mnist": 60_000, "fashion-mnist": 60_000, "shapes": 4000}
 EVALUATION = 1.08  # over training alone
 

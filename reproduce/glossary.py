@@ -28,7 +28,10 @@ TERMS = {
         "for ModelNet40; small handwritten digits. -rot30: rotated by 30 degrees; shapes-256: 256 "
         "points a cloud"
     ),
-    "splits, sensitivity": "experiments: other numbers of BP layers; one setting at a time changed",
+    "splits, queries, sensitivity": (
+        "experiments: other numbers of BP layers; several perturbations a step, and so as many "
+        "times the forward passes; one setting at a time changed"
+    ),
     "step, batch, epoch, pass": (
         "a step changes the weights by one batch of examples; an epoch shows all training examples "
         "once; a forward pass computes one batch's loss"

@@ -13,6 +13,8 @@ SEARCHED_HOW = (
     "ezo/methods/tuned.json has the model and data; else MNIST's values for its kin, and the "
     "method's default (reports/README.md: budget and rows of the search)"
 )
+BY_HAND = "from a few trials by hand on held-out training examples (reports/README.md)"
+CONVERTED = "fp32's, turned into integers (reports/README.md)"
 # name in a row's config: what it is, how it was chosen
 SETTINGS = {
     "epochs": ("epochs", "as many as let the schedule end; the same for every method"),
@@ -30,16 +32,24 @@ SETTINGS = {
     "queries": ("ZO perturbations a step", "one, as in the paper"),
     "noise": ("ZO noise", "Gaussian, as in the paper"),
     "bp_gradient": ("where the BP gradient is taken", "mean of the passes: no side is preferred"),
-    "rate": ("INT8: ZO rate", SEARCHED),
+    "rate": ("INT8: ZO rate", CONVERTED),
     "r_max": ("INT8: largest perturbation", "default of ezo/precisions/int8.py"),
     "p_zero": ("INT8: share of weights left alone", "default of ezo/precisions/int8.py"),
     "magnitude": (
-        "INT8: step size from the sign, or relative to the mean loss difference",
-        "default of ezo/precisions/int8.py; the paper's form is the sign",
+        "INT8: step size from the loss difference: its sign, over its mean, or in proportion",
+        f"{BY_HAND}; the paper's form is the sign",
     ),
-    "mu": ("INT8: update width, bits of the largest BP update", SEARCHED),
-    "growth": ("INT8: bits of room for BP weights to grow", "as few as keep them from +-127"),
-    "mu_drop": ("INT8: how far the update width falls over the run", SEARCHED),
+    "largest_difference": (
+        "INT8: bound on the loss difference, 2^-10 bit",
+        f"{CONVERTED}; elastic-1 on Fashion-MNIST {BY_HAND}",
+    ),
+    "fraction": (
+        "INT8: bits of a trained weight that only updates see",
+        f"{BY_HAND}; the paper has none",
+    ),
+    "mu": ("INT8: update width, bits of the largest BP update", BY_HAND),
+    "mu_drop": ("INT8: how far the update width falls over the run", BY_HAND),
+    "growth": ("INT8: bits of room for BP weights to grow", BY_HAND),
 }
 FIXED = (  # what no row's config holds: (what, our choice, how it was chosen)
     ("initial weights", "Xavier uniform, zero biases", "full ZO needs it: ezo/models/_init.py"),
