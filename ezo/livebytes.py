@@ -179,7 +179,7 @@ class LiveBytes(TorchDispatchMode):
                 for which in ("weight_gradient", "bias_gradient"):
                     gradient = getattr(layer, which, None)
                     if gradient is not None:
-                        self.mark(gradient, "gradients", name)
+                        self.mark(gradient.m, "gradients", name)
 
         return run
 

@@ -118,7 +118,7 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
         ),
         (
             ["--precision", "int8", "--queries", "2", "--mu", "3"],
-            "expected hyperparameters that elastic-1 reads in int8, --schedule, --rate, .*, "
+            "expected hyperparameters that elastic-1 reads in int8, --bp-gradient, --schedule, .*, "
             "got --queries; leave out",
         ),
         (["--rate", "5"], "that elastic-1 reads in fp32, --lr.*, got --rate; leave"),
@@ -281,7 +281,7 @@ def test_help_explains_integer_hyperparameters(capsys: pytest.CaptureFixture[str
     text = help_text(capsys, "train")
     assert "hyperparameters of int8 and int8*:" in text
     for field in fields(Int8Hyper):
-        if field.name != "schedule":  # fp32's, and told there
+        if field.name not in ("schedule", "bp_gradient"):  # fp32's too, and told there
             option = "--" + field.name.replace("_", "-")
             value = option[2:].upper().replace("-", "_")
             assert f"{option} {value} {field.metadata['help']}" in text
@@ -328,7 +328,8 @@ def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_integer_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = {
         "rate": 1000, "r_max": 7, "p_zero": 0.25, "magnitude": "sign", "mu": 2, "mu_drop": 1,
-        "growth": 1, "largest_difference": 99, "fraction": 8, "schedule": "exponential",
+        "growth": 1, "zo_growth": 2, "bp_gradient": "minus", "largest_difference": 99,
+        "fraction": 8, "schedule": "exponential",
     }  # fmt: skip
     assert set(chosen) == {field.name for field in fields(Int8Hyper)}
     options = ["--model", "plain", "--precision", "int8*", "--out", str(tmp_path)]

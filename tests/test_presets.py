@@ -122,3 +122,4 @@ def test_a_hyperparameter_that_came_later_renames_a_run_only_where_it_is_used():
         return Run("lenet5", "mnist", "elastic-1", "int8", hyper=Int8Hyper(**chosen)).case
 
     assert named(growth=0) == named() != named(growth=2)
+    assert named(bp_gradient="plus", zo_growth=0) == named() != named(bp_gradient="mean")

@@ -43,8 +43,8 @@ class Layer(nn.Module):
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         raise NotImplementedError
 
-    def backward(self, err: Tensor, below: bool = True) -> Tensor:
-        """Errors of the output to errors of the input, int8; sets the weights' gradient.
+    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
+        """Errors of the output to errors of the input; adds to the weights' gradient.
 
         Without ``below`` nobody needs the errors of the input, and a layer with weights returns
         ``err`` as it came.
@@ -60,8 +60,8 @@ class Weighted(Layer):
         bias: int8 or None, added to the sums at their exponent.
         weight_exponent, bias_exponent: fixed.
         rounded: whether the output is rounded to int8; else it is the int32 sums.
-        weight_gradient, bias_gradient: int32, of the last backward pass; their exponent plays no
-            part in an update (NITI).
+        weight_gradient, bias_gradient: int32, the sum over the backward passes, two at most, since
+            they were None. Their exponents play no part in an update (NITI), but in that sum.
     """
 
     def __init__(self, weight: Int8Tensor, bias: Int8Tensor | None) -> None:
@@ -71,12 +71,17 @@ class Weighted(Layer):
         self.weight_exponent = weight.e
         self.bias_exponent = 0 if bias is None else bias.e
         self.rounded = True
-        self.weight_gradient: Tensor | None = None
-        self.bias_gradient: Tensor | None = None
+        self.weight_gradient: Int8Tensor | None = None
+        self.bias_gradient: Int8Tensor | None = None
         self._shift = 0  # the last pass's, where tiles are rounded at once
 
     def make_room(self, bits: int) -> None:
-        """Weight and bias at an exponent ``bits`` higher, rounded to nearest."""
+        """Let the weights grow to 2^bits times what they could.
+
+        A weight's exponent is fixed, and training makes weights several times larger than they
+        began: without room they end at the bound. Rounds weight and bias, to nearest, to an
+        exponent ``bits`` higher.
+        """
         with torch.no_grad():
             self.weight.copy_(shift(self.weight, bits, "nearest"))
             self.weight_exponent += bits
@@ -86,7 +91,7 @@ class Weighted(Layer):
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         if self.keeping:
-            self._kept = x.m
+            self._kept = x.m, x.e
         acc, e = self._product(x.m), x.e + self.weight_exponent
         if self.bias is not None:
             acc += self._along_channels(aligned(self.bias, self.bias_exponent - e))
@@ -97,7 +102,7 @@ class Weighted(Layer):
     ) -> Int8Tensor:
         """The compiled form of forward, a ReLU and a maximum (`ezo.int8.fast`)."""
         if self.keeping:
-            self._kept = x.m
+            self._kept = x.m, x.e
         e = x.e + self.weight_exponent
         what = (x.m, self.weight, self.bias, self.bias_exponent - e)
         after = (self.padding, relu, pool, over_points)
@@ -113,15 +118,22 @@ class Weighted(Layer):
             m, _ = fast.product(*what, *after, s)
         return Int8Tensor(m, e + s)
 
-    def backward(self, err: Tensor, below: bool = True) -> Tensor:
-        x = self._take()
-        self.weight_gradient, self.bias_gradient = self._gradients(err, x)
+    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
+        x, exponent = self._take()
+        weight, bias = self._gradients(err.m, x)
+        products = err.m.numel() // max(len(self.weight), 1)
+        room = int(2 * products > ops.LONGEST_SUM)
+        self.weight_gradient = _sum(self.weight_gradient, weight, err.e + exponent, room)
+        if bias is not None:
+            self.bias_gradient = _sum(self.bias_gradient, bias, err.e, room)
         if not below:
             return err
-        if fast.usable(err):
-            acc, bits = fast.error(err, self.weight, self.padding)
-            return fast.rescale(acc, max(0, bits - 7))
-        return rescale(self._error(err), 0).m
+        e = err.e + self.weight_exponent
+        if fast.usable(err.m):
+            acc, bits = fast.error(err.m, self.weight, self.padding)
+            s = max(0, bits - 7)
+            return Int8Tensor(fast.rescale(acc, s), e + s)
+        return rescale(self._error(err.m), e)
 
     padding = 0
     _channel = -1
@@ -145,6 +157,26 @@ class Weighted(Layer):
 
     def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+def _sum(old: Int8Tensor | None, new: Tensor, e: int, room: int) -> Int8Tensor:
+    """A pass's gradient, int32, at exponent ``e``, and an earlier one's, in the place of both.
+
+    The sum has the larger of their exponents, and ``room`` bits more; what that shifts is rounded
+    to nearest, halves away from zero.
+    """
+    if old is None:
+        return Int8Tensor(new, e)
+    top = max(old.e, e) + room
+    return Int8Tensor(_raised(old.m, top - old.e).add_(_raised(new, top - e)), top)
+
+
+def _raised(m: Tensor, s: int) -> Tensor:
+    """Mantissas at an exponent ``s`` higher, in place."""
+    if s == 0:
+        return m
+    sign = m.sign()
+    return m.abs_().bitwise_right_shift_(min(s, 32) - 1).add_(1).bitwise_right_shift_(1).mul_(sign)
 
 
 def aligned(bias: Tensor, left: int) -> Tensor:
@@ -221,8 +253,8 @@ class ReLU(Layer):
         """What backward needs."""
         self._kept = y
 
-    def backward(self, err: Tensor, below: bool = True) -> Tensor:
-        return ops.relu_backward(err, self._take())
+    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
+        return Int8Tensor(ops.relu_backward(err.m, self._take()), err.e)
 
 
 class MaxPool2d(Layer):
@@ -239,10 +271,11 @@ class MaxPool2d(Layer):
             self._kept = where, x.m.shape
         return Int8Tensor(y, x.e)
 
-    def backward(self, err: Tensor, below: bool = True) -> Tensor:
+    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
         where, shape = self._take()
         compiled = where.dtype == torch.uint8
-        return (fast if compiled else ops).max_pool2d_backward(err, where, shape, self.size)
+        m = (fast if compiled else ops).max_pool2d_backward(err.m, where, shape, self.size)
+        return Int8Tensor(m, err.e)
 
 
 class MaxOverPoints(Layer):
@@ -254,9 +287,9 @@ class MaxOverPoints(Layer):
             self._kept = where, x.m.shape[1]
         return Int8Tensor(y, x.e)
 
-    def backward(self, err: Tensor, below: bool = True) -> Tensor:
+    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
         where, points = self._take()
-        return ops.max_over_points_backward(err, where, points)
+        return Int8Tensor(ops.max_over_points_backward(err.m, where, points), err.e)
 
 
 class Flatten(Layer):
@@ -268,8 +301,8 @@ class Flatten(Layer):
         images = fast.usable(x.m) and x.m.dim() == 4 and x.m.dtype == torch.int8
         return Int8Tensor(fast.flatten(x.m) if images else x.m.flatten(1), x.e)
 
-    def backward(self, err: Tensor, below: bool = True) -> Tensor:
-        return err.view(self._take())
+    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
+        return Int8Tensor(err.m.view(self._take()), err.e)
 
 
 class Sequence(nn.Module):
@@ -319,19 +352,6 @@ class Sequence(nn.Module):
         """The layers with weights, in order."""
         return [layer for layer in self.layers if isinstance(layer, Weighted)]
 
-    def make_room(self, bp_layers: int, bits: int) -> None:
-        """Let the weights of the last layers grow to 2^bits times what they could.
-
-        A weight's exponent is fixed, and BP makes weights several times larger than they began:
-        without room they end at +-127. Rounds each weight, to nearest, to a coarser place.
-
-        Args:
-            bp_layers: how many last layers with weights.
-            bits: of room, 0 or more.
-        """
-        for layer in self.weighted()[len(self.weighted()) - bp_layers :]:
-            layer.make_room(bits)
-
     def keep(self, bp_layers: int) -> None:
         """Let the last ``bp_layers`` layers with weights remember what backward needs."""
         first = self._first(bp_layers)
@@ -339,8 +359,8 @@ class Sequence(nn.Module):
             if layer.keeping != (i >= first):  # setting a module's attribute is slow
                 layer.keeping = i >= first
 
-    def backward(self, err: Tensor, bp_layers: int) -> None:
-        """Errors of the logits (N, classes), int8, back to the last ``bp_layers`` layers."""
+    def backward(self, err: Int8Tensor, bp_layers: int) -> None:
+        """Errors of the logits (N, classes) back to the last ``bp_layers`` layers."""
         first = self._first(bp_layers)
         for i in range(len(self.layers) - 1, first - 1, -1):
             err = self.layers[i].backward(err, below=i > first)

@@ -14,10 +14,13 @@ from ezo.int8.loss import FRACTION_BITS, Loss
 from ezo.int8.model import Sequence, Weighted
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
 from ezo.int8.rounding import LARGEST, bit_width, shift
-from ezo.optim import watched
+from ezo.int8.tensor import Int8Tensor
+from ezo.optim import BP_GRADIENTS, watched
 
 MAGNITUDES = ("sign", "relative", "absolute")
 ERROR_STREAM = 1 << 31  # the noise stream that rounds the logits' error
+MINUS_STREAM = ERROR_STREAM + 1  # the same, at theta - z
+ERROR_EXPONENT = -7  # of the logits' error
 RELATIVE_BITS = 8  # of |loss+ - loss-| over its running mean
 LARGEST_RELATIVE = 3 << RELATIVE_BITS
 MEAN_BITS = 6  # the running mean is over about 2^6 steps
@@ -47,11 +50,12 @@ class ElasticZO(Optimizer):
 
     One step, with integer noise z drawn again whenever needed and never stored:
 
-        loss+ = closure() at theta + z,  and the BP part's gradient there
+        loss+ = closure() at theta + z
         loss- = closure() at theta - z
         g     = sign(loss+ - loss-)
         ZO:   theta <- clip(theta - g z rate)      rounded at random, once (`ezo.int8.perturb`)
-        BP:   W <- clip(W - PSR(grad, bits(grad) - mu))      so that |delta| <= 2^mu (NITI)
+        BP:   W <- clip(W - PSR(grad, bits(grad) - mu))      so that |delta| <= 2^mu (NITI);
+              grad is the BP part's gradient at theta + z, or where ``bp_gradient`` says
 
     ``magnitude="sign"`` is the paper's form. Two of our own keep what the sign throws away:
     ``"relative"`` scales the rate by |loss+ - loss-| over its running mean, at most 3;
@@ -75,6 +79,9 @@ class ElasticZO(Optimizer):
         magnitude: ``sign``, ``relative`` or ``absolute``.
         largest_difference: bound on the mean difference that ``absolute`` takes, in 2^-10 bit.
         fraction: whether trained weights have a fraction, one byte each.
+        bp_gradient: where the BP gradient is taken: ``plus`` or ``minus`` for one of the passes,
+            ``mean`` for both, which takes a backward pass more and holds a gradient through the
+            second pass, ``unperturbed`` for one more pass at theta.
         seed: of the noise; the same seed gives the same bits.
 
     Attributes:
@@ -98,6 +105,7 @@ class ElasticZO(Optimizer):
         magnitude: str = "sign",
         largest_difference: int = 1 << 10,
         fraction: bool = False,
+        bp_gradient: str = "plus",
         seed: int = 0,
     ) -> None:
         weighted = model.weighted()
@@ -110,6 +118,10 @@ class ElasticZO(Optimizer):
         if magnitude not in MAGNITUDES:
             raise ValueError(
                 f"expected magnitude to be one of {', '.join(MAGNITUDES)}, got {magnitude!r}"
+            )
+        if bp_gradient not in BP_GRADIENTS:
+            raise ValueError(
+                f"expected bp_gradient to be one of {', '.join(BP_GRADIENTS)}, got {bp_gradient!r}"
             )
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
             raise ValueError(f"expected seed to be an integer in [0, 2^64), got {seed!r}")
@@ -143,7 +155,7 @@ class ElasticZO(Optimizer):
         super().__init__([group for group in groups if group["params"]], {})
         self.g: int | None = None
         self._model, self._bp = model, bp
-        self._magnitude, self._seed = magnitude, seed
+        self._magnitude, self._seed, self._bp_gradient = magnitude, seed, bp_gradient
         self._largest_difference = largest_difference << (FRACTION_BITS - 10)
         if fraction:
             for group in self.param_groups:
@@ -169,7 +181,8 @@ class ElasticZO(Optimizer):
             closure: computes the loss of the same batch whenever it is called.
 
         Returns:
-            The loss of the first pass: at theta + z, or at theta where there is no ZO layer.
+            The loss of the first pass: at theta + z, or at theta where there is no ZO layer or
+            the BP gradient is taken there.
         """
         return self._watched_step(closure) if watched(self) else self._step(closure)
 
@@ -179,14 +192,18 @@ class ElasticZO(Optimizer):
     @torch.no_grad()
     def _step(self, closure: Callable[[], Loss]) -> Loss:
         zo = [group for group in self.param_groups if group["zo"]]
-        if not zo:
-            self.g = None
-            first = self._first_pass(closure)
-        else:
-            first = self._zo_step(closure, zo[0])
-        for group in self.param_groups:
-            if not group["zo"]:
-                self._bp_step(group["mu"])
+        try:
+            if not zo:
+                self.g = None
+                first = self._pass(closure, "unperturbed")
+            else:
+                first = self._zo_step(closure, zo[0])
+            for group in self.param_groups:
+                if not group["zo"]:
+                    self._bp_step(group["mu"])
+        finally:
+            for layer in self._bp_layers:
+                layer.weight_gradient = layer.bias_gradient = None
         self._steps += 1
         return first
 
@@ -195,14 +212,17 @@ class ElasticZO(Optimizer):
     def _zo_step(self, closure: Callable[[], Loss], group: dict[str, Any]) -> Loss:
         parameters: list[Tensor] = group["params"]
         place: dict[str, Any] = {"seed": self._seed, "step": self._steps}
+        first = None
+        if self._bp and self._bp_gradient == "unperturbed":
+            first = self._pass(closure, "unperturbed")
         times = 0  # the weights stand at theta + times z
         try:
             perturb.shift_(parameters, self._noise, times=1, **place)
             times = 1
-            plus = self._first_pass(closure)
+            plus = self._pass(closure, "plus")
             perturb.shift_(parameters, self._noise, times=-2, **place)
             times = -1
-            difference = plus.total() - closure().total()
+            difference = plus.total() - self._pass(closure, "minus").total()
             self.g = (difference > 0) - (difference < 0)
             rate = self._rate(group["rate"], abs(difference), len(plus.target))
             perturb.update_(
@@ -217,7 +237,7 @@ class ElasticZO(Optimizer):
         finally:
             if times:
                 perturb.shift_(parameters, self._noise, times=-times, **place)
-        return plus
+        return first or plus
 
     def _rate(self, rate: int, difference: int, examples: int) -> int:
         if self._magnitude == "sign":
@@ -235,13 +255,21 @@ class ElasticZO(Optimizer):
         found = [self.state[p]["fraction"] for p in parameters if p in self.state]
         return found or None
 
-    def _first_pass(self, closure: Callable[[], Loss]) -> Loss:
-        """A pass, and the BP layers' gradients."""
-        if not self._bp:
+    def _pass(self, closure: Callable[[], Loss], where: str) -> Loss:
+        """A pass, and the BP layers' gradients where they are taken there.
+
+        Args:
+            closure: computes the loss.
+            where: ``plus``, ``minus`` or ``unperturbed``, which always takes them.
+        """
+        taken = where == "unperturbed" or self._bp_gradient in (where, "mean")
+        if not self._bp or not taken:
             return closure()
+        stream = MINUS_STREAM if where == "minus" else ERROR_STREAM
         with self._keeping():
             loss = closure()
-            self._model.backward(loss.error(self._words(loss.logits.m)), self._bp)
+            error = loss.error(self._words(loss.logits.m, stream))
+            self._model.backward(Int8Tensor(error, ERROR_EXPONENT), self._bp)
         return loss
 
     @contextlib.contextmanager
@@ -252,12 +280,12 @@ class ElasticZO(Optimizer):
         finally:
             self._model.keep(0)
 
-    def _words(self, like: Tensor) -> Tensor:
+    def _words(self, like: Tensor, stream: int) -> Tensor:
         if fast.usable(like):
             n = like.numel()
-            return fast.words(self._seed, self._steps, ERROR_STREAM, n).view(like.shape)
+            return fast.words(self._seed, self._steps, stream, n).view(like.shape)
         groups = -(-like.numel() // _noise.GROUP)
-        words = _noise.words(self._seed, self._steps, 0, ERROR_STREAM, 0, groups, like.device)
+        words = _noise.words(self._seed, self._steps, 0, stream, 0, groups, like.device)
         return words.flatten()[: like.numel()].view(like.shape)
 
     def _bp_step(self, mu: int) -> None:
@@ -268,8 +296,7 @@ class ElasticZO(Optimizer):
             ):
                 if parameter is not None and gradient is not None:
                     fraction = self.state.get(parameter, {}).get("fraction")
-                    _descend(parameter, fraction, gradient, mu)
-            layer.weight_gradient = layer.bias_gradient = None
+                    _descend(parameter, fraction, gradient.m, mu)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but the weights."""

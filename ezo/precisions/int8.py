@@ -23,13 +23,18 @@ from ezo.int8 import (
 from ezo.int8.loss import NAT, tables
 from ezo.methods import Parts
 from ezo.methods._hyper import about
+from ezo.optim import BP_GRADIENTS
 from ezo.precisions import EVALUATION_BATCH, Trainer
 
 NAMES = ("int8", "int8*")
 ZO = frozenset(
-    {"rate", "r_max", "p_zero", "magnitude", "largest_difference", "fraction", "schedule"}
+    {
+        *("rate", "r_max", "p_zero", "magnitude", "largest_difference", "fraction", "schedule"),
+        "zo_growth",
+    }
 )
 BP = frozenset({"mu", "mu_drop", "fraction", "growth"})
+BOTH = frozenset({"bp_gradient"})
 HALVINGS = 5  # of the rate, over an exponential schedule
 FACTOR_BITS = 16
 
@@ -70,6 +75,18 @@ class Int8Hyper:
         "counts last places, which are then 2^growth times larger",
         later=True,
     )
+    zo_growth: int = about(
+        0,
+        "the same for the ZO part: they begin within (127 - r_max) / 2^zo_growth, and r_max counts "
+        "last places, which are then 2^zo_growth times larger; the rate stays",
+        later=True,
+    )
+    bp_gradient: str = about(
+        "plus",
+        "where the BP gradient is taken: plus or minus for one of a step's passes, mean for both, "
+        "unperturbed for one more",
+        later=True,
+    )
     schedule: str = about(
         "cosine", "ZO rate over time: exponential (to 1/32), cosine (to 0) or constant"
     )
@@ -88,7 +105,9 @@ def reads(method: str) -> frozenset[str]:
     """Those of the parts that the method has."""
     parts = _parts(method)
     zo = parts.zo and parts.bp != "all"
-    return (ZO if zo else frozenset()) | (BP if parts.bp != 0 else frozenset())
+    bp = parts.bp != 0
+    both = BOTH if zo and bp else frozenset()
+    return (ZO if zo else frozenset()) | (BP if bp else frozenset()) | both
 
 
 def check(method: str, hyper: Int8Hyper) -> None:
@@ -102,8 +121,14 @@ def check(method: str, hyper: Int8Hyper) -> None:
             raise ValueError(f"expected {field.name} to be an integer, got {value!r}")
     if hyper.fraction not in (0, 8):
         raise ValueError(f"expected fraction of 0 or 8, got {hyper.fraction}")
-    if not 0 <= hyper.growth <= 6:
-        raise ValueError(f"expected growth from 0 to 6 bits, got {hyper.growth}")
+    for name in ("growth", "zo_growth"):
+        if not 0 <= getattr(hyper, name) <= 6:
+            raise ValueError(f"expected {name} from 0 to 6 bits, got {getattr(hyper, name)}")
+    if hyper.bp_gradient not in BP_GRADIENTS:
+        raise ValueError(
+            f"expected bp_gradient to be one of {', '.join(BP_GRADIENTS)}, got "
+            f"{hyper.bp_gradient!r}"
+        )
     SparseNoise(hyper.r_max, hyper.p_zero)
     factor(hyper.schedule, 0, 1)
     if not 0 <= hyper.mu_drop <= hyper.mu + 20:
@@ -254,9 +279,14 @@ class _Trainer(Trainer):
         network = from_float(model)
         layers = len(network.weighted())
         bp = layers if isinstance(parts.bp, str) else parts.bp
-        if parts.zo and bp < layers:
+        zo = parts.zo and bp < layers
+        if zo:
             network = from_float(model, headroom=hyper.r_max)
-        network.make_room(bp, hyper.growth)
+        for place, layer in enumerate(network.weighted()):
+            if place >= layers - bp:
+                layer.make_room(hyper.growth)
+            elif zo:
+                layer.make_room(hyper.zo_growth)
         self.model = self._network = network.to(device)
         self.optimizer = ElasticZO(
             self._network,
@@ -268,6 +298,7 @@ class _Trainer(Trainer):
             magnitude=hyper.magnitude,
             largest_difference=hyper.largest_difference,
             fraction=hyper.fraction > 0,
+            bp_gradient=hyper.bp_gradient,
             seed=seed,
         )
         self._loss, self._hyper = loss, hyper

@@ -106,7 +106,7 @@ def test_the_bp_update_is_the_gradient_rounded_to_mu_bits():
 
     def spy(mu):
         for i, layer in enumerate(model.weighted()):
-            seen[2 * i], seen[2 * i + 1] = layer.weight_gradient, layer.bias_gradient
+            seen[2 * i], seen[2 * i + 1] = layer.weight_gradient.m, layer.bias_gradient.m
         original(mu)
 
     optimizer._bp_step = spy
@@ -117,6 +117,55 @@ def test_the_bp_update_is_the_gradient_rounded_to_mu_bits():
             old.flatten().tolist(), new.flatten().tolist(), seen[i].flatten().tolist(), strict=True
         ):
             assert v == max(-127, min(127, w - oracle.pseudo_stochastic(g, s)))
+
+
+def gradients(where, bp=2, seed=0, zo=True):
+    """The BP layers' gradients of one step, and how many passes it took."""
+    model, seen, passes = network(), [], []
+    optimizer = ElasticZO(model, bp, noise=NOISE, bp_gradient=where, seed=seed, zo=zo)
+    original, (x, y) = optimizer._bp_step, batch()
+
+    def spy(mu):
+        for layer in optimizer._bp_layers:
+            seen.extend([layer.weight_gradient, layer.bias_gradient])
+        original(mu)
+
+    def closure():
+        passes.append(1)
+        return Loss(model(x), y)
+
+    optimizer._bp_step = spy
+    optimizer.step(closure)
+    return seen, len(passes)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_mean_of_the_passes_gradients_is_their_rounded_sum(seed):
+    plus, minus, mean = (gradients(where, seed=seed)[0] for where in ("plus", "minus", "mean"))
+    for a, b, found in zip(plus, minus, mean, strict=True):
+        assert not torch.equal(a.m, b.m) and found.m.dtype == torch.int32
+        e = max(a.e, b.e)
+        wanted = [
+            oracle.nearest_unclipped(p, e - a.e) + oracle.nearest_unclipped(q, e - b.e)
+            for p, q in zip(a.m.flatten().tolist(), b.m.flatten().tolist(), strict=True)
+        ]
+        assert found.m.flatten().tolist() == wanted and found.e == e
+
+
+def test_unperturbed_is_the_gradient_where_no_zo_part_is_perturbed():
+    found, passes = gradients("unperturbed")
+    wanted, one = gradients("plus", zo=False)
+    assert passes == 3 and one == 1 and gradients("mean")[1] == 2
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a.m, b.m) and a.e == b.e
+
+
+@pytest.mark.parametrize("where", ["minus", "mean", "unperturbed"])
+def test_where_the_bp_gradient_is_taken_leaves_the_zo_part_alone(where):
+    model, _, _ = run(2, 1, bp_gradient=where)
+    plus, _, _ = run(2, 1)
+    assert torch.equal(weights(model)[0], weights(plus)[0])
+    assert not torch.equal(weights(model)[2], weights(plus)[2])
 
 
 def test_a_tie_and_a_rate_of_0_leave_the_zo_weights_alone():
@@ -180,9 +229,12 @@ def test_an_exception_in_a_pass_leaves_the_weights_as_they_were(at):
             raise KeyError("no such batch")
         return Loss(model(x), y)
 
+    optimizer = ElasticZO(model, 1, noise=NOISE)
     with pytest.raises(KeyError, match="no such batch"):
-        ElasticZO(model, 1, noise=NOISE).step(closure)
+        optimizer.step(closure)
     assert all(map(torch.equal, before, weights(model)))
+    optimizer.step(lambda: Loss(model(x), y))  # a gradient that was left would count
+    assert all(map(torch.equal, weights(run(1, 1)[0]), weights(model)))
 
 
 def test_torch_s_global_random_state_is_never_touched():
@@ -201,6 +253,7 @@ def test_torch_s_global_random_state_is_never_touched():
         ({"rate": 1 << 17}, "rate"),
         ({"mu": 7}, "mu"),
         ({"magnitude": "size"}, "sign, relative"),
+        ({"bp_gradient": "zero"}, "one of mean, plus, minus, unperturbed, got 'zero'"),
         ({"seed": 1.5}, "seed"),
         ({"noise": SparseNoise(63, 0.5)}, "headroom=63"),
     ],

@@ -185,6 +185,8 @@ def test_values_tuned_for_int8_serve_both_and_not_fp32(monkeypatch: pytest.Monke
         ({"hyper": Int8Hyper(mu=-18, mu_drop=3)}, "expected mu_drop from 0 to 2, .* got 3"),
         ({"hyper": Int8Hyper(mu_drop=-1)}, "expected mu_drop from 0 to"),
         ({"hyper": Int8Hyper(growth=7)}, "expected growth from 0 to 6 bits, got 7"),
+        ({"hyper": Int8Hyper(zo_growth=-1)}, "expected zo_growth from 0 to 6 bits, got -1"),
+        ({"hyper": Int8Hyper(bp_gradient="no")}, "mean, plus, minus, unperturbed, got 'no'"),
         ({"hyper": Int8Hyper(r_max=64)}, r"expected r_max in \[1, 63\], got 64"),
         ({"hyper": Int8Hyper(p_zero=math.nan)}, r"expected p_zero in \[0, 1\), got nan"),
         (

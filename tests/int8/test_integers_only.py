@@ -159,8 +159,10 @@ def watched() -> Iterator[Watched]:
     sys.modules.update(ours)
 
 
-def steps(train: Any, watch: Watch, method: str, precision: str) -> None:
-    run = train.Run("lenet5", "digits", method, precision, batch_size=2, train_examples=4)
+def steps(train: Any, watch: Watch, method: str, precision: str, **chosen: Any) -> None:
+    hyper = importlib.import_module("ezo.precisions.int8").Int8Hyper(**chosen)
+    what = {"batch_size": 2, "train_examples": 4, "hyper": hyper}
+    run = train.Run("lenet5", "digits", method, precision, **what)
     loop = train._Loop(run.settled(), None, None, torch.device("cpu"), 1)
     for k in range(2):
         x, y = loop.trainer.batch(torch.arange(2 * k, 2 * k + 2), torch.Generator())
@@ -176,7 +178,7 @@ def test_no_step_of_int8_has_a_floating_point_number(watched: Watched, isa: str)
     for method in ("full-zo", "elastic-2", "full-bp", "tail-only-1"):
         before = dict(watch.seen)
         with fast.instruction_set(isa):
-            steps(train, watch, method, "int8")
+            steps(train, watch, method, "int8", bp_gradient="mean")
         assert watch.seen["expression"] - before["expression"] > 500
         assert watch.seen["operation"] - before["operation"] > 20
 

@@ -2,11 +2,17 @@
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import nn
 
-from ezo.int8.model import Linear, Weighted, aligned, from_float
+from ezo.int8.model import Linear, Weighted, _sum, aligned, from_float
+from ezo.int8.ops import LONGEST_SUM
 from ezo.int8.tensor import Int8Tensor, quantize
 from ezo.models import lenet5, pointnet
+from tests.oracles import rounding as oracle
+
+LARGEST_SUM = LONGEST_SUM * 127**2
 
 
 def lenet():
@@ -60,7 +66,8 @@ def test_conversion_keeps_every_weight_within_half_a_unit_and_the_headroom():
 
 def test_room_for_the_last_layers_weights_changes_their_places_and_not_their_values():
     net, roomy = from_float(lenet()), from_float(lenet())
-    roomy.make_room(2, 3)
+    for layer in roomy.weighted()[3:]:
+        layer.make_room(3)
     for i, (before, after) in enumerate(zip(net.weighted(), roomy.weighted(), strict=True)):
         bits = 3 if i >= 3 else 0
         assert after.weight_exponent == before.weight_exponent + bits
@@ -69,6 +76,29 @@ def test_room_for_the_last_layers_weights_changes_their_places_and_not_their_val
             assert (new.double() * 2**bits - old.double()).abs().max() <= 2**bits / 2
             assert int(new.abs().max()) <= 128 >> bits
     assert net(quantize(images())).e != roomy(quantize(images())).e
+
+
+@given(
+    old=st.lists(st.integers(-(2**31) + 1, 2**31 - 1), min_size=5, max_size=5),
+    new=st.lists(st.integers(-(2**31) + 1, 2**31 - 1), min_size=5, max_size=5),
+    apart=st.integers(-40, 40),
+    room=st.integers(0, 1),
+)
+@example(old=[LARGEST_SUM] * 5, new=[LARGEST_SUM] * 5, apart=0, room=1)
+@example(old=[-LARGEST_SUM] * 5, new=[-LARGEST_SUM] * 5, apart=0, room=1)
+def test_two_passes_gradients_add_up(old, new, apart, room):
+    if not room:
+        old, new = [x // 2 for x in old], [x // 2 for x in new]
+    elif max(map(abs, old + new)) > LARGEST_SUM:
+        old, new = [x % LARGEST_SUM for x in old], [x % LARGEST_SUM for x in new]
+    top = max(3, 3 + apart) + room
+    wanted = [
+        oracle.nearest_unclipped(a, top - 3) + oracle.nearest_unclipped(b, top - 3 - apart)
+        for a, b in zip(old, new, strict=True)
+    ]
+    a, b = (torch.tensor(x, dtype=torch.int32) for x in (old, new))
+    found = _sum(Int8Tensor(a, 3), b, 3 + apart, room)
+    assert found.m.dtype == torch.int32 and found.m.tolist() == wanted and found.e == top
 
 
 def test_a_zero_bias_gets_the_weight_s_exponent():
@@ -110,7 +140,7 @@ def test_backward_gives_the_gradients_of_the_products_it_saw():
     errors = {}
     for i, layer in reversed(list(enumerate(model.layers))):
         errors[i] = err = err.to(torch.int8)
-        err = layer.backward(err)
+        err = layer.backward(Int8Tensor(err, -7)).m
         assert err.dtype == torch.int8 and err.abs().max() <= 127
     for i, x_m in seen.items():
         layer = model.layers[i]
@@ -121,9 +151,9 @@ def test_backward_gives_the_gradients_of_the_products_it_saw():
             else torch.nn.functional.conv2d(x_m.double(), w, padding=layer.padding)
         )
         (wanted,) = torch.autograd.grad(f, w, errors[i].double())
-        assert torch.equal(layer.weight_gradient.double(), wanted)
+        assert torch.equal(layer.weight_gradient.m.double(), wanted)
         dims = [d for d in range(errors[i].dim()) if d != (1 if errors[i].dim() == 4 else 1)]
-        assert torch.equal(layer.bias_gradient.long(), errors[i].long().sum(dims))
+        assert torch.equal(layer.bias_gradient.m.long(), errors[i].long().sum(dims))
 
 
 def test_backward_s_errors_point_the_way_of_float_s():
@@ -136,10 +166,10 @@ def test_backward_s_errors_point_the_way_of_float_s():
     whole.keep(5)
     p = torch.softmax(whole(quantize(x)).to_float(), 1)
     err = torch.round((p - nn.functional.one_hot(y, 10)) * 127).to(torch.int8)
-    whole.backward(err, 5)
+    whole.backward(Int8Tensor(err, -7), 5)
     kinds = [m for m in model if isinstance(m, (nn.Linear, nn.Conv2d))]
     for layer, m in zip(whole.weighted(), kinds, strict=True):
-        a, b = layer.weight_gradient.double().flatten(), m.weight.grad.double().flatten()
+        a, b = layer.weight_gradient.m.double().flatten(), m.weight.grad.double().flatten()
         assert torch.cosine_similarity(a, b, 0) > 0.9
 
 
@@ -148,12 +178,12 @@ def test_only_the_last_layers_keep_what_backward_needs(k):
     model = from_float(lenet())
     model.keep(k)
     logits = model(quantize(images(2)))
-    model.backward(torch.ones_like(logits.m, dtype=torch.int8), k)
+    model.backward(Int8Tensor(torch.ones_like(logits.m, dtype=torch.int8), -7), k)
     got = [layer.weight_gradient is not None for layer in model.weighted()]
     assert got == [False] * (5 - k) + [True] * k
     if k:
         with pytest.raises(RuntimeError, match="forward pass"):
-            model.backward(torch.ones_like(logits.m, dtype=torch.int8), k)
+            model.backward(Int8Tensor(torch.ones_like(logits.m, dtype=torch.int8), -7), k)
 
 
 @pytest.mark.parametrize(

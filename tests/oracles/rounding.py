@@ -9,6 +9,12 @@ def nearest(x: int, s: int) -> int:
     return _end(x, below + (exact - below >= Fraction(1, 2) and s > 0))
 
 
+def nearest_unclipped(x: int, s: int) -> int:
+    """x / 2^s, halves away from zero."""
+    quotient, rest = divmod(abs(x), 2**s)
+    return (quotient + (2 * rest >= 2**s)) * (1 if x > 0 else -1)
+
+
 def stochastic(x: int, s: int, u: int) -> int:
     exact = Fraction(abs(x), 2**s)
     below = exact.numerator // exact.denominator
