@@ -33,7 +33,10 @@ SETTINGS = {
     "noise": ("ZO noise", "Gaussian, as in the paper"),
     "bp_gradient": ("where the BP gradient is taken", "mean of the passes: no side is preferred"),
     "rate": ("INT8: ZO rate", CONVERTED),
-    "r_max": ("INT8: largest perturbation", "default of ezo/precisions/int8.py"),
+    "r_max": (
+        "INT8: largest perturbation",
+        f"default of ezo/precisions/int8.py; 2 in fine-tuning, half as much with room, {BY_HAND}",
+    ),
     "p_zero": ("INT8: share of weights left alone", "default of ezo/precisions/int8.py"),
     "magnitude": (
         "INT8: step size from the loss difference: its sign, over its mean, or in proportion",
@@ -50,6 +53,7 @@ SETTINGS = {
     "mu": ("INT8: update width, bits of the largest BP update", BY_HAND),
     "mu_drop": ("INT8: how far the update width falls over the run", BY_HAND),
     "growth": ("INT8: bits of room for BP weights to grow", BY_HAND),
+    "zo_growth": ("INT8: the same for ZO weights", BY_HAND),
 }
 FIXED = (  # what no row's config holds: (what, our choice, how it was chosen)
     ("initial weights", "Xavier uniform, zero biases", "full ZO needs it: ezo/models/_init.py"),

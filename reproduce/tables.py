@@ -15,7 +15,7 @@ from reproduce.select import final, groups, value
 HYPERS = (
     *("epochs", "batch_size", "lr", "eps", "clip", "bp_lr", "momentum", "schedule"),
     *("rate", "r_max", "p_zero", "magnitude", "largest_difference"),
-    *("fraction", "mu", "mu_drop", "growth"),
+    *("fraction", "mu", "mu_drop", "growth", "zo_growth"),
 )
 PLAIN = ("reproduced", "exceeded", "indication only")  # verdicts whose comparisons are only counted
 
