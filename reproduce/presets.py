@@ -122,7 +122,7 @@ def training(
     ]
 
 
-GENTLE = 2  # r_max of integer fine-tuning
+GENTLE = 2  # r_max of integer fine-tuning, half as much for each bit of room
 
 
 def fine_tuning(
@@ -142,7 +142,8 @@ def fine_tuning(
                 "lenet5", turned, methods, seeds=[seed], epochs=epochs, precision=precision
             ):
                 if hasattr(run.hyper, "r_max"):
-                    run = replace(run, hyper=replace(run.hyper, r_max=GENTLE))
+                    r_max = max(1, GENTLE >> run.hyper.zo_growth)
+                    run = replace(run, hyper=replace(run.hyper, r_max=r_max))
                 found.append(replace(run, start=start.case))
     return found
 
