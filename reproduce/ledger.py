@@ -31,8 +31,11 @@ SETTINGS = {
     "weight_decay": ("weight decay", "none, so that nothing hides what a method does"),
     "queries": ("ZO perturbations a step", "one, as in the paper"),
     "noise": ("ZO noise", "Gaussian, as in the paper"),
-    "bp_gradient": ("where the BP gradient is taken", "mean of the passes: no side is preferred"),
-    "rate": ("INT8: ZO rate", CONVERTED),
+    "bp_gradient": (
+        "where the BP gradient is taken",
+        "mean of the passes: no side is preferred; INT8: one, which saves a backward pass",
+    ),
+    "rate": ("INT8: ZO rate", f"{CONVERTED}; on Fashion-MNIST {BY_HAND}"),
     "r_max": (
         "INT8: largest perturbation",
         f"default of ezo/precisions/int8.py; 2 in fine-tuning, half as much with room, {BY_HAND}",
