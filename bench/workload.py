@@ -119,6 +119,7 @@ class Workload:
         trainer.train_x = trainer.test_x = trainer.train_x[:0].clone()  # the batch is enough
         trainer.train_y = trainer.test_y = trainer.train_y[:0].clone()
         if self.method == "inference":
+            del trainer.optimizer  # and with it the fractions of weights
             return trainer.model, lambda: trainer.loss(batch, labels)
         return trainer.model, lambda: trainer.mean_loss(
             trainer.step(batch, labels, 0, 1), 1, self.batch_size

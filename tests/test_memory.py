@@ -9,12 +9,15 @@ from bench.isolate import measure_alone
 from bench.workload import Workload
 from ezo.livebytes import KINDS
 
-METHODS = ("full-zo", "elastic-4", "full-bp", "full-bp-checkpoint")
+CASES = (
+    *(Workload("lenet5", m, 8) for m in ("full-zo", "elastic-4", "full-bp", "full-bp-checkpoint")),
+    *(Workload("lenet5", m, 8, precision="int8") for m in ("inference", "elastic-2", "full-bp")),
+)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
 def measured(request):
-    return measure_alone("memory", Workload("lenet5", request.param, 8))
+    return measure_alone("memory", request.param)
 
 
 def values(rows, metric):

@@ -1,8 +1,9 @@
 """What every data set gives: tensors ready to train on, and a checksum of what they are."""
 
+import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,7 +23,6 @@ class Dataset:
         classes: number of classes.
         augment: ``augment(x, generator) -> x``, applied to each training batch where not None;
             ``generator`` is a CPU ``torch.Generator``, x and the result stay on x's device.
-        checksum: SHA-256 of the four tensors' bytes, hexadecimal.
     """
 
     train_x: Tensor
@@ -31,10 +31,11 @@ class Dataset:
     test_y: Tensor
     classes: int
     augment: Augment | None = None
-    checksum: str = field(init=False)
 
-    def __post_init__(self) -> None:
+    @functools.cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the four tensors' bytes, hexadecimal."""
         digest = hashlib.sha256()
         for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
             digest.update(tensor.contiguous().numpy().data)
-        object.__setattr__(self, "checksum", digest.hexdigest())
+        return digest.hexdigest()
