@@ -6,8 +6,7 @@ Memory: exact tensor bytes and the heap's (`bench.memory`) of the fp32 step over
 Time: the step of a method in fp32 over its step in each other precision, and torch's full BP in
 fp32 over it, all in one process, rounds A B .. B A (`bench.time.in_turn`). Full BP stands for the
 fastest that torch offers here: with the layers' weights in the usual memory format and in
-channels_last, whichever is faster. The fp32 step of a model with convolutions is timed in
-channels_last, too: torch's max-pooling is far faster there.
+channels_last, whichever is faster.
 """
 
 import gc
@@ -28,7 +27,6 @@ from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
 OTHERS = ("int8", "int8-whole", "int8*")
-CHANNELS_LAST = "fp32, channels_last"
 SMOKE = {"ROUNDS": 2, "ROUND_SECONDS": 0.002}
 
 
@@ -68,21 +66,16 @@ def cases(
 
 
 def measure(case: Comparison) -> list[Row]:
-    """``turn_seconds`` of a step in each round, and the ratios to every precision.
+    """``turn_seconds`` of a step in each round, and four ratios to every precision.
 
-    ``fp32_over_PRECISION``, ``fp32_channels_last_over_PRECISION`` and ``full_bp_over_PRECISION`` of
-    time, ``fp32_bytes_over_PRECISION`` and ``fp32_heap_over_PRECISION`` of memory; times are
-    medians, with intervals.
+    ``fp32_over_PRECISION`` and ``full_bp_over_PRECISION`` of time, ``fp32_bytes_over_PRECISION``
+    and ``fp32_heap_over_PRECISION`` of memory; times are medians, with intervals.
     """
     sizes = {name: _sizes(case, name) for name in ("fp32", *OTHERS)}
     steps = {name: _prepare(case, name)[1] for name in ("fp32", *OTHERS)}
-    references = {"fp32": "fp32"}
-    model, step = _prepare(case, "fp32")
-    if _arrange(model, torch.channels_last):
-        steps[CHANNELS_LAST], references["fp32_channels_last"] = step, CHANNELS_LAST
     for name, layout in _layouts(case).items():
         model, steps[name] = case.workload("fp32", "full-bp").prepare()
-        _arrange(model, layout)
+        _channels_last(model, layout)
     for name, step in steps.items():
         losses = [float(step()) for _ in range(3)]
         if not all(0 < loss < 100 for loss in losses):
@@ -91,7 +84,6 @@ def measure(case: Comparison) -> list[Row]:
     samples = in_turn(steps, wait, ROUNDS, ROUND_SECONDS / 2)
     times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
     fastest = min(_layouts(case), key=lambda name: times[name].median().item())
-    references["full_bp"] = fastest
     found = []
     for precision in ("fp32", *(name for name in OTHERS if not name.endswith("-whole"))):
         for n, second in enumerate(samples[precision]):
@@ -99,7 +91,7 @@ def measure(case: Comparison) -> list[Row]:
             found.append(replace(row, config={**row.config, "round": n}))
     for name in OTHERS:
         row_of = case.workload(name.removesuffix("-whole")).row
-        for metric, other in references.items():
+        for metric, other in (("fp32", "fp32"), ("full_bp", fastest)):
             ratios = times[other] / times[name]
             low, high = interval(ratios)
             note = f"95 % interval {low:.2f} to {high:.2f}"
@@ -141,9 +133,7 @@ def _layouts(case: Comparison) -> dict[str, torch.memory_format]:
     }
 
 
-def _arrange(model: nn.Module, layout: torch.memory_format) -> bool:
-    """Put the convolutions' weights into a memory format; whether there are any."""
-    found = [p for p in model.parameters() if p.dim() == 4]
-    for parameter in found:
-        parameter.data = parameter.data.to(memory_format=layout)
-    return bool(found)
+def _channels_last(model: nn.Module, layout: torch.memory_format) -> None:
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=layout)
