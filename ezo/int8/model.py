@@ -420,9 +420,10 @@ def _convert(module: nn.Module, name: str, largest: int) -> list[Layer]:
         reason = _unfit(module)
     if reason or convert is None:
         known = ", ".join(kind.__name__ for kind in _CONVERTERS)
+        what = type(module).__name__ if any(module.children()) else module
         raise ValueError(
-            f"can't convert {name}, {module}: {reason}; convertible are Sequential, PointNet and "
-            f"{known}"
+            f"can't convert {name}, {what}: {reason}; convertible are Sequential, PointNet and "
+            f"{known}; build the model from these, or train it in fp32"
         )
     return convert(module, largest)
 
