@@ -72,7 +72,7 @@ class ElasticZO(Optimizer):
     Every pass of a step draws the same random numbers from torch's generators (so dropout's mask
     is the same in all), which afterwards stand as after one forward pass. Batch norm normalises by
     the batch in every pass; its running statistics are updated by the step's first pass alone, at
-    theta + eps z (at theta with ``unperturbed``), as often as in ordinary training.
+    theta + eps z (at theta with no ZO parameter), as often as in ordinary training.
 
     A loss that is not finite leaves every parameter as it was, and counts as a step. An exception
     from the closure does so too, is passed on, and counts as none. (The first step of all may
@@ -95,7 +95,8 @@ class ElasticZO(Optimizer):
         noise: ``gaussian``, ``rademacher`` or ``uniform``, of variance 1.
         bp_gradient: where the BP gradient is taken: ``mean`` of the passes at theta + eps z and
             theta - eps z, ``plus`` or ``minus`` for one of them, ``unperturbed`` for one more pass
-            at theta. The paper leaves it open.
+            at theta, the step's last, so that no other pass's activations ever lie beside the
+            gradient. The paper leaves it open.
         seed: of the noise; the same seed gives the same bits.
         zo_groups: parameter groups for the ZO part, in place of one group of all: dicts with
             ``params`` and any of ``lr``, ``eps``, ``clip``, ``weight_decay`` (and a scheduler's
@@ -235,9 +236,9 @@ class ElasticZO(Optimizer):
         q, where = self._queries, self._bp_gradient
         weight_plus = {"mean": 0.5 / q, "plus": 1 / q}.get(where, 0.0)
         weight_minus = {"mean": 0.5 / q, "minus": 1 / q}.get(where, 0.0)
-        unperturbed = [passes.loss(1.0)] if where == "unperturbed" and has_bp else []
+        last = where == "unperturbed" and has_bp
         estimates: list[Estimate] = []
-        finite = all(map(math.isfinite, unperturbed))
+        finite = True
         for query in range(q):
             times = 0.0  # the parameters stand at theta + times eps z
             try:
@@ -249,17 +250,20 @@ class ElasticZO(Optimizer):
                 minus = passes.loss(weight_minus)
                 estimates.append(Estimate(plus, minus))
                 finite = finite and estimates[-1].finite
-                if q == 1 and finite:
+                if q == 1 and finite and not last:
                     self._update(sweepers, 0, estimates, restore=True)
                     times = 0.0
             finally:
                 if times != 0.0:
                     self._shift(sweepers, query, -times)
+        losses = [x for e in estimates for x in (e.loss_plus, e.loss_minus)]
+        if last:  # so that the gradient never lies beside another pass's activations
+            losses = [passes.loss(1.0)]
+            finite = finite and math.isfinite(losses[0])
         self.estimates = estimates
-        if q > 1 and finite:
+        if finite and (q > 1 or last):
             for query in range(q):
                 self._update(sweepers, query, estimates, restore=False)
-        losses = unperturbed or [x for e in estimates for x in (e.loss_plus, e.loss_minus)]
         return sum(losses) / len(losses), finite
 
     def _shift(self, sweepers: _Sweepers, query: int, times: float) -> None:

@@ -147,7 +147,7 @@ void sparse_shift(const std::vector<Tensor>& tensors, std::uint64_t seed, std::u
 
 void sparse_update(const std::vector<Tensor>& tensors, std::uint64_t seed, std::uint32_t step,
                    std::uint32_t stream, std::uint32_t threshold, std::uint32_t multiplier, int g,
-                   int rate, int bound, bool restore, int threads, const std::string& isa) {
+                   int rate, int bound, int restore, int threads, const std::string& isa) {
   const Kernels& k = pick(isa);
   nb::gil_scoped_release release;
   each(tensors, threads, [&](std::int8_t* p, std::uint8_t* fraction, std::size_t begin,

@@ -340,7 +340,8 @@ void sparse_shift(std::int8_t* p, std::size_t begin, std::size_t end, Place at, 
 // Eight bits finer. A weight and its fraction are one int16, whose overflow is caught.
 void fine_update(std::int8_t* p, std::uint8_t* fraction, std::size_t begin, std::size_t end,
                  Place at, Sparse noise, SparseUpdate how) {
-  const std::int16_t back = how.restore ? 1 : 0, g = static_cast<std::int16_t>(how.g);
+  const std::int16_t back = static_cast<std::int16_t>(how.restore);
+  const std::int16_t g = static_cast<std::int16_t>(how.g);
   const std::int16_t low = static_cast<std::int16_t>(-256 * how.bound);
   const std::int16_t high = static_cast<std::int16_t>(256 * how.bound + 255);
   // |z| rate / 2^8, rate at most 2^16, is |z| times its upper bits and a part of its lower
@@ -371,7 +372,8 @@ void fine_update(std::int8_t* p, std::uint8_t* fraction, std::size_t begin, std:
 void sparse_update(std::int8_t* p, std::uint8_t* fraction, std::size_t begin, std::size_t end,
                    Place at, Sparse noise, SparseUpdate how) {
   if (fraction != nullptr) return fine_update(p, fraction, begin, end, at, noise, how);
-  const std::int16_t back = how.restore ? 1 : 0, g = static_cast<std::int16_t>(how.g);
+  const std::int16_t back = static_cast<std::int16_t>(how.restore);
+  const std::int16_t g = static_cast<std::int16_t>(how.g);
   const std::int16_t bound = static_cast<std::int16_t>(how.bound);
   // rate is at most 2^16: its 17th bit, and the rest, whose product's upper half and carry count
   const std::uint16_t whole = static_cast<std::uint16_t>(how.rate >> 16);

@@ -48,13 +48,13 @@ struct Sparse {
   std::uint32_t threshold, multiplier;
 };
 
-// p[i] <- clip(theta - g sign(z_i) ((|z_i| rate + u_i) >> 16)), theta = p[i] + (restore ? z_i : 0)
+// p[i] <- clip(theta - g sign(z_i) ((|z_i| rate + u_i) >> 16)), theta = p[i] + restore z_i
 // With a fraction, eight more bits of each weight, the same for 256 theta + fraction, 8 bits finer.
 struct SparseUpdate {
   int g;
   int rate;
   int bound;
-  bool restore;
+  int restore;  // -1, 0 or 1
 };
 
 struct Int8Kernels;

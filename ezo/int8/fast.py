@@ -319,7 +319,7 @@ def update_(
     g: int,
     rate: int,
     bound: int,
-    restore: bool,
+    restore: int,
 ) -> None:
     """theta <- clip(theta - g sign(z) ((|z| rate + u) >> 16)) (`ezo.int8.perturb.update_`)."""
     _kernels.int8_update(

@@ -81,7 +81,8 @@ class ElasticZO(Optimizer):
         fraction: whether trained weights have a fraction, one byte each.
         bp_gradient: where the BP gradient is taken: ``plus`` or ``minus`` for one of the passes,
             ``mean`` for both, which takes a backward pass more and holds a gradient through the
-            second pass, ``unperturbed`` for one more pass at theta.
+            second pass, ``unperturbed`` for one more pass at theta. But for ``mean`` that is the
+            step's last pass, and nothing of BP lies beside another one.
         seed: of the noise; the same seed gives the same bits.
 
     Attributes:
@@ -181,8 +182,8 @@ class ElasticZO(Optimizer):
             closure: computes the loss of the same batch whenever it is called.
 
         Returns:
-            The loss of the first pass: at theta + z, or at theta where there is no ZO layer or
-            the BP gradient is taken there.
+            The loss at theta + z, or at theta where there is no ZO layer or the BP gradient is
+            taken there.
         """
         return self._watched_step(closure) if watched(self) else self._step(closure)
 
@@ -212,32 +213,37 @@ class ElasticZO(Optimizer):
     def _zo_step(self, closure: Callable[[], Loss], group: dict[str, Any]) -> Loss:
         parameters: list[Tensor] = group["params"]
         place: dict[str, Any] = {"seed": self._seed, "step": self._steps}
-        first = None
-        if self._bp and self._bp_gradient == "unperturbed":
-            first = self._pass(closure, "unperturbed")
-        times = 0  # the weights stand at theta + times z
+        # The gradient's pass is the last, so that no other pass's buffers ever lie beside it.
+        one = -1 if self._bp and self._bp_gradient == "plus" else 1
+        unperturbed = self._bp > 0 and self._bp_gradient == "unperturbed"
+        losses: dict[int, Loss] = {}
+        stand = 0  # the weights stand at theta + stand z
         try:
-            perturb.shift_(parameters, self._noise, times=1, **place)
-            times = 1
-            plus = self._pass(closure, "plus")
-            perturb.shift_(parameters, self._noise, times=-2, **place)
-            times = -1
-            difference = plus.total() - self._pass(closure, "minus").total()
+            for times in (one, -one):
+                perturb.shift_(parameters, self._noise, times=times - stand, **place)
+                stand = times
+                losses[times] = self._pass(closure, "plus" if times == 1 else "minus")
+            if unperturbed:
+                perturb.shift_(parameters, self._noise, times=-stand, **place)
+                stand = 0
+                losses[0] = self._pass(closure, "unperturbed")
+            difference = losses[1].total() - losses[-1].total()
             self.g = (difference > 0) - (difference < 0)
-            rate = self._rate(group["rate"], abs(difference), len(plus.target))
+            rate = self._rate(group["rate"], abs(difference), len(losses[1].target))
             perturb.update_(
                 parameters,
                 self._noise,
                 g=self.g,
                 rate=rate,
+                restore=-stand,
                 fractions=self._fractions(parameters),
                 **place,
             )
-            times = 0
+            stand = 0
         finally:
-            if times:
-                perturb.shift_(parameters, self._noise, times=-times, **place)
-        return first or plus
+            if stand:
+                perturb.shift_(parameters, self._noise, times=-stand, **place)
+        return losses[0 if unperturbed else 1]
 
     def _rate(self, rate: int, difference: int, examples: int) -> int:
         if self._magnitude == "sign":

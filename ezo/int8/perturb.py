@@ -150,7 +150,7 @@ def update_(
     step: int,
     g: int,
     rate: int,
-    restore: bool = True,
+    restore: int = 1,
     fractions: Sequence[Tensor] | None = None,
     stream: int = 0,
     first_tensor: int = 0,
@@ -162,7 +162,7 @@ def update_(
         g: sign of loss+ - loss-: -1, 0 or 1.
         rate: units of the last bit by which a z of 1 moves its weight in the mean, times 2^16;
             0 to 2^16.
-        restore: the weights stand at theta - z; otherwise at theta. Both end in the same bits.
+        restore: the weights stand at theta - restore z: 1, -1, or 0. All end in the same bits.
         fractions: uint8, of the parameters' shapes, changed in place; None for none.
 
     Raises:
@@ -183,8 +183,7 @@ def update_(
     for t, parameter in enumerate(parameters):
         for theta, at, z, u in _chunks([parameter], noise, place, first_tensor + t):
             old = theta[at].to(torch.int64)
-            if restore:
-                old += z
+            old += restore * z
             old <<= bits
             if fractions is not None:
                 fraction = fractions[t].view(-1)
