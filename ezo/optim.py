@@ -20,7 +20,7 @@ from ezo.split import Split, split
 from ezo.spsa import projected_gradient
 
 _Sweepers = list[tuple[perturb.Sweeper, dict[str, Any]]]
-BP_GRADIENTS = ("mean", "plus", "minus", "unperturbed")
+BP_GRADIENTS = ("mean", "plus", "minus", "last", "unperturbed")
 GROUP: dict[str, tuple[Callable[[Any], Any], str]] = {  # what a ZO group may set
     "lr": (lambda v: _finite(v) and v >= 0, "a finite number of 0 or more"),
     "eps": (lambda v: _finite(v) and v > 0, "a finite number above 0"),
@@ -94,9 +94,10 @@ class ElasticZO(Optimizer):
         queries: perturbations per step; the update is their mean. Each costs two passes.
         noise: ``gaussian``, ``rademacher`` or ``uniform``, of variance 1.
         bp_gradient: where the BP gradient is taken: ``mean`` of the passes at theta + eps z and
-            theta - eps z, ``plus`` or ``minus`` for one of them, ``unperturbed`` for one more pass
-            at theta, the step's last, so that no other pass's activations ever lie beside the
-            gradient. The paper leaves it open.
+            theta - eps z, ``plus`` or ``minus`` for one of them, in each query; ``last`` for the
+            step's last pass alone, at theta - eps z of the last query; ``unperturbed`` for one more
+            pass, at theta, after the others. With these two no other pass's activations ever lie
+            beside the gradient. The paper leaves it open.
         seed: of the noise; the same seed gives the same bits.
         zo_groups: parameter groups for the ZO part, in place of one group of all: dicts with
             ``params`` and any of ``lr``, ``eps``, ``clip``, ``weight_decay`` (and a scheduler's
@@ -236,7 +237,7 @@ class ElasticZO(Optimizer):
         q, where = self._queries, self._bp_gradient
         weight_plus = {"mean": 0.5 / q, "plus": 1 / q}.get(where, 0.0)
         weight_minus = {"mean": 0.5 / q, "minus": 1 / q}.get(where, 0.0)
-        last = where == "unperturbed" and has_bp
+        extra = where == "unperturbed" and has_bp
         estimates: list[Estimate] = []
         finite = True
         for query in range(q):
@@ -247,21 +248,22 @@ class ElasticZO(Optimizer):
                 plus = passes.loss(weight_plus)
                 self._shift(sweepers, query, -2.0)
                 times = -1.0
-                minus = passes.loss(weight_minus)
+                last = where == "last" and query == q - 1
+                minus = passes.loss(1.0 if last else weight_minus)
                 estimates.append(Estimate(plus, minus))
                 finite = finite and estimates[-1].finite
-                if q == 1 and finite and not last:
+                if q == 1 and finite and not extra:
                     self._update(sweepers, 0, estimates, restore=True)
                     times = 0.0
             finally:
                 if times != 0.0:
                     self._shift(sweepers, query, -times)
         losses = [x for e in estimates for x in (e.loss_plus, e.loss_minus)]
-        if last:  # so that the gradient never lies beside another pass's activations
+        if extra:  # so that the gradient never lies beside another pass's activations
             losses = [passes.loss(1.0)]
             finite = finite and math.isfinite(losses[0])
         self.estimates = estimates
-        if finite and (q > 1 or last):
+        if finite and (q > 1 or extra):
             for query in range(q):
                 self._update(sweepers, query, estimates, restore=False)
         return sum(losses) / len(losses), finite

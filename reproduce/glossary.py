@@ -12,6 +12,10 @@ TERMS = {
         "the last 0, k or all layers are trained by BP, the layers before them by ZO; elastic-k is "
         "the paper's ElasticZO"
     ),
+    "elastic-lean-k": (
+        "elastic-k whose BP part holds nothing during a pass: its gradient is that of the step's "
+        "last pass alone, and its steps have no momentum"
+    ),
     "tail-only-k": (
         "the last k layers are trained by BP, and the layers before them stay as they were "
         "initialised: the comparison that shows whether ZO helps at all"

@@ -124,7 +124,8 @@ def elastic_by_hand(model, zo, loss_of, step, seed=0, queries=1, lr=LR, eps=EPS,
         loss_at(0.0, noises[0], 1.0)
     for z in noises:
         plus = loss_at(1.0, z, {"mean": 0.5, "plus": 1.0}.get(where, 0.0) / queries)
-        minus = loss_at(-1.0, z, {"mean": 0.5, "minus": 1.0}.get(where, 0.0) / queries)
+        minus = loss_at(-1.0, z, {"mean": 0.5, "minus": 1.0}.get(where, 0.0) / queries
+                        + (where == "last" and z is noises[-1]))  # fmt: skip
         g = (plus - minus) / (2 * eps)
         slopes.append(g if clip is None else min(max(g, -clip), clip))
     mean = [
@@ -226,7 +227,7 @@ def test_full_zo_equals_the_loop_written_out(how, kind):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-11)
 
 
-@pytest.mark.parametrize("where", ["mean", "plus", "minus", "unperturbed"])
+@pytest.mark.parametrize("where", ["mean", "plus", "minus", "last", "unperturbed"])
 @pytest.mark.parametrize("queries", [1, 3])
 @pytest.mark.parametrize("bp", [1, 2])
 def test_bp_gradient_is_autograds_at_the_perturbed_parameters(where, queries, bp):
@@ -258,6 +259,7 @@ def test_bp_gradient_is_autograds_at_the_perturbed_parameters(where, queries, bp
             "mean": [True, True] * queries,
             "plus": [True, False] * queries,
             "minus": [False, True] * queries,
+            "last": [False] * (2 * queries - 1) + [True],
             "unperturbed": [False, False] * queries + [True],
         }[where]
     )
@@ -698,7 +700,7 @@ def test_autograd_keeps_activations_from_the_first_bp_parameter_on():
 
 
 def test_only_the_passes_that_give_the_gradient_keep_activations():
-    for where in ("plus", "minus", "unperturbed"):
+    for where in ("plus", "minus", "last", "unperturbed"):
         model = mlp()
         shapes = saved_shapes(model, ElasticZO(model, 1, bp_gradient=where))
         assert shapes.count((6, 13)) == 1, where
@@ -779,7 +781,7 @@ def test_a_missing_closure_is_named(arguments):
     ({"queries": 1.5}, "queries to be an integer of 1 or more, got 1.5"),
     ({"queries": True}, "queries to be an integer of 1 or more, got True"),
     ({"noise": "normal"}, "noise to be one of gaussian, rademacher, uniform, got 'normal'"),
-    ({"bp_gradient": "both"}, "bp_gradient to be one of mean, plus, minus, unperturbed"),
+    ({"bp_gradient": "both"}, "bp_gradient to be one of mean, plus, minus, last, unperturbed"),
     ({"seed": -1}, r"seed to be an integer in \[0, 2\^64\), got -1"),
     ({"seed": 2**64}, "seed to be an integer"),
     ({"seed": 1.5}, r"seed to be an integer in \[0, 2\^64\), got 1.5"),

@@ -15,8 +15,9 @@ from ezo.int8.model import Sequence, Weighted
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
 from ezo.int8.rounding import LARGEST, bit_width, shift
 from ezo.int8.tensor import Int8Tensor
-from ezo.optim import BP_GRADIENTS, watched
+from ezo.optim import watched
 
+BP_GRADIENTS = ("mean", "plus", "minus", "unperturbed")
 MAGNITUDES = ("sign", "relative", "absolute")
 ERROR_STREAM = 1 << 31  # the noise stream that rounds the logits' error
 MINUS_STREAM = ERROR_STREAM + 1  # the same, at theta - z

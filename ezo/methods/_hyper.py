@@ -43,7 +43,7 @@ class Hyper:
     queries: int = about(1, "ZO perturbations a step")
     noise: str = about("gaussian", "gaussian, rademacher or uniform")
     bp_gradient: str = about(
-        "mean", "where the BP gradient is taken: mean, plus, minus or unperturbed"
+        "mean", "where the BP gradient is taken: mean, plus, minus, last or unperturbed"
     )
     bp_lr: float = about(0.01, "BP learning rate (SGD)")
     momentum: float = about(0.9, "BP momentum")

@@ -23,7 +23,7 @@ from ezo.int8 import (
 from ezo.int8.loss import NAT, tables
 from ezo.methods import Parts
 from ezo.methods._hyper import about
-from ezo.optim import BP_GRADIENTS
+from ezo.int8.optim import BP_GRADIENTS
 from ezo.precisions import EVALUATION_BATCH, Trainer
 
 NAMES = ("int8", "int8*")

@@ -21,15 +21,16 @@ ORDER = (
     "tail-only-2",
     "elastic-1",
     "elastic-2",
+    "elastic-lean-2",
     "elastic-3",
     "elastic-4",
     "full-bp-checkpoint",
     "full-bp",
 )
-COLOURS = dict(zip(ORDER, sns.color_palette("colorblind", len(ORDER)), strict=True))
-MARKERS = dict(zip(ORDER, "PovsD^<>Xh", strict=True))
+COLOURS = dict(zip(ORDER, ("0.2", *sns.color_palette("colorblind")), strict=True))
+MARKERS = dict(zip(ORDER, "PovsD^*<>Xh", strict=True))
 LINES = dict(
-    zip(ORDER, (*("-", "-", "--", "--"), *("-",) * 2, *("-.",) * 2, ":", ":"), strict=True)
+    zip(ORDER, (*("-", "-", "--", "--"), *("-",) * 3, *("-.",) * 2, ":", ":"), strict=True)
 )
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++")
 COLUMNS = 2  # of panels, so that a phone can show them
