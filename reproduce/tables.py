@@ -57,11 +57,18 @@ class Line(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How many comparisons of a claim have a verdict, and which of them to name."""
+    """How many comparisons of a claim have a verdict, and which of them to name.
+
+    Attributes:
+        verdict, number: which, how many.
+        named: the comparisons where the claim is not met.
+        found: of the others, the lowest and the highest estimate with its interval.
+    """
 
     verdict: str
     number: int
     named: list[Line]
+    found: str
 
 
 class Judged(NamedTuple):
@@ -105,9 +112,17 @@ def _counts(lines: list[Line]) -> list[Count]:
     for line in lines:
         by_verdict.setdefault(line.finding.verdict, []).append(line)
     return [
-        Count(verdict, len(mine), [] if verdict in PLAIN else mine)
+        Count(verdict, len(mine), [], _extremes(mine))
+        if verdict in PLAIN
+        else Count(verdict, len(mine), mine, "")
         for verdict, mine in sorted(by_verdict.items(), key=lambda item: -len(item[1]))
     ]
+
+
+def _extremes(lines: list[Line]) -> str:
+    valued = [(x.finding.value, n) for n, x in enumerate(lines) if x.finding.value is not None]
+    ends = [min(valued), max(valued)] if valued else []
+    return " to ".join(dict.fromkeys(lines[n].estimate for _, n in ends))
 
 
 def accuracies(rows: list[Row]) -> Iterator[Accuracy]:

@@ -194,7 +194,10 @@ def test_the_summary_leads_to_the_comparison_that_does_not_meet_the_claim(tmp_pa
     rows.write(tmp_path / "rows.jsonl", made)
     report.write(tmp_path, "paper", PAPER)
     text = (tmp_path / "REPORT.md").read_text()
-    assert "contradicted: 1 ([elastic-1 minus full-zo, lenet5 on mnist, fp32](#gain))" in text
+    assert (
+        "contradicted: 1 ([elastic-1 minus full-zo, lenet5 on mnist, fp32](#gain) +1 points "
+        "[+1, +1]), reproduced: 1 (+7 points [+7, +7])" in text
+    )
     html = (tmp_path / "report.html").read_text()
     name = r"elastic-1 minus full-zo, lenet5 on mnist, fp32"
     target = re.search(rf'<a href="#(finding-gain-\d)">{name}</a>', html)

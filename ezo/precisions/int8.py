@@ -21,9 +21,9 @@ from ezo.int8 import (
     quantize_at,
 )
 from ezo.int8.loss import NAT, tables
+from ezo.int8.optim import BP_GRADIENTS
 from ezo.methods import Parts
 from ezo.methods._hyper import about
-from ezo.int8.optim import BP_GRADIENTS
 from ezo.precisions import EVALUATION_BATCH, Trainer
 
 NAMES = ("int8", "int8*")
