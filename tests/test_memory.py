@@ -1,5 +1,8 @@
 """The four figures of a memory cell."""
 
+import gc
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -31,6 +34,26 @@ def test_analytic_exact_and_their_parts_agree_to_the_byte(measured):
     assert sum(sum(values(measured, f"bytes_{kind}")) for kind in KINDS) == analytic
     assert sum(sum(values(measured, f"analytic_bytes_{kind}")) for kind in KINDS) == analytic
     assert sum(values(measured, "analytic_module_bytes")) == analytic
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [
+        ("elastic-lean-2", "fp32"),
+        ("elastic-lean-3", "fp32"),
+        ("elastic-1", "int8"),
+        ("elastic-2", "int8"),
+    ],
+)
+def test_where_bp_holds_nothing_during_a_pass_the_peak_is_full_zos(method, precision):
+    case = Workload("lenet5", method, 32, precision=precision)
+    peaks = []
+    for one in (case, replace(case, method="full-zo")):
+        model, step = one.prepare()
+        step()
+        gc.collect()
+        peaks.append(memory.peak_bytes(step))
+    assert peaks[0] == peaks[1]
 
 
 def test_the_heap_holds_the_tensors_and_a_little_more(measured):
