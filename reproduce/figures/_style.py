@@ -23,15 +23,28 @@ ORDER = (
     "elastic-2",
     "elastic-lean-2",
     "elastic-3",
+    "elastic-lean-3",
     "elastic-4",
     "full-bp-checkpoint",
     "full-bp",
 )
-COLOURS = dict(zip(ORDER, ("0.2", *sns.color_palette("colorblind")), strict=True))
-MARKERS = dict(zip(ORDER, "PovsD^*<>Xh", strict=True))
-LINES = dict(
-    zip(ORDER, (*("-", "-", "--", "--"), *("-",) * 3, *("-.",) * 2, ":", ":"), strict=True)
+
+
+def _line(name: str) -> str:
+    styles = {"tail": "--", "lean": ":", "full-bp": "-.", "-3": "-.", "-4": "-."}
+    return next((style for part, style in styles.items() if part in name), "-")
+
+
+COLOURS = dict(
+    zip(
+        [name for name in ORDER if "lean" not in name],
+        ("0.2", *sns.color_palette("colorblind")),
+        strict=False,
+    )
 )
+COLOURS |= {name: COLOURS[name.replace("lean-", "")] for name in ORDER if "lean" in name}
+MARKERS = dict(zip(ORDER, "PovsD^*<1>Xh", strict=True))
+LINES = {name: _line(name) for name in ORDER}
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++")
 COLUMNS = 2  # of panels, so that a phone can show them
 
