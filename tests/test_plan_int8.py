@@ -33,7 +33,7 @@ def small():
 
 MODELS = {
     "lenet5": (of_ours("lenet5", *IMAGES), (0, 2, 3, 4, 5)),
-    "pointnet": (of_ours("pointnet", 2, 64, 3), (0, 4)),
+    "pointnet": (of_ours("pointnet", 2, 64, 3), (0, 4, 8)),
     "small": (small, range(3)),
 }
 
@@ -136,8 +136,19 @@ def test_lenet5_by_hand():
     kinds = of["full-bp", "tiles"].kinds
     assert kinds["parameters"] == kinds["optimizer"] == weights
     assert of["full-bp", "tiles"].modules["layers.11", "gradients"] == 4 * (84 * 10 + 10)
-    # Kept while the first ReLU goes backward: its output, before pooling.
-    assert kinds["activations"] == 32 * 6 * 28 * 28
+    # Kept while the second ReLU goes backward: its output and the first one's, before pooling, and
+    # what of the first one's is largest, and where.
+    assert kinds["activations"] == 32 * (16 * 14 * 14 + 6 * 28 * 28 + 2 * 6 * 14 * 14)
+
+
+@compiled
+def test_pointnet_needs_a_tenth_of_floats_and_nothing_as_wide_as_what_the_maximum_is_over():
+    make, splits = of_ours("pointnet", 32, 1024, 3), [4, 5, 6, 7, 8]
+    whole, integers = (plan(*make(), precision=name, splits=splits) for name in ("fp32", "int8"))
+    for float_, p in zip(whole.predictions, integers.predictions[::2], strict=True):
+        assert (float_.method, "tiles") == (p.method, p.form)
+        assert float_.peak.peak_bytes > 10 * p.peak.peak_bytes
+        assert max(p.peak.modules.values()) < 32 * 1024 * 1024 / 4  # 128 channels, and weights
 
 
 @compiled

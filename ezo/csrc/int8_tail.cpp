@@ -124,20 +124,57 @@ void error_of_loss(const std::int32_t* logits, std::size_t n, std::size_t classe
   }
 }
 
-void linear_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
-                     std::int32_t* bias_gradient, std::size_t n, std::size_t outputs,
-                     std::size_t inputs) {
+void linear_gradient(const std::int8_t* err, const std::int32_t* where, const std::int8_t* x,
+                     std::int32_t* gradient, std::int32_t* bias_gradient, std::size_t n,
+                     std::size_t points, std::size_t outputs, std::size_t inputs) {
   std::fill_n(gradient, outputs * inputs, 0);
   if (bias_gradient != nullptr) std::fill_n(bias_gradient, outputs, 0);
-  for (std::size_t i = 0; i < n; ++i, err += outputs, x += inputs) {
+  for (std::size_t i = 0; i < n; ++i, err += outputs, x += points * inputs) {
     for (std::size_t o = 0; o < outputs; ++o) {
       const std::int32_t e = err[o];
       if (e == 0) continue;
+      const std::int8_t* from = where == nullptr ? x : x + where[i * outputs + o] * inputs;
       std::int32_t* row = gradient + o * inputs;
-      for (std::size_t j = 0; j < inputs; ++j) row[j] += e * x[j];
+      for (std::size_t j = 0; j < inputs; ++j) row[j] += e * from[j];
       if (bias_gradient != nullptr) bias_gradient[o] += e;
     }
   }
+}
+
+int error_at_points(const std::int8_t* err, const std::int32_t* where, const std::int8_t* weight,
+                    std::int8_t* below, std::size_t n, std::size_t points, std::size_t outputs,
+                    std::size_t inputs,
+                    void (*rescale)(const std::int32_t*, std::int8_t*, std::size_t, int)) {
+  std::vector<std::int32_t> sums(inputs), first(points), next(outputs);  // outputs by their point
+  auto each = [&](auto use) {
+    for (std::size_t i = 0; i < n; ++i) {
+      std::fill(first.begin(), first.end(), -1);
+      for (std::size_t o = 0; o < outputs; ++o) {
+        if (err[i * outputs + o] == 0) continue;
+        std::int32_t& head = first[where[i * outputs + o]];
+        next[o] = head;
+        head = static_cast<std::int32_t>(o);
+      }
+      for (std::size_t p = 0; p < points; ++p) {
+        if (first[p] < 0) continue;
+        std::fill(sums.begin(), sums.end(), 0);
+        for (std::int32_t o = first[p]; o >= 0; o = next[o]) {
+          const std::int32_t e = err[i * outputs + o];
+          const std::int8_t* w = weight + o * inputs;
+          for (std::size_t j = 0; j < inputs; ++j) sums[j] += e * w[j];
+        }
+        use(below + (i * points + p) * inputs);
+      }
+    }
+  };
+  std::int32_t largest = 0;
+  each([&](std::int8_t*) {
+    for (std::int32_t sum : sums) largest = std::max(largest, std::abs(sum));
+  });
+  const int shift = std::max(0, bit_length(largest) - 7);
+  std::fill_n(below, n * points * inputs, 0);
+  each([&](std::int8_t* to) { rescale(sums.data(), to, inputs, shift); });
+  return shift;
 }
 
 void convolution_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,

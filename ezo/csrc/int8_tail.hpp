@@ -28,9 +28,18 @@ void error_of_loss(const std::int32_t* logits, std::size_t n, std::size_t classe
                    std::int8_t* error);
 
 // err^T x and the column sums of err, from (n, outputs) and (n, inputs); the latter may be null.
-void linear_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
-                     std::int32_t* bias_gradient, std::size_t n, std::size_t outputs,
-                     std::size_t inputs);
+// With `where` (n, outputs), which may be null too: from x (n, points, inputs), of which each error
+// has the point that it came from; without it there is one point.
+void linear_gradient(const std::int8_t* err, const std::int32_t* where, const std::int8_t* x,
+                     std::int32_t* gradient, std::int32_t* bias_gradient, std::size_t n,
+                     std::size_t points, std::size_t outputs, std::size_t inputs);
+
+// Errors (n, outputs), each of the point `where` says, to errors of the input (n, points, inputs),
+// zero at other points; returns the shift by which `rescale` rounded their sums, one point at a time.
+int error_at_points(const std::int8_t* err, const std::int32_t* where, const std::int8_t* weight,
+                    std::int8_t* below, std::size_t n, std::size_t points, std::size_t outputs,
+                    std::size_t inputs,
+                    void (*rescale)(const std::int32_t*, std::int8_t*, std::size_t, int));
 
 // The same for a convolution: err (n, h', w', outputs) and x (n, h, w, channels) to the gradient
 // (outputs, kernel, kernel, channels) and its bias's.

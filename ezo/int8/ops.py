@@ -149,7 +149,7 @@ def relu(x: Tensor) -> Tensor:
 
 def relu_backward(err: Tensor, y: Tensor) -> Tensor:
     """Errors of the output to errors of the input; ``y`` is the output."""
-    return torch.where(y > 0, err, torch.zeros_like(err))
+    return torch.ops.aten.threshold_backward(err, y, 0)  # without a mask
 
 
 def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -194,6 +194,5 @@ def max_over_points_backward(err: Tensor, where: Tensor, points: int) -> Tensor:
 def _first_largest(x: Tensor) -> tuple[Tensor, Tensor]:
     """The largest along the last dimension and its first place (argmax promises no order)."""
     largest = x.amax(-1)
-    places = torch.arange(x.shape[-1], device=x.device).expand(x.shape)
-    beyond = torch.full_like(places, x.shape[-1])
-    return largest, torch.where(x == largest.unsqueeze(-1), places, beyond).amin(-1)
+    before = (x != largest.unsqueeze(-1)).cumprod(-1, dtype=torch.int8)  # 1 up to that place
+    return largest, before.sum(-1)
