@@ -124,9 +124,10 @@ void error_of_loss(const std::int32_t* logits, std::size_t n, std::size_t classe
   }
 }
 
+template <class Sum>
 void linear_gradient(const std::int8_t* err, const std::int32_t* where, const std::int8_t* x,
-                     std::int32_t* gradient, std::int32_t* bias_gradient, std::size_t n,
-                     std::size_t points, std::size_t outputs, std::size_t inputs) {
+                     Sum* gradient, Sum* bias_gradient, std::size_t n, std::size_t points,
+                     std::size_t outputs, std::size_t inputs) {
   std::fill_n(gradient, outputs * inputs, 0);
   if (bias_gradient != nullptr) std::fill_n(bias_gradient, outputs, 0);
   for (std::size_t i = 0; i < n; ++i, err += outputs, x += points * inputs) {
@@ -134,7 +135,7 @@ void linear_gradient(const std::int8_t* err, const std::int32_t* where, const st
       const std::int32_t e = err[o];
       if (e == 0) continue;
       const std::int8_t* from = where == nullptr ? x : x + where[i * outputs + o] * inputs;
-      std::int32_t* row = gradient + o * inputs;
+      Sum* row = gradient + o * inputs;
       for (std::size_t j = 0; j < inputs; ++j) row[j] += e * from[j];
       if (bias_gradient != nullptr) bias_gradient[o] += e;
     }
@@ -177,8 +178,9 @@ int error_at_points(const std::int8_t* err, const std::int32_t* where, const std
   return shift;
 }
 
-void convolution_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
-                          std::int32_t* bias_gradient, int n, int height, int width, int channels,
+template <class Sum>
+void convolution_gradient(const std::int8_t* err, const std::int8_t* x, Sum* gradient,
+                          Sum* bias_gradient, int n, int height, int width, int channels,
                           int outputs, int kernel, int padding) {
   const int rows = height + 2 * padding - kernel + 1, columns = width + 2 * padding - kernel + 1;
   const std::size_t wide = static_cast<std::size_t>(width + 2 * padding) * channels;
@@ -197,7 +199,7 @@ void convolution_gradient(const std::int8_t* err, const std::int8_t* x, std::int
           const std::int32_t e = *err++;
           if (e == 0) continue;  // as most are, below a ReLU and a maximum
           if (bias_gradient != nullptr) bias_gradient[o] += e;
-          std::int32_t* to = gradient + o * kernel * of_row;
+          Sum* to = gradient + o * kernel * of_row;
           const std::int8_t* from = padded.data() + y * wide + p * channels;
           for (int k = 0; k < kernel; ++k, to += of_row, from += wide) {
             for (std::size_t i = 0; i < of_row; ++i) to[i] += e * from[i];
@@ -245,15 +247,16 @@ void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::i
   }
 }
 
-void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction,
-                              const std::int32_t* gradient, std::size_t n, int mu, int bound) {
-  std::uint32_t largest = 0;
+template <class Sum>
+void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction, const Sum* gradient,
+                              std::size_t n, int mu, int bound) {
+  std::int64_t largest = 0;
   for (std::size_t i = 0; i < n; ++i) {
     const std::int64_t g = gradient[i];
-    largest = std::max(largest, static_cast<std::uint32_t>(g < 0 ? -g : g));
+    largest = std::max(largest, g < 0 ? -g : g);
   }
   const bool fine = fraction != nullptr;
-  const int s = bit_length(largest) - mu - (fine ? 8 : 0);
+  const int s = std::min(bit_length(largest) - mu - (fine ? 8 : 0), 62);
   const int half = std::max(s, 0) / 2;
   const std::int64_t most = fine ? INT32_MAX : 127;
   for (std::size_t i = 0; i < n; ++i) {
@@ -276,5 +279,16 @@ void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction,
     }
   }
 }
+
+#define EZO_SUMS_IN(Sum)                                                                          \
+  template void linear_gradient(const std::int8_t*, const std::int32_t*, const std::int8_t*,      \
+                                Sum*, Sum*, std::size_t, std::size_t, std::size_t, std::size_t);  \
+  template void convolution_gradient(const std::int8_t*, const std::int8_t*, Sum*, Sum*, int,     \
+                                     int, int, int, int, int, int);                               \
+  template void pseudo_stochastic_update(std::int8_t*, std::uint8_t*, const Sum*, std::size_t,    \
+                                         int, int);
+EZO_SUMS_IN(std::int32_t)
+EZO_SUMS_IN(std::int64_t)
+#undef EZO_SUMS_IN
 
 }  // namespace ezo

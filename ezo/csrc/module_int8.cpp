@@ -195,13 +195,22 @@ void words(Address out, std::size_t n, std::uint64_t seed, std::uint32_t step, s
   }
 }
 
+// `run` with a number of the type that gradients are summed in.
+template <class Run>
+void in_sums(bool wide, Run run) {
+  nb::gil_scoped_release release;
+  if (wide) return run(std::int64_t{});
+  run(std::int32_t{});
+}
+
 void weight_gradient(Address err, Address where, Address x, Address gradient,
                      Address bias_gradient, std::size_t n, std::size_t points, std::size_t outputs,
-                     std::size_t inputs) {
-  nb::gil_scoped_release release;
-  linear_gradient(at<const std::int8_t>(err), at<const std::int32_t>(where),
-                  at<const std::int8_t>(x), at<std::int32_t>(gradient),
-                  at<std::int32_t>(bias_gradient), n, points, outputs, inputs);
+                     std::size_t inputs, bool wide) {
+  in_sums(wide, [&](auto sum) {
+    linear_gradient(at<const std::int8_t>(err), at<const std::int32_t>(where),
+                    at<const std::int8_t>(x), at<decltype(sum)>(gradient),
+                    at<decltype(sum)>(bias_gradient), n, points, outputs, inputs);
+  });
 }
 
 int point_error(Address err, Address where, Address weight, Address below, std::size_t n,
@@ -215,11 +224,13 @@ int point_error(Address err, Address where, Address weight, Address below, std::
 }
 
 void conv_gradient(Address err, Address x, Address gradient, Address bias_gradient, int n,
-                   int height, int width, int channels, int outputs, int kernel, int padding) {
-  nb::gil_scoped_release release;
-  convolution_gradient(at<const std::int8_t>(err), at<const std::int8_t>(x),
-                       at<std::int32_t>(gradient), at<std::int32_t>(bias_gradient), n, height,
-                       width, channels, outputs, kernel, padding);
+                   int height, int width, int channels, int outputs, int kernel, int padding,
+                   bool wide) {
+  in_sums(wide, [&](auto sum) {
+    convolution_gradient(at<const std::int8_t>(err), at<const std::int8_t>(x),
+                         at<decltype(sum)>(gradient), at<decltype(sum)>(bias_gradient), n, height,
+                         width, channels, outputs, kernel, padding);
+  });
 }
 
 void pool(Address x, Address y, Address where, int n, int height, int width, int channels,
@@ -236,9 +247,12 @@ void pool_backward(Address err, Address where, Address below, int n, int height,
                     at<std::int8_t>(below), n, height, width, channels, size);
 }
 
-void update(Address weight, Address fraction, Address gradient, std::size_t n, int mu, int bound) {
-  pseudo_stochastic_update(at<std::int8_t>(weight), at<std::uint8_t>(fraction),
-                           at<const std::int32_t>(gradient), n, mu, bound);
+void update(Address weight, Address fraction, Address gradient, std::size_t n, int mu, int bound,
+            bool wide) {
+  in_sums(wide, [&](auto sum) {
+    pseudo_stochastic_update(at<std::int8_t>(weight), at<std::uint8_t>(fraction),
+                             at<const decltype(sum)>(gradient), n, mu, bound);
+  });
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ezo import noise as _noise
 from ezo import perturb
-from ezo.int8.ops import check_length
+from ezo.int8.ops import check_length, sum_type
 from ezo.int8.tensor import AtPoints
 
 _kernels: Any
@@ -94,7 +94,7 @@ def product(
     """
     _check(x, weight, padding)
     outputs = weight.shape[0]
-    check_length(weight.numel() // outputs)
+    check_length(weight.numel() // outputs, bias is not None)
     out_type = torch.int32 if shift is None else torch.int8
     if weight.dim() == 4:
         x = _images(x)
@@ -186,7 +186,7 @@ def words(seed: int, step: int, stream: int, n: int) -> Tensor:
 def linear_gradients(
     err: Tensor, x: Tensor, bias: bool, where: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of weight and bias, int32.
+    """The gradients of weight and bias, of `sum_type`.
 
     Args:
         err: int8, (..., O).
@@ -196,10 +196,10 @@ def linear_gradients(
             (N, O).
     """
     outputs, inputs = err.shape[-1], x.shape[-1]
-    check_length(x.numel() // inputs)
+    sums = sum_type(x.numel() // inputs)
     err, x = err.contiguous(), x.contiguous()
-    weight = torch.empty((outputs, inputs), dtype=torch.int32)
-    of_bias = torch.empty(outputs, dtype=torch.int32) if bias else None
+    weight = torch.empty((outputs, inputs), dtype=sums)
+    of_bias = torch.empty(outputs, dtype=sums) if bias else None
     _kernels.int8_weight_gradient(
         err.data_ptr(),
         0 if where is None else where.data_ptr(),
@@ -210,6 +210,7 @@ def linear_gradients(
         1 if where is None else x.shape[1],
         outputs,
         inputs,
+        sums == torch.int64,
     )
     return weight, of_bias
 
@@ -217,12 +218,18 @@ def linear_gradients(
 def conv2d_gradients(
     err: Tensor, x: Tensor, kernel: int, padding: int, bias: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of weight (O, C, K, K) and bias, int32, from err (N, O, H', W') and x, int8."""
+    """The gradients of weight (O, C, K, K) and bias, of `sum_type`.
+
+    Args:
+        err: int8, (N, O, H', W').
+        x: int8, (N, C, H, W).
+        kernel, padding, bias: the layer's, and whether it has one.
+    """
     (n, channels, height, width), outputs = x.shape, err.shape[1]
-    check_length(err.numel() // outputs)
+    sums = sum_type(err.numel() // outputs)
     err, x = _images(err), _images(x)
-    weight = torch.empty((outputs, kernel, kernel, channels), dtype=torch.int32)
-    of_bias = torch.empty(outputs, dtype=torch.int32) if bias else None
+    weight = torch.empty((outputs, kernel, kernel, channels), dtype=sums)
+    of_bias = torch.empty(outputs, dtype=sums) if bias else None
     _kernels.int8_conv_gradient(
         err.data_ptr(),
         x.data_ptr(),
@@ -235,6 +242,7 @@ def conv2d_gradients(
         outputs,
         kernel,
         padding,
+        sums == torch.int64,
     )
     return weight.permute(0, 3, 1, 2).contiguous(), of_bias
 
@@ -325,6 +333,7 @@ def bp_update(
         weight.numel(),
         mu,
         bound,
+        gradient.dtype == torch.int64,
     )
 
 

@@ -65,12 +65,17 @@ class Weighted(Layer):
         weight_exponent, bias_exponent: fixed.
         rounded: whether the output is rounded to int8; else it is the int32 sums.
         tiles: `Sequence.tiles`.
-        weight_gradient, bias_gradient: int32, the sum over the backward passes, two at most, since
-            they were None. Their exponents play no part in an update (NITI), but in that sum.
+        weight_gradient, bias_gradient: of `ops.sum_type`, the sum over the backward passes, two at
+            most, since they were None. Their exponents play no part in an update (NITI), but in
+            that sum.
+
+    Raises:
+        SumTooLong: a sum of so many inputs could overflow int32.
     """
 
     def __init__(self, weight: Int8Tensor, bias: Int8Tensor | None) -> None:
         super().__init__()
+        ops.check_length(weight.m[:1].numel(), bias is not None)
         self.weight = nn.Parameter(weight.m, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.m, requires_grad=False)
         self.weight_exponent = weight.e
@@ -127,7 +132,7 @@ class Weighted(Layer):
         weight, bias = self._gradients(err, x)
         points = err.points if isinstance(err, AtPoints) else 1
         products = points * err.m.numel() // max(len(self.weight), 1)
-        room = int(2 * products > ops.LONGEST_SUM)
+        room = int(ops.LONGEST_SUM // 2 < products <= ops.LONGEST_SUM)  # int64 has enough
         self.weight_gradient = _sum(self.weight_gradient, weight, err.e + exponent, room)
         if bias is not None:
             self.bias_gradient = _sum(self.bias_gradient, bias, err.e, room)
@@ -156,18 +161,18 @@ class Weighted(Layer):
         raise NotImplementedError
 
     def _gradients(self, err: Int8Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Of the weight and the bias, int32."""
+        """Of the weight and the bias, of `ops.sum_type`."""
         weight = self._weight_gradient(err.m, x)
         if self.bias is None:
             return weight, None
-        return weight, err.m.movedim(self._channel, 0).flatten(1).sum(1, dtype=torch.int32)
+        return weight, err.m.movedim(self._channel, 0).flatten(1).sum(1, dtype=weight.dtype)
 
     def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 def _sum(old: Int8Tensor | None, new: Tensor, e: int, room: int) -> Int8Tensor:
-    """A pass's gradient, int32, at exponent ``e``, and an earlier one's, in the place of both.
+    """A pass's gradient at exponent ``e`` and an earlier one's, in the place of both.
 
     The sum has the larger of their exponents, and ``room`` bits more; what that shifts is rounded
     to nearest, halves away from zero.
@@ -183,14 +188,15 @@ def _raised(m: Tensor, s: int) -> Tensor:
     if s == 0:
         return m
     sign = m.sign()
-    return m.abs_().bitwise_right_shift_(min(s, 32) - 1).add_(1).bitwise_right_shift_(1).mul_(sign)
+    s = min(s, torch.iinfo(m.dtype).bits)
+    return m.abs_().bitwise_right_shift_(s - 1).add_(1).bitwise_right_shift_(1).mul_(sign)
 
 
 def aligned(bias: Tensor, left: int) -> Tensor:
     """int8 m to int32 m 2^left, rounded to nearest where ``left`` is negative.
 
-    What would exceed 2^29 in magnitude is held there: sums of products stay below 2^31 - 2^29
-    in every layer of up to 99,857 inputs.
+    What would exceed 2^29 in magnitude is held there; no layer has so many inputs that their sum
+    and such a bias overflow int32 (`ops.check_length`).
     """
     wide = bias.to(torch.int64)
     if left >= 0:
@@ -198,7 +204,7 @@ def aligned(bias: Tensor, left: int) -> Tensor:
     else:
         right = min(-left, 40)
         moved = ((wide.abs() + (1 << (right - 1))) >> right) * wide.sign()
-    return moved.clamp(-(1 << 29), 1 << 29).to(torch.int32)
+    return moved.clamp(-ops.LARGEST_BIAS, ops.LARGEST_BIAS).to(torch.int32)
 
 
 class Linear(Weighted):

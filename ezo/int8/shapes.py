@@ -107,6 +107,7 @@ class _Shapes:
         points: int,
         outputs: int,
         inputs: int,
+        *rest: Any,
     ) -> None:
         self._spend(n * outputs * inputs * GRADIENT_SECONDS)
 
@@ -138,6 +139,7 @@ class _Shapes:
         outputs: int,
         kernel: int,
         padding: int,
+        *rest: Any,
     ) -> None:
         grown = 2 * padding - kernel + 1
         places = n * (height + grown) * (width + grown)

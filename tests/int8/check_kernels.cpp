@@ -165,12 +165,20 @@ static void check_tail(int trial) {
       if (sum != gradient[o * inputs + j]) fail("the weight's gradient", trial);
     }
   }
+  std::vector<std::int64_t> long_sums(outputs * inputs), long_bias(outputs);
+  linear_gradient(err.data(), nullptr, x.data(), long_sums.data(), long_bias.data(), n, 1, outputs,
+                  inputs);
+  if (!std::equal(long_sums.begin(), long_sums.end(), gradient.begin()) ||
+      !std::equal(long_bias.begin(), long_bias.end(), of_bias.begin())) {
+    fail("the gradient in int64", trial);
+  }
   auto weight = numbers(gradient.size(), -127);
   if (draw(0, 1)) gradient[0] = INT32_MIN;  // beyond any sum of products, but defined all the same
   std::vector<std::uint8_t> fraction(weight.size(), 128);
   for (std::uint8_t* also : {static_cast<std::uint8_t*>(nullptr), fraction.data()}) {
-    pseudo_stochastic_update(weight.data(), also, gradient.data(), weight.size(), draw(-20, 6),
-                             127);
+    const int mu = draw(-20, 6);
+    pseudo_stochastic_update(weight.data(), also, gradient.data(), weight.size(), mu, 127);
+    pseudo_stochastic_update(weight.data(), also, long_sums.data(), weight.size(), mu, 127);
   }
   aligned(err.data(), static_cast<int>(outputs), draw(-60, 60));
   std::vector<std::int64_t> exp2(257), log2(257), target(n), words(n * outputs, 5);
@@ -251,6 +259,13 @@ static void check_backward(int trial) {
       }
     }
     if (sum != gradient[g]) fail("a convolution's gradient", trial);
+  }
+  std::vector<std::int64_t> long_sums(gradient.size()), long_bias(o);
+  convolution_gradient(err.data(), x.data(), long_sums.data(), long_bias.data(), n, h, w, c, o, k,
+                       padding);
+  if (!std::equal(long_sums.begin(), long_sums.end(), gradient.begin()) ||
+      !std::equal(long_bias.begin(), long_bias.end(), of_bias.begin())) {
+    fail("a convolution's gradient in int64", trial);
   }
 
   const int tall = h / size, wide = w / size;
