@@ -86,8 +86,8 @@ class Plan:
         inference: peak of a forward pass and its loss, without gradients; of integers in tiles.
         predictions: one for each split and form, by number of BP layers.
         budget: bytes that a step may take, or None for no bound.
-        impossible: (method, why) of splits that have no step, in integers: where a sum over so
-            large a batch could overflow.
+        impossible: (method, why) of splits that have no step, in integers: where the sum of a
+            layer's error could overflow.
     """
 
     inference: Peak

@@ -318,9 +318,25 @@ void pool_row(const std::int32_t* row, int columns, std::int32_t* best, int size
   highest = high;
 }
 
+// Of `lanes` outputs over all positions of a row, as rounded in `small`: the largest and its first
+// position, joined to those before. `best`: the largest sum, which is rounded as all are.
+void join(const std::int8_t* small, int positions, const std::int8_t* best, int lanes, bool relu,
+          int first, std::int8_t* out, std::int32_t* where) {
+  const std::int8_t floor = relu ? 0 : -127;
+  for (int l = 0; l < lanes; ++l) {
+    const std::int8_t most = std::max(best[l], floor);
+    if (most <= out[l]) continue;
+    int p = 0;
+    while (p < positions - 1 && std::max(small[p * kLanes + l], floor) < most) ++p;
+    out[l] = most;
+    where[l] = first + p;
+  }
+}
+
 template <class E>
 std::uint32_t image(const Layer& layer, const After& after, const void* packed, void* memory,
-                    const std::int8_t* x, int height, int width, void* out) {
+                    const std::int8_t* x, int height, int width, void* out, std::int32_t* where,
+                    int first_position) {
   const Scratch<E> scratch(layer, height, width, static_cast<char*>(memory));
   widen<E>(layer, x, height, width, scratch.image);
   const auto* start = static_cast<const std::int32_t*>(packed);
@@ -343,10 +359,19 @@ std::uint32_t image(const Layer& layer, const After& after, const void* packed, 
       }
       if (after.over_points) {
         pool_row(scratch.row, columns, scratch.best, columns, true, low, high);
-        std::int32_t* to = static_cast<std::int32_t*>(out) + b * kLanes;
-        for (int l = 0; l < std::min(kLanes, layer.outputs - b * kLanes); ++l) {
-          to[l] = std::max(to[l], scratch.best[l]);  // which began at 0 where there is a ReLU
+        const int lanes = std::min(kLanes, layer.outputs - b * kLanes);
+        if (after.shift < 0) {
+          std::int32_t* to = static_cast<std::int32_t*>(out) + b * kLanes;
+          for (int l = 0; l < lanes; ++l) {
+            to[l] = std::max(to[l], scratch.best[l]);  // which began at 0 where there is a ReLU
+          }
+          continue;
         }
+        std::int8_t best[kLanes];
+        rescale(scratch.best, best, kLanes, after.shift);
+        rescale(scratch.row, scratch.small, columns * kLanes, after.shift);
+        join(scratch.small, columns, best, lanes, after.relu, first_position,
+             static_cast<std::int8_t*>(out) + b * kLanes, where + b * kLanes);
         continue;
       }
       std::int32_t* best = size > 1 ? scratch.best : scratch.row;

@@ -35,9 +35,11 @@ struct Products {
   // Weights in the order in which the products read them, with what the sums begin with.
   void (*pack)(const Layer&, void* packed);
   // One image x (height, width, channels) to out, int8 or int32, (height', width', outputs) or, over
-  // points, int32 (outputs), joined to what is there. Returns the largest magnitude of all sums.
+  // points, (outputs), joined to what is there. Over points and int8, `where` gets the first position
+  // of each largest, of which x's begin with `first`. Returns the largest magnitude of all sums.
   std::uint32_t (*image)(const Layer&, const After&, const void* packed, void* scratch,
-                         const std::int8_t* x, int height, int width, void* out);
+                         const std::int8_t* x, int height, int width, void* out,
+                         std::int32_t* where, int first);
 };
 
 struct Int8Kernels {

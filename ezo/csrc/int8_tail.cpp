@@ -124,24 +124,63 @@ void error_of_loss(const std::int32_t* logits, std::size_t n, std::size_t classe
   }
 }
 
-void linear_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
-                     std::int32_t* bias_gradient, std::size_t n, std::size_t outputs,
-                     std::size_t inputs) {
+template <class Sum>
+void linear_gradient(const std::int8_t* err, const std::int32_t* where, const std::int8_t* x,
+                     Sum* gradient, Sum* bias_gradient, std::size_t n, std::size_t points,
+                     std::size_t outputs, std::size_t inputs) {
   std::fill_n(gradient, outputs * inputs, 0);
   if (bias_gradient != nullptr) std::fill_n(bias_gradient, outputs, 0);
-  for (std::size_t i = 0; i < n; ++i, err += outputs, x += inputs) {
+  for (std::size_t i = 0; i < n; ++i, err += outputs, x += points * inputs) {
     for (std::size_t o = 0; o < outputs; ++o) {
       const std::int32_t e = err[o];
       if (e == 0) continue;
-      std::int32_t* row = gradient + o * inputs;
-      for (std::size_t j = 0; j < inputs; ++j) row[j] += e * x[j];
+      const std::int8_t* from = where == nullptr ? x : x + where[i * outputs + o] * inputs;
+      Sum* row = gradient + o * inputs;
+      for (std::size_t j = 0; j < inputs; ++j) row[j] += e * from[j];
       if (bias_gradient != nullptr) bias_gradient[o] += e;
     }
   }
 }
 
-void convolution_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
-                          std::int32_t* bias_gradient, int n, int height, int width, int channels,
+int error_at_points(const std::int8_t* err, const std::int32_t* where, const std::int8_t* weight,
+                    std::int8_t* below, std::size_t n, std::size_t points, std::size_t outputs,
+                    std::size_t inputs,
+                    void (*rescale)(const std::int32_t*, std::int8_t*, std::size_t, int)) {
+  std::vector<std::int32_t> sums(inputs), first(points), next(outputs);  // outputs by their point
+  auto each = [&](auto use) {
+    for (std::size_t i = 0; i < n; ++i) {
+      std::fill(first.begin(), first.end(), -1);
+      for (std::size_t o = 0; o < outputs; ++o) {
+        if (err[i * outputs + o] == 0) continue;
+        std::int32_t& head = first[where[i * outputs + o]];
+        next[o] = head;
+        head = static_cast<std::int32_t>(o);
+      }
+      for (std::size_t p = 0; p < points; ++p) {
+        if (first[p] < 0) continue;
+        std::fill(sums.begin(), sums.end(), 0);
+        for (std::int32_t o = first[p]; o >= 0; o = next[o]) {
+          const std::int32_t e = err[i * outputs + o];
+          const std::int8_t* w = weight + o * inputs;
+          for (std::size_t j = 0; j < inputs; ++j) sums[j] += e * w[j];
+        }
+        use(below + (i * points + p) * inputs);
+      }
+    }
+  };
+  std::int32_t largest = 0;
+  each([&](std::int8_t*) {
+    for (std::int32_t sum : sums) largest = std::max(largest, std::abs(sum));
+  });
+  const int shift = std::max(0, bit_length(largest) - 7);
+  std::fill_n(below, n * points * inputs, 0);
+  each([&](std::int8_t* to) { rescale(sums.data(), to, inputs, shift); });
+  return shift;
+}
+
+template <class Sum>
+void convolution_gradient(const std::int8_t* err, const std::int8_t* x, Sum* gradient,
+                          Sum* bias_gradient, int n, int height, int width, int channels,
                           int outputs, int kernel, int padding) {
   const int rows = height + 2 * padding - kernel + 1, columns = width + 2 * padding - kernel + 1;
   const std::size_t wide = static_cast<std::size_t>(width + 2 * padding) * channels;
@@ -160,7 +199,7 @@ void convolution_gradient(const std::int8_t* err, const std::int8_t* x, std::int
           const std::int32_t e = *err++;
           if (e == 0) continue;  // as most are, below a ReLU and a maximum
           if (bias_gradient != nullptr) bias_gradient[o] += e;
-          std::int32_t* to = gradient + o * kernel * of_row;
+          Sum* to = gradient + o * kernel * of_row;
           const std::int8_t* from = padded.data() + y * wide + p * channels;
           for (int k = 0; k < kernel; ++k, to += of_row, from += wide) {
             for (std::size_t i = 0; i < of_row; ++i) to[i] += e * from[i];
@@ -208,15 +247,16 @@ void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::i
   }
 }
 
-void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction,
-                              const std::int32_t* gradient, std::size_t n, int mu, int bound) {
-  std::uint32_t largest = 0;
+template <class Sum>
+void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction, const Sum* gradient,
+                              std::size_t n, int mu, int bound) {
+  std::int64_t largest = 0;
   for (std::size_t i = 0; i < n; ++i) {
     const std::int64_t g = gradient[i];
-    largest = std::max(largest, static_cast<std::uint32_t>(g < 0 ? -g : g));
+    largest = std::max(largest, g < 0 ? -g : g);
   }
   const bool fine = fraction != nullptr;
-  const int s = bit_length(largest) - mu - (fine ? 8 : 0);
+  const int s = std::min(bit_length(largest) - mu - (fine ? 8 : 0), 62);
   const int half = std::max(s, 0) / 2;
   const std::int64_t most = fine ? INT32_MAX : 127;
   for (std::size_t i = 0; i < n; ++i) {
@@ -239,5 +279,16 @@ void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction,
     }
   }
 }
+
+#define EZO_SUMS_IN(Sum)                                                                          \
+  template void linear_gradient(const std::int8_t*, const std::int32_t*, const std::int8_t*,      \
+                                Sum*, Sum*, std::size_t, std::size_t, std::size_t, std::size_t);  \
+  template void convolution_gradient(const std::int8_t*, const std::int8_t*, Sum*, Sum*, int,     \
+                                     int, int, int, int, int, int);                               \
+  template void pseudo_stochastic_update(std::int8_t*, std::uint8_t*, const Sum*, std::size_t,    \
+                                         int, int);
+EZO_SUMS_IN(std::int32_t)
+EZO_SUMS_IN(std::int64_t)
+#undef EZO_SUMS_IN
 
 }  // namespace ezo

@@ -28,15 +28,27 @@ void error_of_loss(const std::int32_t* logits, std::size_t n, std::size_t classe
                    std::int8_t* error);
 
 // err^T x and the column sums of err, from (n, outputs) and (n, inputs); the latter may be null.
-void linear_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
-                     std::int32_t* bias_gradient, std::size_t n, std::size_t outputs,
-                     std::size_t inputs);
+// With `where` (n, outputs), which may be null too: from x (n, points, inputs), of which each error
+// has the point that it came from; without it there is one point. Here and below, Sum is int32, or
+// int64 where a sum of so many products could overflow that.
+template <class Sum>
+void linear_gradient(const std::int8_t* err, const std::int32_t* where, const std::int8_t* x,
+                     Sum* gradient, Sum* bias_gradient, std::size_t n, std::size_t points,
+                     std::size_t outputs, std::size_t inputs);
 
 // The same for a convolution: err (n, h', w', outputs) and x (n, h, w, channels) to the gradient
 // (outputs, kernel, kernel, channels) and its bias's.
-void convolution_gradient(const std::int8_t* err, const std::int8_t* x, std::int32_t* gradient,
-                          std::int32_t* bias_gradient, int n, int height, int width, int channels,
+template <class Sum>
+void convolution_gradient(const std::int8_t* err, const std::int8_t* x, Sum* gradient,
+                          Sum* bias_gradient, int n, int height, int width, int channels,
                           int outputs, int kernel, int padding);
+
+// Errors (n, outputs), each of the point `where` says, to errors of the input (n, points, inputs),
+// zero at other points; returns the shift by which `rescale` rounded their sums, one point at a time.
+int error_at_points(const std::int8_t* err, const std::int32_t* where, const std::int8_t* weight,
+                    std::int8_t* below, std::size_t n, std::size_t points, std::size_t outputs,
+                    std::size_t inputs,
+                    void (*rescale)(const std::int32_t*, std::int8_t*, std::size_t, int));
 
 // The largest of each size x size block of x (n, h, w, c), and where in it, row by row, the first
 // largest stands.
@@ -49,7 +61,8 @@ void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::i
 
 // W <- clip(W - PSR(gradient, bits(gradient) - mu)), within +-bound. With a fraction, which may be
 // null, the same for 256 W + fraction, 8 bits finer.
-void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction,
-                              const std::int32_t* gradient, std::size_t n, int mu, int bound);
+template <class Sum>
+void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction, const Sum* gradient,
+                              std::size_t n, int mu, int bound);
 
 }  // namespace ezo

@@ -49,8 +49,8 @@ constexpr int kTileBytes = 32 * 1024;            // of input, where positions ca
 // `after`; returns their largest magnitude.
 std::uint32_t product(Address x, int images, int height, int width, int channels, Address weight,
                       int outputs, int kernel, int padding, Address bias, int bias_left, bool relu,
-                      int pool, bool over_points, int shift, Address out, int threads,
-                      const std::string& isa) {
+                      int pool, bool over_points, int shift, Address out, Address where,
+                      int threads, const std::string& isa) {
   const Int8Kernels& kernels = *pick(isa).int8;
   nb::gil_scoped_release release;
   const std::vector<std::int32_t> start = aligned(at<const std::int8_t>(bias), outputs, bias_left);
@@ -62,12 +62,14 @@ std::uint32_t product(Address x, int images, int height, int width, int channels
   const bool pieces_fit = kernel == 1 && padding == 0 && pool == 1 && height == 1;
   const int tile = pieces_fit ? std::min(width, std::max(16, kTileBytes / channels)) : width;
   const int pieces = (width + tile - 1) / tile;
-  const std::size_t result = (after.shift < 0 || over_points) ? 4 : 1;
+  const std::size_t result = after.shift < 0 ? 4 : 1;
   const std::size_t image_out =
       over_points ? outputs
                   : static_cast<std::size_t>(rows / pool) * (columns / pool) * outputs;
-  if (over_points) {
+  if (over_points && after.shift < 0) {
     std::fill_n(at<std::int32_t>(out), images * image_out, relu ? 0 : INT_MIN);
+  } else if (over_points) {
+    std::fill_n(at<std::int8_t>(out), images * image_out, -128);  // below every number
   }
   const std::int64_t products =
       std::int64_t{images} * rows * columns * outputs * kernel * kernel * channels;
@@ -90,9 +92,10 @@ std::uint32_t product(Address x, int images, int height, int width, int channels
                        (static_cast<std::size_t>(image) * height * width + first) * channels;
     char* to = at<char>(out) + result * (image * image_out +
                                          (over_points ? 0 : static_cast<std::size_t>(first) * outputs));
+    auto* places = where == 0 ? nullptr : at<std::int32_t>(where) + image * image_out;
     largest[worker] = std::max(
         largest[worker], k.image(layer, after, packed.get(), scratch[worker].get(), from, height,
-                                 last - first, to));
+                                 last - first, to, places, first));
   };
   Pool::instance().run(workers, [&](int t) {
     const int first = static_cast<int>(std::int64_t{units} * t / workers);
@@ -192,19 +195,42 @@ void words(Address out, std::size_t n, std::uint64_t seed, std::uint32_t step, s
   }
 }
 
-void weight_gradient(Address err, Address x, Address gradient, Address bias_gradient, std::size_t n,
-                     std::size_t outputs, std::size_t inputs) {
+// `run` with a number of the type that gradients are summed in.
+template <class Run>
+void in_sums(bool wide, Run run) {
   nb::gil_scoped_release release;
-  linear_gradient(at<const std::int8_t>(err), at<const std::int8_t>(x), at<std::int32_t>(gradient),
-                  at<std::int32_t>(bias_gradient), n, outputs, inputs);
+  if (wide) return run(std::int64_t{});
+  run(std::int32_t{});
+}
+
+void weight_gradient(Address err, Address where, Address x, Address gradient,
+                     Address bias_gradient, std::size_t n, std::size_t points, std::size_t outputs,
+                     std::size_t inputs, bool wide) {
+  in_sums(wide, [&](auto sum) {
+    linear_gradient(at<const std::int8_t>(err), at<const std::int32_t>(where),
+                    at<const std::int8_t>(x), at<decltype(sum)>(gradient),
+                    at<decltype(sum)>(bias_gradient), n, points, outputs, inputs);
+  });
+}
+
+int point_error(Address err, Address where, Address weight, Address below, std::size_t n,
+                std::size_t points, std::size_t outputs, std::size_t inputs,
+                const std::string& isa) {
+  const Int8Kernels& kernels = *pick(isa).int8;
+  nb::gil_scoped_release release;
+  return error_at_points(at<const std::int8_t>(err), at<const std::int32_t>(where),
+                         at<const std::int8_t>(weight), at<std::int8_t>(below), n, points, outputs,
+                         inputs, kernels.rescale);
 }
 
 void conv_gradient(Address err, Address x, Address gradient, Address bias_gradient, int n,
-                   int height, int width, int channels, int outputs, int kernel, int padding) {
-  nb::gil_scoped_release release;
-  convolution_gradient(at<const std::int8_t>(err), at<const std::int8_t>(x),
-                       at<std::int32_t>(gradient), at<std::int32_t>(bias_gradient), n, height,
-                       width, channels, outputs, kernel, padding);
+                   int height, int width, int channels, int outputs, int kernel, int padding,
+                   bool wide) {
+  in_sums(wide, [&](auto sum) {
+    convolution_gradient(at<const std::int8_t>(err), at<const std::int8_t>(x),
+                         at<decltype(sum)>(gradient), at<decltype(sum)>(bias_gradient), n, height,
+                         width, channels, outputs, kernel, padding);
+  });
 }
 
 void pool(Address x, Address y, Address where, int n, int height, int width, int channels,
@@ -221,9 +247,12 @@ void pool_backward(Address err, Address where, Address below, int n, int height,
                     at<std::int8_t>(below), n, height, width, channels, size);
 }
 
-void update(Address weight, Address fraction, Address gradient, std::size_t n, int mu, int bound) {
-  pseudo_stochastic_update(at<std::int8_t>(weight), at<std::uint8_t>(fraction),
-                           at<const std::int32_t>(gradient), n, mu, bound);
+void update(Address weight, Address fraction, Address gradient, std::size_t n, int mu, int bound,
+            bool wide) {
+  in_sums(wide, [&](auto sum) {
+    pseudo_stochastic_update(at<std::int8_t>(weight), at<std::uint8_t>(fraction),
+                             at<const decltype(sum)>(gradient), n, mu, bound);
+  });
 }
 
 }  // namespace
@@ -238,6 +267,7 @@ void bind_int8(nb::module_& m) {
   m.def("int8_flatten", &flatten);
   m.def("int8_words", &words);
   m.def("int8_weight_gradient", &weight_gradient);
+  m.def("int8_point_error", &point_error);
   m.def("int8_conv_gradient", &conv_gradient);
   m.def("int8_max_pool", &pool);
   m.def("int8_max_pool_backward", &pool_backward);

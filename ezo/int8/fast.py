@@ -7,12 +7,17 @@ all sums first, and there are two ways to that:
     tiles   each tile of sums is rounded by the shift of the last pass and thrown away; where the
             largest sum then asks for another shift, the layer is computed again
 
+Backward, errors of a layer's input are such a product too. The error that comes out of a maximum
+over points is zero but for one point a channel and cloud: it stays (N, C), with the points
+(`ezo.int8.tensor.AtPoints`), and nothing as large as the maximum's input is ever made.
+
 Layouts: images lie in memory as (N, H, W, C), torch's channels_last, whatever their shape says.
 """
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +25,8 @@ from torch import Tensor
 
 from ezo import noise as _noise
 from ezo import perturb
-from ezo.int8.ops import check_length
+from ezo.int8.ops import check_length, sum_type
+from ezo.int8.tensor import AtPoints
 
 _kernels: Any
 try:
@@ -63,6 +69,7 @@ def product(
     pool: int = 1,
     over_points: bool = False,
     shift: int | None = None,
+    where: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """A layer's sums, and what comes after them.
 
@@ -76,6 +83,8 @@ def product(
         pool: keep the largest of blocks of this size.
         over_points: keep the largest over points, (N, O).
         shift: round to int8 by this shift; None for int32.
+        where: int32, (N, O), contiguous, gets the first point of each largest over points, as
+            rounded; with a ``shift``.
 
     Returns:
         (the result, bits of the largest of all sums).
@@ -85,8 +94,8 @@ def product(
     """
     _check(x, weight, padding)
     outputs = weight.shape[0]
-    check_length(weight.numel() // outputs)
-    out_type = torch.int32 if shift is None or over_points else torch.int8
+    check_length(weight.numel() // outputs, bias is not None)
+    out_type = torch.int32 if shift is None else torch.int8
     if weight.dim() == 4:
         x = _images(x)
         images, channels, height, width = x.shape
@@ -120,10 +129,29 @@ def product(
         over_points,
         -1 if shift is None else shift,
         out.data_ptr(),
+        0 if where is None else where.data_ptr(),
         torch.get_num_threads(),
         _isa,
     )
     return out, largest.bit_length()
+
+
+def rounded(sums: Callable[..., tuple[Tensor, int]], guess: int | None) -> tuple[Tensor, int]:
+    """A `product` rounded to int8, and the shift that its largest sum asks for.
+
+    Args:
+        sums: `product`, with all its arguments but ``shift``.
+        guess: the last pass's shift, by which tiles are rounded at once, and again where it was not
+            the one; None for whole sums.
+    """
+    m, bits = sums(shift=guess)
+    s = max(0, bits - 7)
+    if guess is None:
+        return rescale(m, s), s
+    if s != guess:
+        del m  # so that a second pass needs no more memory than a first
+        m, _ = sums(shift=s)
+    return m, s
 
 
 def _check(x: Tensor, weight: Tensor, padding: int) -> None:
@@ -155,21 +183,34 @@ def words(seed: int, step: int, stream: int, n: int) -> Tensor:
     return out[:n]
 
 
-def linear_gradients(err: Tensor, x: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:
-    """The gradients of weight and bias, int32, from err (..., O) and x (..., I), int8."""
+def linear_gradients(
+    err: Tensor, x: Tensor, bias: bool, where: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of weight and bias, of `sum_type`.
+
+    Args:
+        err: int8, (..., O).
+        x: int8, (..., I), or with ``where`` (N, P, I).
+        bias: whether there is one.
+        where: int32, (N, O), contiguous: the point of x that each error belongs to, which is then
+            (N, O).
+    """
     outputs, inputs = err.shape[-1], x.shape[-1]
-    check_length(err.numel() // outputs)
+    sums = sum_type(x.numel() // inputs)
     err, x = err.contiguous(), x.contiguous()
-    weight = torch.empty((outputs, inputs), dtype=torch.int32)
-    of_bias = torch.empty(outputs, dtype=torch.int32) if bias else None
+    weight = torch.empty((outputs, inputs), dtype=sums)
+    of_bias = torch.empty(outputs, dtype=sums) if bias else None
     _kernels.int8_weight_gradient(
         err.data_ptr(),
+        0 if where is None else where.data_ptr(),
         x.data_ptr(),
         weight.data_ptr(),
         0 if of_bias is None else of_bias.data_ptr(),
         err.numel() // outputs,
+        1 if where is None else x.shape[1],
         outputs,
         inputs,
+        sums == torch.int64,
     )
     return weight, of_bias
 
@@ -177,12 +218,18 @@ def linear_gradients(err: Tensor, x: Tensor, bias: bool) -> tuple[Tensor, Tensor
 def conv2d_gradients(
     err: Tensor, x: Tensor, kernel: int, padding: int, bias: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of weight (O, C, K, K) and bias, int32, from err (N, O, H', W') and x, int8."""
+    """The gradients of weight (O, C, K, K) and bias, of `sum_type`.
+
+    Args:
+        err: int8, (N, O, H', W').
+        x: int8, (N, C, H, W).
+        kernel, padding, bias: the layer's, and whether it has one.
+    """
     (n, channels, height, width), outputs = x.shape, err.shape[1]
-    check_length(err.numel() // outputs)
+    sums = sum_type(err.numel() // outputs)
     err, x = _images(err), _images(x)
-    weight = torch.empty((outputs, kernel, kernel, channels), dtype=torch.int32)
-    of_bias = torch.empty(outputs, dtype=torch.int32) if bias else None
+    weight = torch.empty((outputs, kernel, kernel, channels), dtype=sums)
+    of_bias = torch.empty(outputs, dtype=sums) if bias else None
     _kernels.int8_conv_gradient(
         err.data_ptr(),
         x.data_ptr(),
@@ -195,16 +242,46 @@ def conv2d_gradients(
         outputs,
         kernel,
         padding,
+        sums == torch.int64,
     )
     return weight.permute(0, 3, 1, 2).contiguous(), of_bias
 
 
-def error(err: Tensor, weight: Tensor, padding: int) -> tuple[Tensor, int]:
-    """Errors of a layer's output to errors of its input, int32, and bits of the largest."""
+def error(err: Tensor, weight: Tensor, padding: int, guess: int | None) -> tuple[Tensor, int]:
+    """Errors of a layer's output to errors of its input, `rounded`, and their shift."""
     if weight.dim() == 2:
-        return product(err, weight.t().contiguous(), None, 0)
+        return rounded(partial(product, err, weight.t().contiguous(), None, 0), guess)
     turned = weight.flip(2, 3).transpose(0, 1).contiguous()
-    return product(err, turned, None, 0, padding=weight.shape[2] - 1 - padding)
+    padding = weight.shape[2] - 1 - padding
+    return rounded(partial(product, err, turned, None, 0, padding=padding), guess)
+
+
+def point_error(err: AtPoints, weight: Tensor) -> tuple[Tensor, int]:
+    """Errors of a linear layer at single points to errors of its input, and their shift.
+
+    Args:
+        err: int8, (N, O), and their points.
+        weight: int8, (O, I), contiguous.
+
+    Returns:
+        (int8, (N, P, I), the shift). No sum is held but one point's.
+    """
+    outputs, inputs = weight.shape
+    check_length(outputs)
+    m = err.m.contiguous()
+    below = torch.empty((len(m), err.points, inputs), dtype=torch.int8)
+    s: int = _kernels.int8_point_error(
+        m.data_ptr(),
+        err.where.data_ptr(),
+        weight.data_ptr(),
+        below.data_ptr(),
+        len(m),
+        err.points,
+        outputs,
+        inputs,
+        _isa,
+    )
+    return below, s
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -256,6 +333,7 @@ def bp_update(
         weight.numel(),
         mu,
         bound,
+        gradient.dtype == torch.int64,
     )
 
 

@@ -6,6 +6,8 @@ logits, so that two passes differ where their loss does.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 
 from ezo.int8 import fast, ops
 from ezo.int8.rounding import LARGEST, shift
-from ezo.int8.tensor import Int8Tensor, quantize, rescale
+from ezo.int8.tensor import AtPoints, Int8Tensor, quantize, rescale
 from ezo.models.pointnet import PointNet
 
-EVERY_PASS = frozenset({"keeping", "_kept", "_shift", "weight_gradient", "bias_gradient"})
+EVERY_PASS = frozenset(
+    {"keeping", "_kept", "_shift", "_error_shift", "weight_gradient", "bias_gradient"}
+)
 
 
 class Layer(nn.Module):
@@ -60,20 +64,26 @@ class Weighted(Layer):
         bias: int8 or None, added to the sums at their exponent.
         weight_exponent, bias_exponent: fixed.
         rounded: whether the output is rounded to int8; else it is the int32 sums.
-        weight_gradient, bias_gradient: int32, the sum over the backward passes, two at most, since
-            they were None. Their exponents play no part in an update (NITI), but in that sum.
+        tiles: `Sequence.tiles`.
+        weight_gradient, bias_gradient: of `ops.sum_type`, the sum over the backward passes, two at
+            most, since they were None. Their exponents play no part in an update (NITI), but in
+            that sum.
+
+    Raises:
+        SumTooLong: a sum of so many inputs could overflow int32.
     """
 
     def __init__(self, weight: Int8Tensor, bias: Int8Tensor | None) -> None:
         super().__init__()
+        ops.check_length(weight.m[:1].numel(), bias is not None)
         self.weight = nn.Parameter(weight.m, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.m, requires_grad=False)
         self.weight_exponent = weight.e
         self.bias_exponent = 0 if bias is None else bias.e
-        self.rounded = True
+        self.rounded = self.tiles = True
         self.weight_gradient: Int8Tensor | None = None
         self.bias_gradient: Int8Tensor | None = None
-        self._shift = 0  # the last pass's, where tiles are rounded at once
+        self._shift = self._error_shift = 0  # the last pass's, where tiles are rounded at once
 
     def make_room(self, bits: int) -> None:
         """Let the weights grow to 2^bits times what they could.
@@ -97,43 +107,45 @@ class Weighted(Layer):
             acc += self._along_channels(aligned(self.bias, self.bias_exponent - e))
         return rescale(acc, e) if self.rounded else Int8Tensor(acc, e)
 
-    def fused(
-        self, x: Int8Tensor, relu: bool, pool: int, over_points: bool, tiles: bool
-    ) -> Int8Tensor:
-        """The compiled form of forward, a ReLU and a maximum (`ezo.int8.fast`)."""
+    def fused(self, x: Int8Tensor, relu: bool, pool: int, over_points: bool) -> Int8Tensor:
+        """The compiled form of forward, a ReLU and a maximum (`ezo.int8.fast`).
+
+        While ``keeping``, maxima over points come with the points they were found at.
+        """
         if self.keeping:
             self._kept = x.m, x.e
         e = x.e + self.weight_exponent
         what = (x.m, self.weight, self.bias, self.bias_exponent - e)
-        after = (self.padding, relu, pool, over_points)
-        if not tiles or over_points or not self.rounded:
-            acc, bits = fast.product(*what, *after)
-            s = max(0, bits - 7)
-            return Int8Tensor(fast.rescale(acc, s), e + s) if self.rounded else Int8Tensor(acc, e)
-        m, bits = fast.product(*what, *after, self._shift)
-        s = max(0, bits - 7)
-        if s != self._shift:
-            self._shift = s
-            del m  # so that a second pass needs no more memory than a first
-            m, _ = fast.product(*what, *after, s)
-        return Int8Tensor(m, e + s)
+        sums = partial(fast.product, *what, self.padding, relu, pool, over_points)
+        if not self.rounded:
+            return Int8Tensor(sums()[0], e)
+        if over_points and self.keeping:
+            where = torch.empty((len(x.m), len(self.weight)), dtype=torch.int32)
+            m, self._shift = fast.rounded(partial(sums, where=where), self._shift)
+            return AtPoints(m, e + self._shift, where, x.m.shape[1])
+        tiles = self.tiles and not over_points
+        m, self._shift = fast.rounded(sums, self._shift if tiles else None)
+        return Int8Tensor(m, e + self._shift)
 
     def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
         x, exponent = self._take()
-        weight, bias = self._gradients(err.m, x)
-        products = err.m.numel() // max(len(self.weight), 1)
-        room = int(2 * products > ops.LONGEST_SUM)
+        weight, bias = self._gradients(err, x)
+        points = err.points if isinstance(err, AtPoints) else 1
+        products = points * err.m.numel() // max(len(self.weight), 1)
+        room = int(ops.LONGEST_SUM // 2 < products <= ops.LONGEST_SUM)  # int64 has enough
         self.weight_gradient = _sum(self.weight_gradient, weight, err.e + exponent, room)
         if bias is not None:
             self.bias_gradient = _sum(self.bias_gradient, bias, err.e, room)
-        if not below:
-            return err
+        return self._below(err) if below else err
+
+    def _below(self, err: Int8Tensor) -> Int8Tensor:
+        """Errors of the input."""
         e = err.e + self.weight_exponent
-        if fast.usable(err.m):
-            acc, bits = fast.error(err.m, self.weight, self.padding)
-            s = max(0, bits - 7)
-            return Int8Tensor(fast.rescale(acc, s), e + s)
-        return rescale(self._error(err.m), e)
+        if not fast.usable(err.m):
+            return rescale(self._error(err.m), e)
+        guess = self._error_shift if self.tiles else None
+        m, self._error_shift = fast.error(err.m, self.weight, self.padding, guess)
+        return Int8Tensor(m, e + self._error_shift)
 
     padding = 0
     _channel = -1
@@ -148,19 +160,19 @@ class Weighted(Layer):
         """Errors of the input, int32."""
         raise NotImplementedError
 
-    def _gradients(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Of the weight and the bias, int32."""
-        weight = self._weight_gradient(err, x)
+    def _gradients(self, err: Int8Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Of the weight and the bias, of `ops.sum_type`."""
+        weight = self._weight_gradient(err.m, x)
         if self.bias is None:
             return weight, None
-        return weight, err.movedim(self._channel, 0).flatten(1).sum(1, dtype=torch.int32)
+        return weight, err.m.movedim(self._channel, 0).flatten(1).sum(1, dtype=weight.dtype)
 
     def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 def _sum(old: Int8Tensor | None, new: Tensor, e: int, room: int) -> Int8Tensor:
-    """A pass's gradient, int32, at exponent ``e``, and an earlier one's, in the place of both.
+    """A pass's gradient at exponent ``e`` and an earlier one's, in the place of both.
 
     The sum has the larger of their exponents, and ``room`` bits more; what that shifts is rounded
     to nearest, halves away from zero.
@@ -176,14 +188,15 @@ def _raised(m: Tensor, s: int) -> Tensor:
     if s == 0:
         return m
     sign = m.sign()
-    return m.abs_().bitwise_right_shift_(min(s, 32) - 1).add_(1).bitwise_right_shift_(1).mul_(sign)
+    s = min(s, torch.iinfo(m.dtype).bits)
+    return m.abs_().bitwise_right_shift_(s - 1).add_(1).bitwise_right_shift_(1).mul_(sign)
 
 
 def aligned(bias: Tensor, left: int) -> Tensor:
     """int8 m to int32 m 2^left, rounded to nearest where ``left`` is negative.
 
-    What would exceed 2^29 in magnitude is held there: sums of products stay below 2^31 - 2^29
-    in every layer of up to 99,857 inputs.
+    What would exceed 2^29 in magnitude is held there; no layer has so many inputs that their sum
+    and such a bias overflow int32 (`ops.check_length`).
     """
     wide = bias.to(torch.int64)
     if left >= 0:
@@ -191,7 +204,7 @@ def aligned(bias: Tensor, left: int) -> Tensor:
     else:
         right = min(-left, 40)
         moved = ((wide.abs() + (1 << (right - 1))) >> right) * wide.sign()
-    return moved.clamp(-(1 << 29), 1 << 29).to(torch.int32)
+    return moved.clamp(-ops.LARGEST_BIAS, ops.LARGEST_BIAS).to(torch.int32)
 
 
 class Linear(Weighted):
@@ -206,10 +219,18 @@ class Linear(Weighted):
     def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
         return ops.linear_gradient(err, x)
 
-    def _gradients(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if fast.usable(err):
-            return fast.linear_gradients(err, x, self.bias is not None)
+    def _gradients(self, err: Int8Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        if isinstance(err, AtPoints):
+            return fast.linear_gradients(err.m, x, self.bias is not None, err.where)
+        if fast.usable(err.m):
+            return fast.linear_gradients(err.m, x, self.bias is not None)
         return super()._gradients(err, x)
+
+    def _below(self, err: Int8Tensor) -> Int8Tensor:
+        if not isinstance(err, AtPoints):
+            return super()._below(err)
+        m, s = fast.point_error(err, self.weight)
+        return Int8Tensor(m, err.e + self.weight_exponent + s)
 
 
 class Conv2d(Weighted):
@@ -233,10 +254,10 @@ class Conv2d(Weighted):
     def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
         return ops.conv2d_gradient(err, x, self.weight.shape[2], self.padding)
 
-    def _gradients(self, err: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if fast.usable(err):
+    def _gradients(self, err: Int8Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        if fast.usable(err.m):
             kernel, bias = self.weight.shape[2], self.bias is not None
-            return fast.conv2d_gradients(err, x, kernel, self.padding, bias)
+            return fast.conv2d_gradients(err.m, x, kernel, self.padding, bias)
         return super()._gradients(err, x)
 
 
@@ -254,7 +275,7 @@ class ReLU(Layer):
         self._kept = y
 
     def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
-        return Int8Tensor(ops.relu_backward(err.m, self._take()), err.e)
+        return replace(err, m=ops.relu_backward(err.m, self._take()))
 
 
 class MaxPool2d(Layer):
@@ -284,11 +305,17 @@ class MaxOverPoints(Layer):
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         y, where = ops.max_over_points(x.m)
         if self.keeping:
-            self._kept = where, x.m.shape[1]
+            self.keep_output(where, x.m.shape[1])
         return Int8Tensor(y, x.e)
+
+    def keep_output(self, where: Tensor, points: int) -> None:
+        """What backward needs: the points (N, C), int32 from the compiled path, and P."""
+        self._kept = where, points
 
     def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
         where, points = self._take()
+        if where.dtype == torch.int32:
+            return AtPoints(err.m, err.e, where, points)
         return Int8Tensor(ops.max_over_points_backward(err.m, where, points), err.e)
 
 
@@ -317,7 +344,6 @@ class Sequence(nn.Module):
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
-        self.tiles = True
         self.layers: Any = nn.ModuleList(layers)
         weighted = self.weighted()
         if not weighted or weighted[-1] is not self.layers[-1]:
@@ -337,16 +363,26 @@ class Sequence(nn.Module):
             if not isinstance(layer, Weighted):
                 x = layer.forward(x)
                 continue
-            # a maximum that is kept for backward is a layer of its own
-            apart = most is not None and most.keeping
+            # a maximum of blocks that is kept for backward is a layer of its own
+            apart = isinstance(most, MaxPool2d) and most.keeping
             pool = most.size if isinstance(most, MaxPool2d) and not apart else 1
-            over_points = isinstance(most, MaxOverPoints) and not apart
-            x = layer.fused(x, relu is not None, pool, over_points, self.tiles)
+            x = layer.fused(x, relu is not None, pool, isinstance(most, MaxOverPoints))
             if relu is not None and relu.keeping:
                 relu.keep_output(x.m)
             if apart:
                 x = most.forward(x)
+            elif isinstance(x, AtPoints):
+                most.keep_output(x.where, x.points)
         return x
+
+    @property
+    def tiles(self) -> bool:
+        return all(layer.tiles for layer in self.weighted())
+
+    @tiles.setter
+    def tiles(self, value: bool) -> None:
+        for layer in self.weighted():
+            layer.tiles = value
 
     def weighted(self) -> list[Weighted]:
         """The layers with weights, in order."""

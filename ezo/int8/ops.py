@@ -1,5 +1,7 @@
 """The layers of an integer network, forward and backward: products summed in int32.
 
+Only a weight's gradient, a sum over the batch, may need more (`matmul_of_any_length`).
+
 Plain torch, to be read beside the formulas; the result does not depend on the order of any sum,
 so every faster form must give the same bits.
 
@@ -12,10 +14,12 @@ import torch
 from torch import Tensor
 
 LONGEST_SUM = (2**31 - 1) // 127**2  # products of int8 numbers that int32 can add up: 133,144
+LARGEST_BIAS = 1 << 29  # at the sums' exponent
+LONGEST_WITH_BIAS = (2**31 - 1 - LARGEST_BIAS) // 127**2  # products beside a bias: 99,858
 
 
 class SumTooLong(ValueError):
-    """A layer's sum, forward or backward, could overflow int32."""
+    """A layer's sum, of its output or of its input's error, could overflow int32."""
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -51,15 +55,38 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return torch._int_mm(padded_a, padded_b.t())[:m, :n].contiguous()
 
 
-def check_length(products: int) -> None:
+def check_length(products: int, bias: bool = False) -> None:
     """Raises:
-    SumTooLong: a sum of so many products could overflow int32.
+    SumTooLong: a sum of so many products, and a bias, could overflow int32.
     """
-    if products > LONGEST_SUM:
+    most = LONGEST_WITH_BIAS if bias else LONGEST_SUM
+    if products > most:
         raise SumTooLong(
-            f"expected at most {LONGEST_SUM} products a sum, so that int32 holds it, "
-            f"got {products}; lower the batch size or the layer's width"
+            f"expected at most {most} products a sum{' with a bias' if bias else ''}, so that "
+            f"int32 holds it, got {products}; lower the layer's width"
+            f"{' or leave out its bias' if products <= LONGEST_SUM else ''}"
         )
+
+
+def matmul_of_any_length(a: Tensor, b: Tensor) -> Tensor:
+    """`matmul`, and where a sum could overflow int32, parts that can't, added up in int64.
+
+    Returns:
+        (M, N), of `sum_type`.
+    """
+    k = a.shape[1]
+    if k <= LONGEST_SUM:
+        return matmul(a, b)
+    total = torch.zeros((len(a), len(b)), dtype=torch.int64, device=a.device)
+    for first in range(0, k, LONGEST_SUM):
+        part = slice(first, first + LONGEST_SUM)
+        total += matmul(a[:, part], b[:, part])
+    return total
+
+
+def sum_type(products: int) -> torch.dtype:
+    """int32, or int64 where that could not hold a sum of so many products."""
+    return torch.int32 if products <= LONGEST_SUM else torch.int64
 
 
 def _dense(a: Tensor) -> Tensor:
@@ -92,8 +119,8 @@ def linear_error(err: Tensor, weight: Tensor) -> Tensor:
 
 
 def linear_gradient(err: Tensor, x: Tensor) -> Tensor:
-    """Errors (..., O) and x (..., I) to the gradient of W (O, I), int32."""
-    return matmul(err.flatten(0, -2).t(), x.flatten(0, -2).t())
+    """Errors (..., O) and x (..., I) to the gradient of W (O, I), of `sum_type`."""
+    return matmul_of_any_length(err.flatten(0, -2).t(), x.flatten(0, -2).t())
 
 
 def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
@@ -123,10 +150,11 @@ def conv2d_error(err: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
 
 
 def conv2d_gradient(err: Tensor, x: Tensor, kernel: int, padding: int = 0) -> Tensor:
-    """Errors (N, O, H', W') and x (N, C, H, W) to the gradient of W (O, C, K, K), int32."""
+    """Errors (N, O, H', W') and x (N, C, H, W) to the gradient of W (O, C, K, K), of `sum_type`."""
     patches, _ = _patches(x, (kernel, kernel), padding)  # (n h w, c k k)
     flat_err = err.permute(1, 0, 2, 3).flatten(1)  # (o, n h w)
-    return matmul(flat_err, patches.t()).view(err.shape[1], x.shape[1], kernel, kernel)
+    gradient = matmul_of_any_length(flat_err, patches.t())
+    return gradient.view(err.shape[1], x.shape[1], kernel, kernel)
 
 
 def _patches(
@@ -149,7 +177,7 @@ def relu(x: Tensor) -> Tensor:
 
 def relu_backward(err: Tensor, y: Tensor) -> Tensor:
     """Errors of the output to errors of the input; ``y`` is the output."""
-    return torch.where(y > 0, err, torch.zeros_like(err))
+    return torch.ops.aten.threshold_backward(err, y, 0)  # without a mask
 
 
 def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -194,6 +222,5 @@ def max_over_points_backward(err: Tensor, where: Tensor, points: int) -> Tensor:
 def _first_largest(x: Tensor) -> tuple[Tensor, Tensor]:
     """The largest along the last dimension and its first place (argmax promises no order)."""
     largest = x.amax(-1)
-    places = torch.arange(x.shape[-1], device=x.device).expand(x.shape)
-    beyond = torch.full_like(places, x.shape[-1])
-    return largest, torch.where(x == largest.unsqueeze(-1), places, beyond).amin(-1)
+    before = (x != largest.unsqueeze(-1)).cumprod(-1, dtype=torch.int8)  # 1 up to that place
+    return largest, before.sum(-1)

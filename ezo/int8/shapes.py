@@ -83,7 +83,7 @@ class _Shapes:
         """Largest sum: 0, by which no layer needs another shift than in the pass before."""
         grown = 2 * padding - kernel + 1
         sums = images * outputs * (height + grown) * (width + grown)
-        rounded = 0 if shift < 0 or over_points else sums / pool**2
+        rounded = 0 if shift < 0 else sums / pool**2
         self._spend(
             sums * (kernel * kernel * channels * PRODUCT_SECONDS + SUM_SECONDS)
             + rounded * ROUND_SECONDS
@@ -97,9 +97,34 @@ class _Shapes:
         self._spend(n * SWEEP_SECONDS)
 
     def int8_weight_gradient(
-        self, err: int, x: int, weight: int, bias: int, n: int, outputs: int, inputs: int
+        self,
+        err: int,
+        where: int,
+        x: int,
+        weight: int,
+        bias: int,
+        n: int,
+        points: int,
+        outputs: int,
+        inputs: int,
+        *rest: Any,
     ) -> None:
         self._spend(n * outputs * inputs * GRADIENT_SECONDS)
+
+    def int8_point_error(
+        self,
+        err: int,
+        where: int,
+        weight: int,
+        below: int,
+        n: int,
+        points: int,
+        outputs: int,
+        inputs: int,
+        *rest: Any,
+    ) -> int:
+        self._spend(n * inputs * (2 * outputs * GRADIENT_SECONDS + points * MOVE_SECONDS))
+        return 0
 
     def int8_conv_gradient(
         self,
@@ -114,6 +139,7 @@ class _Shapes:
         outputs: int,
         kernel: int,
         padding: int,
+        *rest: Any,
     ) -> None:
         grown = 2 * padding - kernel + 1
         places = n * (height + grown) * (width + grown)

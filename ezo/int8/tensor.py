@@ -26,6 +26,19 @@ class Int8Tensor:
         return torch.ldexp(self.m.to(torch.float32), torch.tensor(self.e))
 
 
+@dataclass(frozen=True)
+class AtPoints(Int8Tensor):
+    """Numbers (N, C) that each belong to one point of a cloud: maxima over points, or their errors.
+
+    Attributes:
+        where: (N, C), int32, the point of each.
+        points: P, of a cloud.
+    """
+
+    where: Tensor
+    points: int
+
+
 def quantize(x: Tensor, largest: int = LARGEST, lowest_exponent: int | None = None) -> Int8Tensor:
     """The nearest int8 tensor to a floating-point one; outside a training step.
 

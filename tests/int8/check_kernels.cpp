@@ -54,7 +54,7 @@ static void check_product(int trial) {
   const auto w = numbers(static_cast<std::size_t>(o) * c * k * k, -127);
   std::vector<std::int32_t> bias(o);
   for (auto& b : bias) b = draw(-5000, 5000);
-  const int shift = points ? -1 : draw(-1, 12);
+  const int shift = draw(-1, 12);
 
   const int rows = height + 2 * padding - k + 1, columns = width + 2 * padding - k + 1;
   std::vector<std::int64_t> sums(static_cast<std::size_t>(rows) * columns * o);
@@ -100,11 +100,20 @@ static void check_product(int trial) {
   void *packed = room(sizes.packed), *scratch = room(sizes.scratch);
   products.pack(layer, packed);
   std::vector<std::int32_t> whole(shift < 0 ? wanted.size() : 0, relu ? 0 : INT32_MIN);
-  std::vector<std::int8_t> small(shift < 0 ? 0 : wanted.size());
+  std::vector<std::int8_t> small(shift < 0 ? 0 : wanted.size(), -128);
+  std::vector<std::int32_t> where(points && shift >= 0 ? o : 0);
   void* out = shift < 0 ? static_cast<void*>(whole.data()) : static_cast<void*>(small.data());
   const auto found = products.image(layer, {relu, pool, points, shift}, packed, scratch, x.data(),
-                                    height, width, out);
+                                    height, width, out, where.data(), 1000);
   if (found != largest) fail("the largest sum", trial);
+  for (std::size_t q = 0; q < where.size(); ++q) {
+    auto value = [&](int p) {
+      return round_half_up(std::max<std::int64_t>(sums[p * o + q], relu ? 0 : INT64_MIN), shift);
+    };
+    int first = 0;
+    for (int p = 1; p < width; ++p) first = value(p) > value(first) ? p : first;
+    if (where[q] != 1000 + first) fail("the point of a maximum", trial);
+  }
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     if (shift < 0 ? whole[i] != wanted[i] : small[i] != round_half_up(wanted[i], shift)) {
       fail("the product", trial);
@@ -144,7 +153,8 @@ static void check_tail(int trial) {
   const std::size_t n = draw(1, 9), outputs = draw(1, 9), inputs = draw(1, 9);
   const auto err = numbers(n * outputs, -127), x = numbers(n * inputs, -127);
   std::vector<std::int32_t> gradient(outputs * inputs), of_bias(outputs);
-  linear_gradient(err.data(), x.data(), gradient.data(), of_bias.data(), n, outputs, inputs);
+  linear_gradient(err.data(), nullptr, x.data(), gradient.data(), of_bias.data(), n, 1, outputs,
+                  inputs);
   for (std::size_t o = 0; o < outputs; ++o) {
     std::int32_t sum = 0;
     for (std::size_t i = 0; i < n; ++i) sum += err[i * outputs + o];
@@ -155,12 +165,20 @@ static void check_tail(int trial) {
       if (sum != gradient[o * inputs + j]) fail("the weight's gradient", trial);
     }
   }
+  std::vector<std::int64_t> long_sums(outputs * inputs), long_bias(outputs);
+  linear_gradient(err.data(), nullptr, x.data(), long_sums.data(), long_bias.data(), n, 1, outputs,
+                  inputs);
+  if (!std::equal(long_sums.begin(), long_sums.end(), gradient.begin()) ||
+      !std::equal(long_bias.begin(), long_bias.end(), of_bias.begin())) {
+    fail("the gradient in int64", trial);
+  }
   auto weight = numbers(gradient.size(), -127);
   if (draw(0, 1)) gradient[0] = INT32_MIN;  // beyond any sum of products, but defined all the same
   std::vector<std::uint8_t> fraction(weight.size(), 128);
   for (std::uint8_t* also : {static_cast<std::uint8_t*>(nullptr), fraction.data()}) {
-    pseudo_stochastic_update(weight.data(), also, gradient.data(), weight.size(), draw(-20, 6),
-                             127);
+    const int mu = draw(-20, 6);
+    pseudo_stochastic_update(weight.data(), also, gradient.data(), weight.size(), mu, 127);
+    pseudo_stochastic_update(weight.data(), also, long_sums.data(), weight.size(), mu, 127);
   }
   aligned(err.data(), static_cast<int>(outputs), draw(-60, 60));
   std::vector<std::int64_t> exp2(257), log2(257), target(n), words(n * outputs, 5);
@@ -179,6 +197,43 @@ static void check_tail(int trial) {
   }
   error_of_loss(logits.data(), n, outputs, exponent, target.data(), tables, words.data(),
                 error.data());
+}
+
+static void check_points(int trial) {
+  const int n = draw(1, 3), points = draw(1, 6), o = draw(1, 9), c = draw(1, 9);
+  const auto err = numbers(n * o, -127), x = numbers(n * points * c, -127);
+  const auto weight = numbers(o * c, -127);
+  std::vector<std::int32_t> where(n * o), gradient(o * c), of_bias(o);
+  for (auto& p : where) p = draw(0, points - 1);
+  std::vector<int> dense(n * points * o), sums(n * points * c);
+  for (int i = 0; i < n * o; ++i) dense[(i / o * points + where[i]) * o + i % o] = err[i];
+  linear_gradient(err.data(), where.data(), x.data(), gradient.data(), of_bias.data(), n, points, o,
+                  c);
+  std::vector<int> wanted(o * c), of_errors(o);
+  int largest = 0, shift = 0;
+  for (int p = 0; p < n * points; ++p) {
+    for (int q = 0; q < o; ++q) {
+      of_errors[q] += dense[p * o + q];
+      for (int j = 0; j < c; ++j) {
+        wanted[q * c + j] += dense[p * o + q] * x[p * c + j];
+        sums[p * c + j] += dense[p * o + q] * weight[q * c + j];
+      }
+    }
+    for (int j = 0; j < c; ++j) largest = std::max(largest, std::abs(sums[p * c + j]));
+  }
+  if (!std::equal(wanted.begin(), wanted.end(), gradient.begin()) ||
+      !std::equal(of_errors.begin(), of_errors.end(), of_bias.begin())) {
+    fail("the gradient of errors at points", trial);
+  }
+  while (largest >> shift > 127) ++shift;
+  std::vector<std::int8_t> below(sums.size(), 1);
+  if (error_at_points(err.data(), where.data(), weight.data(), below.data(), n, points, o, c,
+                      checked::int8_kernels.rescale) != shift) {
+    fail("the shift of errors at points", trial);
+  }
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    if (below[i] != round_half_up(sums[i], shift)) fail("errors at points", trial);
+  }
 }
 
 static void check_backward(int trial) {
@@ -204,6 +259,13 @@ static void check_backward(int trial) {
       }
     }
     if (sum != gradient[g]) fail("a convolution's gradient", trial);
+  }
+  std::vector<std::int64_t> long_sums(gradient.size()), long_bias(o);
+  convolution_gradient(err.data(), x.data(), long_sums.data(), long_bias.data(), n, h, w, c, o, k,
+                       padding);
+  if (!std::equal(long_sums.begin(), long_sums.end(), gradient.begin()) ||
+      !std::equal(long_bias.begin(), long_bias.end(), of_bias.begin())) {
+    fail("a convolution's gradient in int64", trial);
   }
 
   const int tall = h / size, wide = w / size;
@@ -232,6 +294,7 @@ static void check_backward(int trial) {
 int main() {
   for (int trial = 0; trial < 400; ++trial) {
     check_backward(trial);
+    check_points(trial);
     check_product(trial);
     check_sweeps(trial);
     check_tail(trial);

@@ -15,7 +15,8 @@ import ezo
 from ezo import noise
 from ezo.checkpoint import digest
 from ezo.int8 import fast, loss, optim, perturb
-from ezo.int8.model import from_float
+from ezo.int8.model import Linear, MaxOverPoints, ReLU, from_float
+from ezo.int8.model import Sequence as Integers
 from ezo.int8.optim import ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.rounding import LARGEST
@@ -99,6 +100,52 @@ def test_a_linear_layer_is_the_reference_s(rows, inputs, outputs, seed):
 def test_a_maximum_over_points_is_the_reference_s(batch, points):
     model = from_float(pointnet.build("pointnet", classes=5))
     same(model, quantize(torch.randn(batch, points, 3, generator=torch.Generator().manual_seed(1))))
+
+
+@few
+@given(
+    batch=st.integers(1, 3),
+    points=st.integers(1, 250),
+    outputs=st.integers(1, 40),
+    inputs=st.sampled_from([1, 5, 400]),  # 400: tiles of 81 points
+    relu=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_backward_through_a_maximum_over_points_is_the_reference_s(
+    batch, points, outputs, inputs, relu, seed
+):
+    def linear(o, i, place):
+        return Linear(Int8Tensor(int8(o, i, seed=seed + place), -7), Int8Tensor(int8(o, seed=7), 0))
+
+    model = Integers(
+        [
+            linear(inputs, 3, 0),
+            linear(outputs, inputs, 1),
+            *([ReLU()] if relu else []),
+            MaxOverPoints(),
+            linear(3, outputs, 2),
+        ]
+    )
+    x = Int8Tensor(int8(batch, points, 3, seed=seed) // (1 if seed % 2 else 100), -7)  # ties
+    err = Int8Tensor(int8(batch, 3, seed=seed + 1), -7)
+
+    def passed(isa):
+        with fast.instruction_set(isa):
+            model.keep(3)
+            logits = model(x)
+            model.backward(err, 3)
+        layers = model.weighted()
+        gradients = [g for layer in layers for g in (layer.weight_gradient, layer.bias_gradient)]
+        for layer in layers:
+            layer.weight_gradient = layer.bias_gradient = None
+        return [logits, *gradients]
+
+    wanted = passed("reference")
+    for isa in ISAS:
+        for tiles in (False, True, True):
+            model.tiles = tiles
+            for found, right in zip(passed(isa), wanted, strict=True):
+                assert found.e == right.e and torch.equal(found.m, right.m)
 
 
 def test_missing_kernels_are_told_once(monkeypatch):
@@ -193,10 +240,11 @@ def test_a_target_out_of_range_is_named():
 
 
 @pytest.mark.parametrize("mu", [-20, -1, 0, 3, 6])
-@pytest.mark.parametrize("largest", [0, 1, 100, 2**20, 2**31 - 1])
+@pytest.mark.parametrize("largest", [0, 1, 100, 2**20, 2**31 - 1, 2**31, 2**45])
 def test_the_bp_update_is_the_reference_s(mu, largest):
     generator = torch.Generator().manual_seed(largest)
-    gradient = torch.randint(-largest, largest + 1, (99,), generator=generator).to(torch.int32)
+    gradient = torch.randint(-largest, largest + 1, (99,), generator=generator)
+    gradient = gradient.to(torch.int32 if largest < 2**31 else torch.int64)
     for fraction in (None, torch.arange(99, dtype=torch.uint8)):
         weight = int8(99, seed=3)
         wanted, also = weight.clone(), None if fraction is None else fraction.clone()
@@ -207,13 +255,17 @@ def test_the_bp_update_is_the_reference_s(mu, largest):
         assert fraction is None or torch.equal(fraction, also)
 
 
-def lenet_after(steps, bp, isa="", *, threads=1, tiles=True, bp_gradient="plus"):
-    model = from_float(lenet5.build("lenet5"), headroom=15)
+IMAGES, CLOUDS = (32, 1, 28, 28), (3, 40, 3)
+
+
+def after(steps, bp, isa="", *, shape=IMAGES, threads=1, tiles=True, bp_gradient="plus"):
+    built = pointnet.build("pointnet") if shape == CLOUDS else lenet5.build("lenet5")
+    model = from_float(built, headroom=15)
     for i, p in enumerate(model.parameters()):  # the same weights, whatever torch draws
         p.copy_(int8(*p.shape, seed=1000 * i + 1) // 3)
     model.tiles = tiles
-    x = quantize(int8(32, 1, 28, 28, seed=1).float())
-    y = torch.arange(32) % 10
+    x = quantize(int8(*shape, seed=1).float())
+    y = torch.arange(len(x.m)) % 10
     how = {"rate": 3000, "mu": 0, "magnitude": "relative", "bp_gradient": bp_gradient}
     optimizer = ElasticZO(model, bp, **how)
     before = torch.get_num_threads()
@@ -259,14 +311,16 @@ def test_gradients_of_all_layers_are_the_reference_s(shape, outputs, kernel, poo
         assert found is wanted is None or (found.e == wanted.e and torch.equal(found.m, wanted.m))
 
 
-def test_a_sum_that_could_overflow_is_refused_on_both_paths():
-    model = from_float(lenet5.build("lenet5"))
-    x = Int8Tensor(torch.zeros(170, 1, 28, 28, dtype=torch.int8), -7)
-    for isa in ("reference", ""):
-        with fast.instruction_set(isa), pytest.raises(ValueError, match="lower the batch size"):
-            model.keep(5)
-            model(x)
-            model.backward(Int8Tensor(int8(170, 10, seed=1), -7), 5)
+def batches_of_lenet5(n, isa="", threads=1, **how):
+    """The weights after two steps of full BP on ``n`` images."""
+    return after(2, 5, isa, shape=(n, 1, 28, 28), threads=threads, **how)
+
+
+def test_a_step_on_more_images_than_int32_sums_hold_is_the_reference_s():
+    wanted = batches_of_lenet5(170, "reference")  # 170 x 784 products are 133,280
+    assert len({wanted, batches_of_lenet5(169, "reference")}) == 2
+    for isa in ISAS:
+        assert batches_of_lenet5(170, isa) == batches_of_lenet5(170, isa, threads=2) == wanted
 
 
 @pytest.mark.parametrize(
@@ -274,15 +328,32 @@ def test_a_sum_that_could_overflow_is_refused_on_both_paths():
     [(0, "plus"), (1, "plus"), (2, "plus"), (5, "plus"), (1, "unperturbed"), (3, "mean")],
 )
 def test_a_few_steps_of_lenet5_are_the_reference_s(bp, bp_gradient):
-    wanted = lenet_after(3, bp, "reference", bp_gradient=bp_gradient)
+    wanted = after(3, bp, "reference", bp_gradient=bp_gradient)
     for isa in ISAS:
-        assert lenet_after(3, bp, isa, bp_gradient=bp_gradient) == wanted
+        assert after(3, bp, isa, bp_gradient=bp_gradient) == wanted
 
 
 @pytest.mark.parametrize("bp, wanted", [(0, "5a69011c3b9db9ac"), (1, "7470401fd781a6ea")])
 def test_a_thousand_steps_of_lenet5_end_in_the_golden_bits(bp, wanted):
-    assert lenet_after(1000, bp, threads=1, tiles=True) == wanted
-    assert lenet_after(1000, bp, threads=2, tiles=False) == wanted
+    assert after(1000, bp, threads=1, tiles=True) == wanted
+    assert after(1000, bp, threads=2, tiles=False) == wanted
+
+
+@pytest.mark.parametrize(
+    ("bp", "bp_gradient", "wanted"),
+    [
+        (4, "plus", "975784cecaa92d80"),
+        (8, "plus", "d0a4789306f0f349"),
+        (5, "mean", "66c969920cfdbdc1"),
+        (4, "unperturbed", "138da94eda69a98a"),
+    ],
+)
+def test_a_few_steps_of_pointnet_end_in_the_golden_bits(bp, bp_gradient, wanted):
+    how = {"shape": CLOUDS, "bp_gradient": bp_gradient}
+    assert after(3, bp, "reference", **how) == wanted
+    for isa in ISAS:
+        assert after(3, bp, isa, threads=1, tiles=True, **how) == wanted
+        assert after(3, bp, isa, threads=2, tiles=False, **how) == wanted
 
 
 CSRC = Path(ezo.__file__).with_name("csrc")

@@ -6,8 +6,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from ezo.int8.model import Linear, Weighted, _sum, aligned, from_float
-from ezo.int8.ops import LONGEST_SUM
+from ezo.int8 import fast
+from ezo.int8.model import Conv2d, Linear, MaxOverPoints, Weighted, _sum, aligned, from_float
+from ezo.int8.model import Sequence as Integers
+from ezo.int8.ops import LONGEST_SUM, SumTooLong
 from ezo.int8.tensor import Int8Tensor, quantize
 from ezo.models import lenet5, pointnet
 from tests.oracles import rounding as oracle
@@ -99,6 +101,91 @@ def test_two_passes_gradients_add_up(old, new, apart, room):
     a, b = (torch.tensor(x, dtype=torch.int32) for x in (old, new))
     found = _sum(Int8Tensor(a, 3), b, 3 + apart, room)
     assert found.m.dtype == torch.int32 and found.m.tolist() == wanted and found.e == top
+
+
+@pytest.mark.parametrize("s", [0, 1, 40, 63, 64, 90])
+def test_two_passes_gradients_in_int64_add_up(s):
+    old, new = [-(2**61), 5, 2**40], [2**60, -7, 2**61 - 1]
+    wanted = [oracle.nearest_unclipped(a, s) + b for a, b in zip(old, new, strict=True)]
+    found = _sum(Int8Tensor(torch.tensor(old), 3), torch.tensor(new), 3 + s, 0)
+    assert found.m.tolist() == wanted and found.e == 3 + s
+
+
+PATHS = ["reference", *(fast._kernels.instruction_sets() if fast._kernels is not None else [])]
+
+
+def filled(*shape, m=127):
+    return Int8Tensor(torch.full(shape, m, dtype=torch.int8), 0)
+
+
+@pytest.mark.parametrize("isa", PATHS)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("layer", "x", "err"),
+    [
+        (lambda: Linear(filled(2, 2), filled(2)), (LONGEST_SUM, 2), (LONGEST_SUM, 2)),
+        (lambda: Linear(filled(2, 2), filled(2)), (LONGEST_SUM + 1, 2), (LONGEST_SUM + 1, 2)),
+        (lambda: Conv2d(filled(2, 2, 1, 1), filled(2), 0), (17, 2, 88, 89), (17, 2, 88, 89)),
+        (lambda: Conv2d(filled(2, 2, 1, 1), filled(2), 0), (5, 2, 31, 859), (5, 2, 31, 859)),
+        (lambda: Conv2d(filled(2, 2, 3, 3), None, 0), (2, 2, 300, 300), (2, 2, 298, 298)),
+    ],
+    ids=["linear", "linear+1", "convolution", "convolution+1", "kernel 3"],
+)
+def test_gradients_of_the_largest_numbers_are_exact_at_any_batch_size(layer, x, err, isa, sign):
+    layer = layer()
+    products = torch.Size(err).numel() // 2  # each a position with a whole patch
+    with fast.instruction_set(isa):
+        layer.keeping = True
+        layer._kept = filled(*x).m, 0
+        layer.backward(filled(*err, m=sign * 127), below=False)
+    gradients = layer.weight_gradient, layer.bias_gradient
+    for found, one in zip(gradients, (sign * 127**2, sign * 127), strict=True):
+        if found is None:
+            assert layer.bias is None
+            continue
+        assert found.m.unique().tolist() == [one * products]
+        assert found.m.dtype == (torch.int32 if products <= LONGEST_SUM else torch.int64)
+
+
+@pytest.mark.parametrize("isa", PATHS)
+def test_clouds_with_more_points_than_int32_sums_hold(isa):
+    model = Integers([Linear(filled(3, 2), filled(3)), MaxOverPoints(), Linear(filled(2, 3), None)])
+    with fast.instruction_set(isa):
+        model.keep(2)
+        model(filled(2, LONGEST_SUM // 2 + 1, 2))
+        model.backward(filled(2, 2, m=64), 2)
+    first = model.weighted()[0]
+    # the error, 2 x 64 x 127 rounded to 7 bits, of both clouds; all points are equal
+    assert first.weight_gradient.m.tolist() == [[2 * 127 * 127] * 2] * 3
+    assert first.bias_gradient.m.tolist() == [2 * 127] * 3
+    assert first.weight_gradient.m.dtype == torch.int64
+
+
+@pytest.mark.parametrize("isa", PATHS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_widest_layers_are_exact_and_wider_ones_are_refused(isa, sign):
+    x = Int8Tensor(filled(2, 99_858).m, 30)  # at which exponent the bias is held at 2^29
+    bias = Int8Tensor(torch.full((3,), sign * 127, dtype=torch.int8), 60)
+    layer = Linear(filled(3, 99_858, m=sign * 127), bias)
+    with fast.instruction_set(isa):
+        found = Integers([layer])(x)
+        assert found.m.tolist() == [[sign * (99_858 * 127**2 + 2**29)] * 3] * 2
+        without = Linear(filled(3, LONGEST_SUM, m=sign * 127), None)
+        found = Integers([without])(filled(2, LONGEST_SUM))
+        assert found.m.tolist() == [[sign * LONGEST_SUM * 127**2] * 3] * 2
+
+
+def test_a_layer_whose_output_could_overflow_is_an_error_that_says_what_to_do():
+    with pytest.raises(
+        SumTooLong, match="at most 99858 .*with a bias.* got 99859; lower the layer"
+    ):
+        from_float(nn.Sequential(nn.Linear(99_859, 2)))
+    with pytest.raises(SumTooLong, match="width or leave out its bias$"):
+        from_float(nn.Sequential(nn.Linear(LONGEST_SUM, 2)))
+    with pytest.raises(
+        SumTooLong, match="at most 133144 products a sum, .* lower the layer's width$"
+    ):
+        from_float(nn.Sequential(nn.Linear(LONGEST_SUM + 1, 2, bias=False)))
 
 
 def test_a_zero_bias_gets_the_weight_s_exponent():

@@ -49,6 +49,18 @@ def test_the_longest_sum_of_the_largest_products_is_exact_and_a_longer_one_is_re
         ops.matmul(*[torch.ones(1, ops.LONGEST_SUM + 1, dtype=torch.int8)] * 2)
 
 
+@pytest.mark.parametrize("more", [-1, 0, 1, ops.LONGEST_SUM, ops.LONGEST_SUM + 1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_product_of_any_length_is_exact(more, sign):
+    k = ops.LONGEST_SUM + more
+    err, x = torch.full((k, 2), sign * 127).to(torch.int8), torch.full((k, 3), 127).to(torch.int8)
+    x[-1, 1] = 126
+    largest = sign * k * 127**2
+    found = ops.linear_gradient(err, x)
+    assert found.tolist() == [[largest, largest - sign * 127, largest]] * 2
+    assert found.dtype == (torch.int32 if more <= 0 else torch.int64)
+
+
 @pytest.mark.parametrize(
     "a, b", [(int8(2, 3), int8(2, 4)), (int8(2, 3).int(), int8(2, 3)), (int8(3), int8(3))]
 )
