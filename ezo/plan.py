@@ -67,7 +67,8 @@ class Prediction:
         relative_time: a step's time over that of two inference passes. Rough: from counted
             operations and bytes, on a processor of a usual balance.
         form: of an integer step: ``tiles``, where a layer's int32 sums are never whole, or
-            ``whole`` (`ezo.int8.model.Sequence.tiles`); both give the same bits. Empty for floats.
+            ``whole`` (`ezo.int8.model.Sequence.tiles`); both give the same bits. Of floats,
+            ``lean`` or nothing.
     """
 
     method: str
@@ -115,9 +116,9 @@ class Plan:
     def table(self) -> str:
         """A line for each split, and the choice."""
         width = max(len(name) for name in ["BP begins at", *(p.begins for p in self.predictions)])
-        integers = any(p.form for p in self.predictions)
+        integers = any(p.form in ("tiles", "whole") for p in self.predictions)
         lines = [
-            f"{'method':<12} {'BP begins at':<{width}} {'int32 sums ' if integers else ''}"
+            f"{'method':<14} {'BP begins at':<{width}} {'int32 sums ' if integers else ''}"
             f"{'peak bytes':>14} {'/ inference':>11} "
             f"{'relative time':>13}  {'fits' if self.budget is not None else ''}".rstrip()
         ]
@@ -125,7 +126,7 @@ class Plan:
             fits = "" if self.budget is None else "yes" if self.fits(p) else "no"
             ratio = p.peak.peak_bytes / self.inference.peak_bytes
             lines.append(
-                f"{p.method:<12} {p.begins or '-':<{width}} "
+                f"{p.method:<14} {p.begins or '-':<{width}} "
                 f"{f'{p.form:<10} ' if integers else ''}{p.peak.peak_bytes:>14,} {ratio:>11.3f} "
                 f"{p.relative_time:>13.2f}  {fits}".rstrip()
             )
@@ -197,6 +198,7 @@ def plan(
     loss: Callable[[Any], Tensor] | None = None,
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     splits: Iterable[int] | None = None,
+    lean: bool = False,
 ) -> Plan:
     """Predict what a step of every split will need.
 
@@ -219,6 +221,9 @@ def plan(
         bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak. Not for integers.
         splits: numbers of BP layers to look at; by default all, 0 to the number of parametric
             layers.
+        lean: the BP part by the method ``elastic-lean-k``, which takes its gradient in a step's
+            last pass and, unless ``bp_optimizer`` says otherwise, is plain SGD. Not for integers,
+            where every split is so.
 
     Raises:
         ValueError: the budget is no amount of memory, or the precision is unknown or has no form
@@ -232,6 +237,12 @@ def plan(
     """
     limit = parse_bytes(budget) if isinstance(budget, str) else budget
     file = catalogue.find("precision", precision)
+    if lean and "lean" not in file.FORMS:
+        raise ValueError(
+            f"expected fp32 for a lean plan, got {precision}, where the gradient always comes last "
+            "and updates have no momentum; leave lean out"
+        )
+    forms = [form for form in file.FORMS if lean == (form == "lean")]
 
     def played(k: int | None, form: str) -> Simulation:
         return simulate(
@@ -243,8 +254,8 @@ def plan(
     n = len(names)
     predictions, impossible = [], {}
     for k in range(n + 1) if splits is None else sorted(set(splits)):
-        method = {0: "full-zo", n: "full-bp"}.get(k, f"elastic-{k}")
-        for form in file.FORMS:
+        method = {0: "full-zo", n: "full-bp"}.get(k, f"elastic-{'lean-' if lean else ''}{k}")
+        for form in forms:
             try:
                 found = played(k, form)
             except SumTooLong as error:
@@ -384,7 +395,8 @@ def _shape(tensor: Tensor) -> Tensor:
 
 def _sums(form: str) -> str:
     """What a form means, in the line that names the choice."""
-    return {"": "", "tiles": " with int32 sums in tiles", "whole": " with whole int32 sums"}[form]
+    names = {"tiles": " with int32 sums in tiles", "whole": " with whole int32 sums"}
+    return names.get(form, "")
 
 
 # The command line
@@ -403,6 +415,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--classes", type=int, help="classes; by default 10 for images and 40 for points")
     add("--points", type=int, default=1024, help="points a cloud, for a model of points")
+    add(
+        "--lean",
+        action="store_true",
+        help="plan elastic-lean-k, whose BP part holds nothing during a pass, not elastic-k",
+    )
     add("--plot", type=Path, help="file for a plot, for example plan.svg")
 
 
@@ -420,7 +437,8 @@ def command(given: argparse.Namespace) -> int:
     size = (given.batch, 1, 28, 28) if image else (given.batch, given.points, 3)
     with torch.device("meta"):
         model = module.build(given.model, given.classes or INPUTS[module.INPUT], 1 if image else 3)
-        found = plan(model, torch.empty(size), given.budget, precision=given.precision)
+        how = {"precision": given.precision, "lean": given.lean}
+        found = plan(model, torch.empty(size), given.budget, **how)
     print(found.table())
     if given.plot is not None:
         found.draw(given.plot)

@@ -1,5 +1,6 @@
 """A plan: predicted bytes against those of real steps, the choice, and what it says."""
 
+import functools
 import gc
 
 import pytest
@@ -85,6 +86,25 @@ def test_predicted_peak_is_the_measured_one(name):
         peak = prediction.peak
         assert peak.peak_bytes == pytest.approx(measured(make, prediction.bp_layers), rel=0.02)
         assert sum(peak.kinds.values()) == sum(peak.modules.values()) == peak.peak_bytes
+
+
+@pytest.mark.parametrize("name", ["lenet5", "pointnet-bn", "transformer"])
+def test_predicted_peak_of_a_lean_step_is_the_measured_one(name):
+    make, splits = MODELS[name]
+    found = plan(*make(), splits=splits, lean=True)
+    usual = plan(*make(), splits=splits)
+    sgd = functools.partial(torch.optim.SGD, lr=0.01)
+    for lean, other in zip(found.predictions, usual.predictions, strict=True):
+        peak = measured(make, lean.bp_layers, bp_gradient="last", bp_optimizer=sgd)
+        assert lean.peak.peak_bytes == pytest.approx(peak, rel=0.02)
+        assert lean.peak.peak_bytes < other.peak.peak_bytes or not lean.bp_layers
+        assert lean.method.replace("lean-", "") == other.method
+
+
+def test_lenet5_has_three_lean_layers_in_the_memory_of_inference():
+    found = plan(*MODELS["lenet5"][0](), lean=True)
+    assert [p.peak.peak_bytes for p in found.predictions[:4]] == [found.inference.peak_bytes] * 4
+    assert found.predictions[4].peak.peak_bytes > found.inference.peak_bytes
 
 
 @pytest.mark.parametrize("k", [0, 2, 5])
@@ -260,6 +280,7 @@ def test_command_line_prints_the_table_and_draws(capsys, tmp_path):
         (["--budget", "12"], "expected an amount of memory"),
         (["--precision", "int4"], "unknown precision 'int4'; known: fp32, int8, int8*"),
         (["--batch", "0"], "expected --batch of 1 or more, got 0"),
+        (["--precision", "int8", "--lean"], "expected fp32 for a lean plan, got int8"),
     ],
 )
 def test_command_line_refuses_what_it_cannot_plan(more, message, capsys):

@@ -133,7 +133,9 @@ def test_lenet5_by_hand():
     assert of["full-zo", "whole"].peak_bytes == standing + 4 * first + first
     tail = 4 * (784 * 120 + 120 + 120 * 84 + 84 + 84 * 10 + 10)  # int32 gradients
     assert of["elastic-3", "tiles"].kinds["gradients"] == tail
-    assert of["elastic-3", "tiles"].peak_bytes == standing + first + second + tail
+    # Beside the gradients: what fc1 had as input, its error, both passes' logits, their error.
+    backward = standing + tail + 32 * (784 + 120) + 32 * 10 * 4 + 32 * 10
+    assert of["elastic-3", "tiles"].peak_bytes == backward
     kinds = of["full-bp", "tiles"].kinds
     assert kinds["parameters"] == kinds["optimizer"] == weights
     assert of["full-bp", "tiles"].modules["layers.11", "gradients"] == 4 * (84 * 10 + 10)
@@ -168,7 +170,7 @@ def test_a_layer_computed_again_needs_no_more():
 @pytest.mark.parametrize(
     ("budget", "chosen"),
     [
-        (309_028, ("full-zo", "tiles")),
+        (309_028, ("elastic-2", "tiles")),  # which needs no more than full ZO
         ("450KB", ("elastic-2", "tiles")),
         ("1GB", ("full-bp", "tiles")),
     ],
@@ -273,10 +275,9 @@ def test_what_integers_do_not_take_is_an_error(given, message):
 def test_every_precision_can_be_planned(precision):
     file = catalogue.find("precision", precision)
     found = plan(*small(), precision=precision)
-    assert [p.form for p in found.predictions] == [*file.FORMS] * 3
-    assert [p.begins for p in found.predictions] == [
-        name for name in ("", "4", "0") for _ in file.FORMS
-    ]
+    forms = [form for form in file.FORMS if form != "lean"]
+    assert [p.form for p in found.predictions] == forms * 3
+    assert [p.begins for p in found.predictions] == [name for name in ("", "4", "0") for _ in forms]
 
 
 def test_frozen_layers_count_in_integers():

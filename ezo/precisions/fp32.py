@@ -19,7 +19,7 @@ from ezo.split import layers
 
 NAMES = ("fp32",)
 HYPER = Hyper
-FORMS = ("",)
+FORMS = ("", "lean")  # of the BP part: as by default, as in `ezo.methods.elastic_lean`
 LAST_RATE = 0.03  # what the exponential schedule ends at, as a share of the first learning rate
 
 
@@ -87,7 +87,10 @@ def prepare(
     loss: Callable[[Any], Tensor] | None,
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None,
 ) -> tuple[nn.Module, Callable[[], Any]]:
-    """A step of any torch model; by default of cross-entropy, by `ElasticZO`'s own optimiser."""
+    """A step of any torch model; by default of cross-entropy, by `ElasticZO`'s own optimiser.
+
+    In the form ``lean`` BP's gradient is that of the last pass, and its optimiser plain SGD.
+    """
     if loss is None:
         labels = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
         loss = functools.partial(nn.functional.cross_entropy, target=labels)
@@ -98,7 +101,14 @@ def prepare(
     if bp_layers is None:
         return model, torch.no_grad()(closure)
     every = bp_layers == len(layers(model))
-    optimizer = ElasticZO(model, "all" if every else bp_layers, bp_optimizer=bp_optimizer)
+    if form == "lean":
+        bp_optimizer = bp_optimizer or functools.partial(torch.optim.SGD, lr=0.01)
+    optimizer = ElasticZO(
+        model,
+        "all" if every else bp_layers,
+        bp_optimizer=bp_optimizer,
+        bp_gradient="last" if form == "lean" else "mean",
+    )
     return model, lambda: optimizer.step(closure)
 
 
