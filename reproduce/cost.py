@@ -4,7 +4,7 @@ from ezo.train import Run
 
 # Seconds of one thread for a training step of 32 examples by two forward passes, and how much
 # more full BP takes; rows of reports/ are where they come from.
-STEP_SECONDS = {"lenet5": 0.008, "pointnet": 0.16}
+STEP_SECONDS = {"lenet5": 0.008, "pointnet": 0.16, "pointnet-bn": 0.16}
 FULL_BP = 2.0
 INT8 = 0.3  # of the float32 seconds, at most: reports/precisions has 0.19 to 0.28 for ZO steps
 TRAIN_EXAMPLES = {"digits": 1442, "mnist": 60_000, "fashion-mnist": 60_000, "shapes": 4000}

@@ -26,7 +26,9 @@ TERMS = {
         "the numbers of network and training: 32-bit floating point; integers alone, weights of 8 "
         "bits; the same with the loss in floating point"
     ),
-    "lenet5, pointnet": "the networks: LeNet-5 for images, PointNet for clouds of points",
+    "lenet5, pointnet": (
+        "the networks: LeNet-5 for images, PointNet for clouds of points; -bn: with batch norm"
+    ),
     "mnist, fashion-mnist, shapes, digits": (
         "the data: handwritten digits; clothes; clouds of points made by a program, which stand in "
         "for ModelNet40; small handwritten digits. -rot30: rotated by 30 degrees; shapes-256: 256 "

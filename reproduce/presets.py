@@ -281,7 +281,7 @@ PRESETS = {
                 lambda: training("lenet5", "digits", ACCURACY_METHODS, seeds=SEEDS, epochs=40),
             ),
             "shapes": Experiment(
-                "training", lambda: training("pointnet", "shapes-256", FEW, seeds=[0], epochs=1)
+                "training", lambda: training("pointnet-bn", "shapes-256", FEW, seeds=[0], epochs=1)
             ),
             "sensitivity": Experiment("sensitivity", lambda: sensitivity("digits", epochs=10)),
         },
@@ -311,7 +311,7 @@ PRESETS = {
             "pointnet": Experiment(
                 "training",
                 lambda: training(
-                    "pointnet", "shapes-256", ACCURACY_METHODS, seeds=SEEDS, epochs=15
+                    "pointnet-bn", "shapes-256", ACCURACY_METHODS, seeds=SEEDS, epochs=15
                 ),
             ),
             "sensitivity": Experiment(
