@@ -344,10 +344,12 @@ class Gate:
                 if not undecided:
                     break
                 with ExitStack() as both:
-                    processes = {
-                        label: both.enter_context(self._process(label))
-                        for label in (("base", "head") if pair % 2 == 0 else ("head", "base"))
-                    }
+                    order = ("base", "head") if pair % 2 == 0 else ("head", "base")
+                    processes = {label: self._process(label) for label in order}
+                    for process in processes.values():  # both are starting
+                        both.callback(process.close)
+                    for process in processes.values():
+                        both.enter_context(process)
                     for cell in undecided:
                         try:
                             samples[cell].append(self._rounds(cell, processes))
