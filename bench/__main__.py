@@ -1,7 +1,7 @@
 """``python -m bench run NAME``: each cell in a process of its own; ``gate``; ``smoke``."""
 
 import argparse
-import importlib
+import importlib.util
 import os
 import pkgutil
 import sys
@@ -14,6 +14,13 @@ from typing import Any
 from tqdm import tqdm
 
 import bench
+
+if importlib.util.find_spec("psutil") is None:
+    sys.exit(
+        "bench: expected the packages of the extra bench, got no psutil; in the clone: "
+        "pip install -e '.[test,peers]' -c constraints.txt"
+    )
+
 from bench import gate, grid, smoke
 from bench.isolate import measure_or_say_why
 from bench.workload import Workload

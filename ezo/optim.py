@@ -146,6 +146,11 @@ class ElasticZO(Optimizer):
             f"one of {', '.join(BP_GRADIENTS)}",
         )
         _expect("seed", seed, _whole(seed) and 0 <= seed < 1 << 64, "an integer in [0, 2^64)")
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                f"expected model to be the module itself, got {type(model).__name__}; give the "
+                "model, not its parameters: bp says which of them BP trains"
+            )
         zo, bp_parameters = split(model, bp)
         groups = _zo_groups(zo, zo_groups)
         self.bp_optimizer: Optimizer | None = None

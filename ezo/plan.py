@@ -137,11 +137,17 @@ class Plan:
                 f"{self.best.method}{_sums(self.best.form)}, the most BP that fits in "
                 f"{self.budget:,} B"
                 if self.best
-                else f"nothing fits in {self.budget:,} B: the least is {least:,} B; "
-                "lower the batch size"
+                else f"nothing fits in {self.budget:,} B: the least is {least:,} B; {self._less()}"
             )
             lines.append(chosen)
         return "\n".join(lines)
+
+    def _less(self) -> str:
+        """What to do where nothing fits."""
+        weights = min(p.peak.kinds["parameters"] for p in self.predictions)
+        if self.budget is not None and weights > self.budget:
+            return f"the parameters alone take {weights:,} B, so that no batch is small enough"
+        return "lower the batch size"
 
     def draw(self, path: Path | str) -> None:
         """Plot peak bytes by kind, and relative time, over the number of BP layers.
@@ -157,7 +163,8 @@ class Plan:
             figure_module = importlib.import_module("matplotlib.figure")
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "expected matplotlib for a plot, got none installed; pip install ezo[reproduce]",
+                "expected matplotlib for a plot, got none installed; in the clone: "
+                "pip install -e '.[reproduce]' -c constraints.txt",
                 name=error.name,
             ) from error
         figure = figure_module.Figure(figsize=(7.4, 5), layout="constrained")

@@ -114,9 +114,9 @@ def _coverage(rows: list[Row], preset: Preset) -> dict[str, Any]:
         "trained": [part for part in parts if part.finished or part.ended],
         "measured": [part for part in measured if part.cases],
         "untrained": [
-            f"{part.name} (none of {part.wanted} runs)"
+            f"{part.name} ({part.wanted - part.finished - part.ended} of {part.wanted} runs)"
             for part in parts
-            if not part.finished + part.ended
+            if part.missing
         ],
         "unmeasured": [part for part in measured if not part.cases],
         "missing": [(part.name, part.missing) for part in parts if part.missing]

@@ -10,7 +10,7 @@ from ezo.rows import Row
 from ezo.train import Run
 from reproduce import cost
 from reproduce.execute import LOCK
-from reproduce.folder import asked
+from reproduce.folder import asked, read_rows
 from reproduce.presets import PRESETS
 
 STATES = ("finished", "diverged", "failed", "running", "stopped", "waiting")
@@ -25,13 +25,15 @@ def lines(out: Path) -> list[str]:
     want = asked(out)
     runs = [r for found in PRESETS[want.preset].runs(want.experiments).values() for r in found]
     failed = _failed(out / "rows.jsonl")
+    joined = _joined(out)
     count = dict.fromkeys(STATES, 0)
     open_runs = []
     predicted, measured, left = 0.0, 0.0, 0.0
     for run in runs:
         found = _rows(out / "runs" / run.case / "rows.jsonl")
         done = _done(run, found)
-        state = _state(run, out, found, failed)
+        state = joined.get(run.case) if not found else None
+        state = state or _state(run, out, found, failed)
         count[state] += 1
         if state in ("running", "stopped"):
             open_runs.append(f"  {state:<8} {done:4.0%}  {run.case}")
@@ -54,6 +56,13 @@ def lines(out: Path) -> list[str]:
         )
     text += [f"  failed: {row.case}: {row.note}" for row in failed.values()]
     return text
+
+
+def _joined(out: Path) -> dict[str, str]:
+    """How runs ended whose rows were joined from elsewhere."""
+    if not any((out / name).exists() for name in ("rows.jsonl", "rows.jsonl.gz")):
+        return {}
+    return {r.case: r.metric for r in read_rows(out) if r.metric in ("finished", "diverged")}
 
 
 def _state(run: Run, out: Path, found: list[Row], failed: dict[str, Row]) -> str:

@@ -639,7 +639,7 @@ def dataset(name: str, found: Dataset | Exception) -> Dataset:
 def test_missing_files_are_named_with_the_fix(found: Dataset | Exception) -> None:
     if isinstance(found, Exception):
         assert str(found).startswith("expected ")
-        assert re.search(r"--data-root.*EZO_DATA|pip install ezo\[train\]", str(found))
+        assert re.search(r"--data-root.*EZO_DATA|pip install -e '\.\[train\]'", str(found))
 
 
 @pytest.mark.parametrize("needless", ["digits", "shapes-256"])

@@ -942,3 +942,8 @@ def test_models_of_others_train_unchanged(build):
     counts = [b for n, b in model.named_buffers() if n.endswith("num_batches_tracked")]
     assert all(count == 1 for count in counts)
     assert counts or build is a_transformer
+
+
+def test_parameters_in_place_of_the_model_are_an_error_that_says_so():
+    with pytest.raises(ValueError, match="the module itself, got generator; give the model, not"):
+        ElasticZO(mlp().parameters(), 1)

@@ -230,6 +230,11 @@ def test_where_nothing_fits_it_says_what_would():
     assert "nothing fits in 1,735,975 B: the least is 1,735,976 B; lower" in found.table()
 
 
+def test_where_the_parameters_alone_are_too_many_no_batch_is_blamed():
+    found = plan(*MODELS["lenet5"][0](), 400_000)
+    assert "the parameters alone take 431,144 B, so that no batch is small" in found.table()
+
+
 def test_relative_time_grows_with_the_split_and_knows_of_groups():
     image = torch.empty(8, 256, 32, 32, device="meta")
     with torch.device("meta"):

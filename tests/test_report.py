@@ -317,7 +317,7 @@ def test_the_report_opens_with_what_its_rows_cover(tmp_path, undrawn):
         header = re.split(r"## Verdicts|<h2", (tmp_path / name).read_text())[0]
         told = re.sub(r"<[^>]+>|\*\*", "", header)
         assert "What the rows cover. Experiments: mnist (1 of 2 runs finished)." in told
-        assert "What has no rows. Experiments: clothes (none of 1 runs)." in told
+        assert "Experiments: mnist (1 of 2 runs), clothes (1 of 1 runs)." in told
 
 
 def test_an_estimate_has_its_interval_or_says_why_it_has_none():

@@ -41,7 +41,8 @@ def extra(module: str) -> Any:
         if (error.name or "").partition(".")[0] != package:
             raise
         raise ModuleNotFoundError(
-            f"expected the package of '{package}', got none installed; pip install ezo[train]",
+            f"expected the package of '{package}', got none installed; in the clone: "
+            "pip install -e '.[train]' -c constraints.txt",
             name=error.name,
         ) from error
 

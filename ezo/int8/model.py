@@ -355,6 +355,10 @@ class Sequence(nn.Module):
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         """(N, ...), int8, to logits (N, classes), int32."""
+        if not isinstance(x, Int8Tensor):
+            raise ValueError(
+                f"expected an Int8Tensor, got {type(x).__name__}; give ezo.int8.quantize(x)"
+            )
         if not fast.usable(x.m):
             for layer in self.layers:
                 x = layer(x)

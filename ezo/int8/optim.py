@@ -70,7 +70,7 @@ class ElasticZO(Optimizer):
     Args:
         model: an integer network (`ezo.int8.model.from_float`) whose ZO weights keep the noise's
             headroom.
-        bp: number of last layers with weights that BP trains; 0 is full ZO, all is full BP.
+        bp: number of last layers with weights that BP trains; 0 is full ZO, ``"all"`` full BP.
         zo: whether ZO trains the layers before; else they stay as they are, and there is one
             pass a step.
         noise: of the ZO part.
@@ -98,7 +98,7 @@ class ElasticZO(Optimizer):
     def __init__(
         self,
         model: Sequence,
-        bp: int,
+        bp: int | str,
         *,
         zo: bool = True,
         noise: SparseNoise | None = None,
@@ -110,9 +110,16 @@ class ElasticZO(Optimizer):
         bp_gradient: str = "plus",
         seed: int = 0,
     ) -> None:
+        if not isinstance(model, Sequence):
+            raise ValueError(
+                f"expected an integer network, got {type(model).__name__}; convert it with "
+                "ezo.int8.from_float(model, headroom=15)"
+            )
         weighted = model.weighted()
+        if bp == "all":
+            bp = len(weighted)
         if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= len(weighted):
-            raise ValueError(f"expected bp from 0 to {len(weighted)} layers, got {bp!r}")
+            raise ValueError(f"expected bp from 0 to {len(weighted)} layers or 'all', got {bp!r}")
         if not zo and bp == 0:
             raise ValueError(
                 "expected a layer to train, got bp=0 and zo=False; give bp of 1 or more"

@@ -55,5 +55,5 @@ def test_deterministic_without_touching_global_state(data):
 
 def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ModuleNotFoundError, match=r"'sklearn'.*pip install ezo\[train\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"'sklearn'.*pip install -e '\.\[train\]'"):
         digits.load("digits")

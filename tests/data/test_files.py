@@ -62,7 +62,7 @@ def test_root_is_the_argument_then_the_environment_then_data(monkeypatch, tmp_pa
 
 def test_a_missing_package_is_named_with_its_fix(monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ModuleNotFoundError, match=r"'h5py'.*pip install ezo\[train\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"'h5py'.*pip install -e '\.\[train\]'"):
         _files.extra("h5py")
 
 

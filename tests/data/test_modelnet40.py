@@ -198,5 +198,5 @@ def test_without_network_the_error_says_what_belongs_where(tmp_path, monkeypatch
 
 def test_without_h5py(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ModuleNotFoundError, match=r"'h5py'.*pip install ezo\[train\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"'h5py'.*pip install -e '\.\[train\]'"):
         modelnet40.load("modelnet40", root)

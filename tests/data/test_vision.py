@@ -70,5 +70,5 @@ def test_other_errors_pass(monkeypatch, package):
 
 def test_absence_is_explained(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ModuleNotFoundError, match=r"'torchvision'.*pip install ezo\[train\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"'torchvision'.*pip install -e '\.\[train\]'"):
         _vision.import_torchvision()

@@ -269,3 +269,18 @@ def test_another_optimiser_s_state_is_refused():
         ElasticZO(model, 1).load_state_dict(
             torch.optim.SGD([nn.Parameter(torch.ones(1))]).state_dict()
         )
+
+
+def test_a_float_network_or_input_is_an_error_that_says_how_to_convert():
+    with pytest.raises(ValueError, match=r"got Linear; convert it with ezo.int8.from_float"):
+        ElasticZO(nn.Linear(2, 3), 1)
+    with pytest.raises(ValueError, match=r"expected an Int8Tensor, got Tensor; give ezo.int8.quan"):
+        network()(torch.zeros(2, 12))
+
+
+def test_all_is_as_many_bp_layers_as_there_are():
+    ends = []
+    for bp in (3, "all"):
+        model, _, _ = run(bp, 3)
+        ends.append(digest(model.state_dict()))
+    assert ends[0] == ends[1]
