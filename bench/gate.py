@@ -36,6 +36,7 @@ import numpy as np
 from tqdm import tqdm
 
 import bench
+from bench.isolate import KEPT_MEMORY
 from bench.probe import CLOCKS, DIGEST_STEPS, PLANTS
 from bench.workload import Workload
 from ezo.rows import Row, provenance
@@ -215,7 +216,7 @@ class Process:
             stdout=subprocess.PIPE,
             text=True,
             cwd=instrument,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+            env={**os.environ, **KEPT_MEMORY, "PYTHONPATH": os.pathsep.join(path)},
         )
 
     def __enter__(self) -> "Process":

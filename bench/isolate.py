@@ -11,6 +11,11 @@ from typing import Any
 
 from ezo.rows import Row, provenance
 
+# For glibc's malloc, as a process starts: the memory of large tensors stays with the process. By
+# default it goes back to the system and comes anew, which takes half the time of a PointNet step;
+# and whether it does depends on chance, so that processes are of two speeds.
+KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+
 
 def measure_alone(benchmark: str, case: Any) -> list[Row]:
     """``bench.<benchmark>.measure(case)`` in a new process."""

@@ -10,13 +10,11 @@ import torch
 from filelock import FileLock
 from joblib import Parallel, delayed
 
+from bench.isolate import KEPT_MEMORY
 from ezo.rows import Row, provenance
 from ezo.train import Run, train
 
 LOCK = "lock"  # in a run's folder, held by the process that trains it
-# For glibc's malloc, as a worker starts: the memory of large tensors stays with the process. By
-# default it goes back to the system and comes anew, which takes half the time of a PointNet step.
-KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 
 
 def execute(
@@ -44,7 +42,7 @@ def execute(
         checkpoint_steps: steps between a run's checkpoints.
     """
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    with _environment(KEPT):
+    with _environment(KEPT_MEMORY):
         for wave in _waves(runs):
             yield from parallel(
                 delayed(_one)(run, out, root, device, checkpoint_steps) for run in wave
