@@ -48,7 +48,7 @@ CELLS = (
 )
 ROUNDS = 4  # of a pair
 VISIT_SECONDS, VISIT_STEPS = 0.1, 3  # a visit takes at least both
-PAIRS, MOST_PAIRS = 4, 12
+PAIRS, MOST_PAIRS = 4, 24
 CONFIDENCE = 0.99
 SUSPICIOUS = 0.7  # a ratio below is a step that perhaps no longer does its work
 RESAMPLES = 4000
