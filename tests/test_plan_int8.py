@@ -261,7 +261,7 @@ def test_a_layer_without_an_integer_form_is_an_error():
         ({"loss": lambda out: out.sum()}, "one input, .* for int8, got a loss; leave that out"),
         ({"bp_optimizer": torch.optim.Adam}, "got a bp_optimizer; leave that out, or plan fp32"),
         ({"x": (torch.zeros(2, 3), torch.zeros(2, 3))}, "expected one input, .* got 2 inputs"),
-        ({"splits": [3]}, "expected bp from 0 to 2 layers, got 3"),
+        ({"splits": [3]}, "expected bp from 0 to 2 layers or 'all', got 3"),
         ({"precision": "int4"}, "unknown precision 'int4'; known: fp32, int8, int8"),
     ],
 )
