@@ -3,7 +3,8 @@
 from ezo.train import Run
 
 # Seconds of one thread for a training step of 32 examples by two forward passes, and how much
-# more full BP takes; rows of reports/ are where they come from.
+# more full BP takes. LeNet-5's is a guess: reports/gate has 0.005 alone on a processor with
+# AVX-512, two runs side by side take longer, and an older processor took up to 0.0105.
 STEP_SECONDS = {"lenet5": 0.008, "pointnet": 0.16, "pointnet-bn": 0.16}
 FULL_BP = 2.0
 INT8 = 0.3  # of the float32 seconds, at most: reports/precisions has 0.19 to 0.28 for ZO steps

@@ -274,3 +274,10 @@ def test_training_from_given_weights_leaves_the_global_generator_alone(tmp_path)
     before = torch.get_rng_state()
     list(train.train(SECOND, out=tmp_path / SECOND.case))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_status_counts_runs_whose_rows_were_joined_from_elsewhere(tmp_path):
+    Asked("smoke").write(tmp_path)
+    run, *_ = (r for found in presets.PRESETS["smoke"].runs().values() for r in found)
+    rows.write(tmp_path / "rows.jsonl", [Row(run.case, "finished", 1, "step", seed=0)])
+    assert "1 finished, 2 waiting; 3 runs" in status.lines(tmp_path)
