@@ -141,10 +141,10 @@ def fine_tuning(
             for run in training(
                 "lenet5", turned, methods, seeds=[seed], epochs=epochs, precision=precision
             ):
-                if hasattr(run.hyper, "r_max"):
-                    r_max = max(1, GENTLE >> run.hyper.zo_growth)
-                    run = replace(run, hyper=replace(run.hyper, r_max=r_max))
-                found.append(replace(run, start=start.case))
+                chosen = hyper("lenet5", turned, run.method, precision, start=data)
+                if hasattr(chosen, "r_max"):
+                    chosen = replace(chosen, r_max=max(1, GENTLE >> chosen.zo_growth))
+                found.append(replace(run, hyper=chosen, start=start.case))
     return found
 
 
@@ -203,16 +203,25 @@ def precisions() -> tuple[str, ...]:
     return tuple(catalogue.names("precision"))
 
 
-def hyper(model: str, data: str, method: str, precision: str = "fp32") -> Any:
+def task(data: str, start: str = "") -> str:
+    """What hyperparameters are searched for: training on ``data``, after ``start`` if any."""
+    return f"{start} to {data}" if start else data
+
+
+def hyper(model: str, data: str, method: str, precision: str = "fp32", start: str = "") -> Any:
     """The tuned values; where there are none, those of a kin.
 
-    The kin of rotated data are the unrotated, of Fashion-MNIST MNIST, of elastic-k with k above 2
-    elastic-2.
+    The kin of fine-tuning after training on ``start`` is that from MNIST to the same turned by the
+    first of `ANGLES`, then training; of rotated data the unrotated, of Fashion-MNIST MNIST, of
+    elastic-k with k above 2 elastic-2.
     """
     default = tuned(model, "", method, precision)
     deep = method.startswith("elastic-") and catalogue.number(method) > 2
     plain = data.partition("-rot")[0]
-    for source in (data, plain, "mnist") if "mnist" in data else (data,):
+    near = (data, plain, "mnist") if "mnist" in data else (data,)
+    if start:
+        near = (task(data, start), task(f"mnist-rot{ANGLES[0]}", "mnist"), *near)
+    for source in near:
         for name in (method, "elastic-2") if deep else (method,):
             if (found := tuned(model, source, name, precision)) != default:
                 return found

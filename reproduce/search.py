@@ -27,6 +27,7 @@ from ezo.methods import Hyper
 from ezo.rows import Row
 from ezo.train import Run
 from reproduce.execute import execute
+from reproduce.presets import task, training
 
 SEED = 1000  # of every trial; no reported run uses it
 # (lowest, highest), searched on a logarithmic scale, or the choices
@@ -98,6 +99,8 @@ def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     base = Run(given.model, given.data, "", epochs=given.epochs, seed=SEED, held_out=given.held_out)
     (given.out / "rows.jsonl").unlink(missing_ok=True)
     known = _known(given.known)
+    if given.start:
+        base = replace(base, start=_train_start(given))
     tried: dict[str, dict[Hyper, float]] = {method: {} for method in given.methods}
     second = given.trials * 2 // 5
     for trials in (given.trials - second, second, None):
@@ -121,6 +124,19 @@ def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
         chosen[method] = {name: getattr(best, name) for name in names}
         print(f"{method:<14} {max(scored.values()):6.2f} %  {chosen[method]}")
     return chosen
+
+
+def _train_start(given: argparse.Namespace) -> str:
+    """The case of a run by full BP, trained, whose weights the trials start from."""
+    (start,) = training(
+        given.model, given.start, ("full-bp",), seeds=[SEED], epochs=given.start_epochs
+    )
+    start = replace(start, held_out=given.held_out)
+    (found,) = execute([start], given.out / "runs", root=given.data_root)
+    if found[-1].metric != "finished":
+        raise SystemExit(f"{start.case} did not finish: {found[-1].note}")
+    rows.write(given.out / "rows.jsonl", found, append=True)
+    return start.case
 
 
 def _best(scored: dict[Hyper, float]) -> Hyper | None:
@@ -170,6 +186,8 @@ def main() -> int:
     )
     add("--epochs", type=int, default=20, help="epochs of a trial")
     add("--held-out", type=int, default=10_000, help="training examples kept for choosing")
+    add("--start", default="", help="data that full BP trains on before every trial, if any")
+    add("--start-epochs", type=int, default=20, help="epochs of that training")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--jobs", type=int, default=2, help="processes side by side")
     add("--out", type=Path, required=True, help="folder for rows and resumable runs")
@@ -180,7 +198,7 @@ def main() -> int:
     if given.write:
         tuned = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.exists() else {}
         for method, values in chosen.items():
-            tuned[f"{given.model}/{given.data}/{method}"] = values
+            tuned[f"{given.model}/{task(given.data, given.start)}/{method}"] = values
         TUNED.write_text(json.dumps(tuned, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return 0
 

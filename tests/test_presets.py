@@ -91,6 +91,18 @@ def test_hyperparameters_come_from_the_nearest_data_that_were_searched():
     assert split == presets.hyper("lenet5", "mnist", "elastic-2")
 
 
+def test_fine_tuning_has_hyperparameters_of_its_own_where_they_were_searched(monkeypatch):
+    chosen = {"lenet5/mnist to mnist-rot30/full-zo": {"lr": 0.5}}
+    monkeypatch.setattr("ezo.methods._hyper._tuned", lambda: chosen)
+    assert presets.hyper("lenet5", "mnist-rot30", "full-zo") == Hyper()
+    for data in ("mnist", "fashion-mnist"):
+        for angle in presets.ANGLES:
+            found = presets.hyper("lenet5", f"{data}-rot{angle}", "full-zo", start=data)
+            assert found == Hyper(lr=0.5)
+    runs = presets.fine_tuning("mnist", seeds=[0], epochs=1, before=1, precision="fp32")
+    assert {r.hyper.lr for r in runs if r.method == "full-zo"} == {0.5}
+
+
 def test_a_run_that_starts_afresh_is_named_as_before_runs_could_start_from_others():
     run = Run("lenet5", "digits", "full-zo", hyper=Hyper())
     settings = asdict(run)

@@ -1,6 +1,7 @@
 """Searching hyperparameters: an equal budget for every method, and no trial twice."""
 
 import gzip
+import json
 
 from made_rows import run_rows
 
@@ -38,6 +39,24 @@ def test_the_search_s_third_round_has_as_many_trials_whether_or_not_a_method_per
         best = search.candidates(method, 1)[0]
         tried = search.third_round(method, best)
         assert len({*tried, best}) == 1 + len(search.WIDER)
+
+
+def test_the_search_for_fine_tuning_starts_every_trial_from_the_same_trained_weights(
+    tmp_path, monkeypatch
+):
+    tuned = tmp_path / "tuned.json"
+    monkeypatch.setattr(search, "TUNED", tuned)
+    words = ["search", "--data", "digits", "--start", "digits", "--start-epochs", "1", "--write"]
+    words += ["--methods", "full-zo", "--trials", "3", "--epochs", "0", "--held-out", "100"]
+    monkeypatch.setattr("sys.argv", [*words, "--jobs", "1", "--out", str(tmp_path)])
+    assert search.main() == 0
+    found = rows.read(tmp_path / "rows.jsonl")
+    (start,) = {row.case for row in found if row.method == "full-bp"}
+    trials = [row for row in found if row.method == "full-zo"]
+    assert {row.config["start"] for row in trials} == {start}
+    end = [r.value for r in found if r.case == start and r.metric == "test_accuracy"][-1]
+    assert {r.value for r in trials if r.metric == "test_accuracy"} == {end}
+    assert list(json.loads(tuned.read_text())) == ["lenet5/digits to digits/full-zo"]
 
 
 def test_the_search_does_not_train_a_known_trial_again(tmp_path, monkeypatch):
