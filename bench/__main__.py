@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 import bench
@@ -80,6 +81,7 @@ def main() -> int:
             _list(benchmark, cells, kept, jobs)
             return 0
         assert kept is not None
+        _check_can(cells, kept)
         return _measure(given.benchmark, benchmark, cells, kept, given.retry_failed, jobs)
     except ValueError as error:
         print(f"python -m bench: {error}", file=sys.stderr)
@@ -151,6 +153,28 @@ def _jobs(benchmark: ModuleType, cells: list[Any], wanted: int | None) -> int:
     return wanted
 
 
+def _check_can(cells: list[Any], kept: grid.Kept) -> None:
+    """Before anything is measured.
+
+    Raises:
+        ValueError: there is no such device here, or rows can't be written.
+    """
+    for device in dict.fromkeys(case.device for case in cells if hasattr(case, "device")):
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError, NotImplementedError) as error:
+            told = str(error).partition("\n")[0]
+            raise ValueError(f"expected a device that is here, got {device}: {told}") from error
+    try:
+        kept.path.parent.mkdir(parents=True, exist_ok=True)
+        kept.path.open("a").close()
+    except OSError as error:
+        raise ValueError(
+            f"expected --out to be a folder that can be written to, got {kept.path.parent}: "
+            f"{error.strerror}"
+        ) from error
+
+
 def _measure(
     name: str,
     benchmark: ModuleType,
@@ -172,10 +196,17 @@ def _measure(
         else:
             failures += failed
     left = sum(predicted[case] for case in todo)
+    if not todo:
+        print(f"all {len(cells)} cells were measured before; their rows are in {kept.path}")
     # Threads only wait for the cells' processes; rows are kept by this one alone.
     with (
         ThreadPoolExecutor(jobs) as side_by_side,
-        tqdm(total=round(left), unit="s", bar_format="{l_bar}{bar}| {postfix}") as bar,
+        tqdm(
+            total=round(left),
+            unit="s",
+            bar_format="{l_bar}{bar}| {postfix}",
+            disable=None if todo else True,  # None: shown on a terminal alone
+        ) as bar,
     ):
         cases = {side_by_side.submit(measure_or_say_why, name, case): case for case in todo}
         try:
@@ -186,7 +217,9 @@ def _measure(
                     tqdm.write(_shown(row))
                 failures += any(row.metric == "failed" for row in measured)
                 left -= predicted[case]
-                bar.set_postfix_str(f"{len(todo) - n - 1} cells, about {left / jobs:.0f} s left")
+                bar.set_postfix_str(
+                    f"{len(todo) - n - 1} cells, about {abs(left / jobs):.0f} s left"
+                )
                 bar.update(round(predicted[case]))
         finally:
             side_by_side.shutdown(cancel_futures=True)  # interrupted: start no more

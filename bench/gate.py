@@ -278,8 +278,14 @@ class Gate:
         if "exact" in self.settings.only:
             # Two at a time: neither bytes nor bits depend on neighbours.
             with ThreadPoolExecutor(max_workers=2) as pool:
-                every = pool.map(self._exact, cells)
-                for few in tqdm(every, desc="bytes and digests", unit="cell", total=len(cells)):
+                every = tqdm(
+                    pool.map(self._exact, cells),
+                    desc="bytes and digests",
+                    unit="cell",
+                    total=len(cells),
+                    disable=None,  # shown on a terminal alone
+                )
+                for few in every:
                     found += few
         if "time" in self.settings.only:
             missing = {f.cell for f in found if f.metric == "cell"}
@@ -340,7 +346,8 @@ class Gate:
         samples: dict[Workload, list[list[Sample]]] = {cell: [] for cell in cells}
         failed: dict[Workload, dict[str, str]] = {}
         undecided = list(cells)
-        with tqdm(total=most_pairs * len(cells), desc=name, unit="cell") as bar:
+        most = most_pairs * len(cells)
+        with tqdm(total=most, desc=name, unit="cell", disable=None) as bar:
             for pair in range(most_pairs):
                 if not undecided:
                     break

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import peers
 from bench.workload import CLASSES, Workload
 from ezo import catalogue, rows
 from ezo.rows import Row
@@ -48,8 +49,10 @@ class Grid:
         """Every case of a benchmark on this grid.
 
         Raises:
-            ValueError: a model is unknown, or the benchmark does not vary what the grid varies.
+            ValueError: a name is unknown, a number is below 1, or the benchmark does not vary what
+                the grid varies.
         """
+        self._check()
         found = []
         for model in self.models:
             methods = None if self.methods is None else list(expand(model, self.methods))
@@ -58,6 +61,27 @@ class Grid:
                 for case in benchmark.cases([model], methods, batch_size):
                     found += list(self._varied(benchmark, case))
         return list(dict.fromkeys(found))
+
+    def _check(self) -> None:
+        for name, numbers in (("batch size", self.batch_sizes), ("threads", self.threads)):
+            if numbers and min(numbers) < 1:
+                raise ValueError(f"expected {name} of 1 or more, got {min(numbers)}")
+        for kind, names in (("precision", self.precisions), ("data", self.data)):
+            for name in names or ():
+                catalogue.find(kind, name)
+        beside = ("inference", *peers.names())
+        for method in self.methods or ():
+            if method in beside or method.endswith("-*"):
+                continue
+            try:
+                catalogue.find("method", method)
+            except ValueError as error:
+                raise ValueError(f"{error}, {', '.join(beside)}") from None
+        for device in self.devices or ():
+            try:
+                torch.device(device)
+            except RuntimeError:
+                raise ValueError(f"expected a device such as cpu or cuda, got '{device}'") from None
 
     def _varied(self, benchmark: ModuleType, case: Any) -> Iterator[Any]:
         known = {field.name for field in dataclasses.fields(case)}
@@ -82,6 +106,7 @@ def expand(model: str, methods: Iterable[str]) -> Iterator[str]:
     """Methods, with ``elastic-*`` as every split point of the model."""
     for method in methods:
         if method.endswith("-*"):
+            catalogue.find("method", f"{method[:-1]}1")
             module = catalogue.find("model", model)
             with torch.device("meta"):
                 depth = len(layers(module.build(model, CLASSES[module.INPUT], 3)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import sys
 import threading
 import time
@@ -82,6 +83,47 @@ def test_what_a_benchmark_does_not_vary_is_refused() -> None:
         Grid(["lenet5"], threads=(2,)).cells(conformance)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--batch-size 0 32", "expected batch size of 1 or more, got 0"),
+        ("--threads -1", "expected threads of 1 or more, got -1"),
+        ("--methods elastic", "unknown method 'elastic'; known: elastic-<k>, .*torchzero-mezo"),
+        ("--methods elastik-*", "unknown method 'elastik-1'; known: elastic-<k>"),
+        ("--precision fp16", "unknown precision 'fp16'; known: fp32"),
+        ("--device gpu", "expected a device such as cpu or cuda, got 'gpu'"),
+    ],
+)
+def test_a_wrong_grid_is_refused_before_anything_is_measured(
+    words: str, told: str, measured: list[str], monkeypatch: Any, tmp_path: Path, capsys: Any
+) -> None:
+    for last in (["--list"], ["--out", str(tmp_path / "out")]):
+        assert run(monkeypatch, "memory", "--models", "lenet5", *words.split(), *last) == 2
+        assert re.search(told, capsys.readouterr().err)
+    assert not measured and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
+def test_a_device_that_is_not_here_can_be_listed_but_not_measured(
+    measured: list[str], monkeypatch: Any, tmp_path: Path, capsys: Any
+) -> None:
+    words = ("memory", "--models", "lenet5", "--device", "cuda")
+    assert run(monkeypatch, *words, "--list") == 0
+    assert run(monkeypatch, *words, "--out", str(tmp_path)) == 2
+    assert "expected a device that is here, got cuda: " in capsys.readouterr().err
+    assert not measured
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_measured(
+    measured: list[str], monkeypatch: Any, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "out")
+    assert run(monkeypatch, "memory", "--models", "lenet5", "--out", out) == 2
+    assert "expected --out to be a folder that can be written to" in capsys.readouterr().err
+    assert not measured
+
+
 def test_data_sets_are_the_grids_where_a_benchmark_has_them() -> None:
     chosen = Grid(["lenet5"], ["full-zo"], data=("digits", "mnist")).cells(accuracy)
     assert [case.data for case in chosen] == ["digits", "mnist"]
@@ -140,7 +182,7 @@ def test_a_run_goes_on_where_it_was(
 
 
 def test_a_failure_is_a_row_and_the_others_go_on(
-    measured: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    measured: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
     words = ["memory", "--models", "lenet5", "--out", str(tmp_path)]
     words += ["--jobs", "1", "--methods", "elastic-9", "full-bp"]
@@ -149,7 +191,9 @@ def test_a_failure_is_a_row_and_the_others_go_on(
     failed = rows.read(tmp_path / "rows.jsonl")[0]
     assert (failed.metric, failed.value, failed.method) == ("failed", None, "elastic-9")
     assert failed.note == "ValueError: expected 0 to 5 BP layers"
+    capsys.readouterr()
     assert run(monkeypatch, *words) == 1 and len(measured) == 2
+    assert "all 2 cells were measured before; their rows are in " in capsys.readouterr().out
     assert run(monkeypatch, *words, "--retry-failed") == 1 and len(measured) == 3
 
 
