@@ -1,7 +1,7 @@
 """Ours beside every baseline and peer: step time over two forwards, peak bytes over inference.
 
 Each method or peer of a model is a cell. Its step and a pass of inference are timed in turn, and
-in a peer's ZO cell our ``full-zo`` with them, so that who is first is told from ratios within one
+in any other ZO cell our ``full-zo`` with them, so that who is first is told from ratios within one
 run. A peer that is not installed or fails is a row that says so. ``table`` sets the rows in
 Markdown: a group each for zeroth order, ElasticZO and backpropagation.
 """
@@ -58,7 +58,7 @@ def group(method: str) -> str:
 
 
 def measure(case: Workload) -> list[Row]:
-    """Three ratios, in a peer's ZO cell a fourth, and the bytes that two of them are of.
+    """Three ratios, in a ZO cell but full-zo's a fourth, and the bytes that two of them are of.
 
     ``step_over_two_forwards`` and ``step_over_full_zo``: median over rounds, with its interval.
     ``peak_over_inference``: of exact tensor bytes. ``heap_over_inference``: of the heap's
@@ -188,8 +188,8 @@ def _lines(cells: dict[str, dict[str, Row]]) -> list[str]:
 
 def _first(cells: dict[str, dict[str, Row]]) -> list[str]:
     """Who is first among ZO steps in time and in bytes."""
-    peers_here = [m for m in cells if m in peers.names() and group(m) == "ZO"]
-    timed = [m for m in peers_here if BESIDE in cells[m]]
+    others = [m for m in cells if m != OURS and group(m) == "ZO"]
+    timed = [m for m in others if BESIDE in cells[m]]
     ours = cells.get(OURS, {})
     faster = [m for m in timed if _bounds(cells[m], BESIDE)[1] < 1]
     level = [m for m in timed if m not in faster and _bounds(cells[m], BESIDE)[0] <= 1]
@@ -199,7 +199,7 @@ def _first(cells: dict[str, dict[str, Row]]) -> list[str]:
         for low, high in (_bounds(cells[m], BESIDE),)
     ]
     found = [_verdict("time", faster, level, timed, against)]
-    counted = [m for m in peers_here if PEAK in cells[m] and cells[m][PEAK].value is not None]
+    counted = [m for m in others if PEAK in cells[m] and cells[m][PEAK].value is not None]
     if PEAK in ours:
         mine = _value(ours, PEAK)
         fewer = [m for m in counted if _value(cells[m], PEAK) < mine]
@@ -213,7 +213,7 @@ def _verdict(
     what: str, before: list[str], level: list[str], among: list[str], against: list[str]
 ) -> str:
     if not among:
-        return f"First in {what}, zeroth order: no peer was measured."
+        return f"First in {what}, zeroth order: nothing was measured beside {OURS}."
     if before:
         told = f"{', '.join(before)} before {OURS}: we are not first"
     elif level:

@@ -60,8 +60,9 @@ def split(model: nn.Module, bp: Split) -> tuple[list[nn.Parameter], list[nn.Para
     zo, last = [p for p in every if id(p) not in chosen], [p for p in every if id(p) in chosen]
     if not last and not isinstance(bp, int):
         raise ValueError(
-            "expected bp to hold a parameter that requires a gradient, got none; "
-            "give bp=0 for full ZO"
+            "expected bp to hold a parameter that requires a gradient and, where bp is a name, is "
+            "not an earlier layer's too (tied weights), got none; give the parameters themselves, "
+            "or give bp=0 for full ZO"
         )
     return zo, last
 

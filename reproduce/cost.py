@@ -2,12 +2,12 @@
 
 from ezo.train import Run
 
-# Seconds of one thread for a training step of 32 examples by two forward passes, and how much
-# more full BP takes. LeNet-5's is a guess: reports/gate has 0.005 alone on a processor with
-# AVX-512, two runs side by side take longer, and an older processor took up to 0.0105.
-STEP_SECONDS = {"lenet5": 0.008, "pointnet": 0.16, "pointnet-bn": 0.16}
-FULL_BP = 2.0
-INT8 = 0.3  # of the float32 seconds, at most: reports/precisions has 0.19 to 0.28 for ZO steps
+# Seconds of one thread for a training step of 32 examples by two forward passes, or by BP. For
+# LeNet-5 two runs side by side, an epoch of MNIST each on a processor with AVX-512, took 4.5 ms
+# (full ZO), 5.3 ms (elastic-2) and 5.2 ms (full BP); an older processor takes up to twice as long.
+STEP_SECONDS = {"lenet5": 0.0055, "pointnet": 0.16, "pointnet-bn": 0.16}
+# Of these seconds in integers, at most: the same runs took 0.21 to 0.26, and full BP 0.6.
+INT8, INT8_FULL_BP = 0.3, 0.6
 TRAIN_EXAMPLES = {"digits": 1442, "mnist": 60_000, "fashion-mnist": 60_000, "shapes": 4000}
 EVALUATION = 1.08  # over training alone
 
@@ -22,10 +22,8 @@ def steps(run: Run) -> int:
 def seconds(run: Run) -> float:
     """Predicted seconds of one thread."""
     a_step = STEP_SECONDS.get(run.model, 0.05) * run.batch_size / 32
-    if run.method.startswith("full-bp"):
-        a_step *= FULL_BP
     if run.precision != "fp32":
-        a_step *= INT8
+        a_step *= INT8_FULL_BP if run.method.startswith("full-bp") else INT8
     a_step *= getattr(run.hyper, "queries", 1)
     return steps(run) * a_step * EVALUATION
 

@@ -28,7 +28,7 @@ def cell(method: str, step: float, peak: float | None, beside: float | None = No
         (1.5, 1.2, "full-zo (ours). torchzero", "full-zo (ours). torchzero"),
         (1.05, 1.0, "full-zo (ours), level with torchzero", "level with torchzero"),
         (0.8, 0.9, "torchzero-mezo before full-zo: we are not first", "not first"),
-        (0.8, None, "we are not first", "no peer was measured"),
+        (0.8, None, "we are not first", "nothing was measured beside full-zo"),
     ],
 )
 def test_the_table_says_who_is_first(
@@ -40,6 +40,14 @@ def test_the_table_says_who_is_first(
     assert time_verdict in by_time and bytes_verdict in by_bytes
     assert text.count("###") == 1 and text.index("| full-zo |") < text.index("| torchzero-mezo |")
     assert ("no count" in text) == (peak is None)
+
+
+def test_a_method_of_one_s_own_is_told_of_beside_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "group", lambda method: "ZO")
+    text = compare.table([*cell("sign-zo", 1.1, 1.0, 1.01), *cell("full-zo", 1.1, 1.0)])
+    by_time, by_bytes = [line for line in text.splitlines() if line.startswith("First in")]
+    assert "full-zo (ours), level with sign-zo." in by_time
+    assert "full-zo (ours), level with sign-zo." in by_bytes
 
 
 def test_a_cell_is_ratios_to_inference_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,6 +214,14 @@ def test_the_loss_and_several_inputs_are_the_callers():
     assert found.predictions[0].peak.kinds["batch"] == 5 * 3 * 4 + 5 * 2 * 4
 
 
+def test_a_model_whose_output_is_not_of_classes_is_told_to_bring_its_loss():
+    model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8))
+    x = torch.zeros(5, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"of shape \(5, classes\).*got \(5, 3, 8\); give a loss"):
+        plan(model, x)
+    assert plan(model, x, loss=lambda out: out.flatten(0, 1).logsumexp(1).mean()).predictions
+
+
 @pytest.mark.parametrize(
     ("budget", "chosen"),
     [(1_735_976, "full-zo"), ("1.8MB", "elastic-1"), ("2.6MB", "elastic-3"), ("1GB", "full-bp")],

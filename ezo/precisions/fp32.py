@@ -93,7 +93,7 @@ def prepare(
     """
     if loss is None:
         labels = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
-        loss = functools.partial(nn.functional.cross_entropy, target=labels)
+        loss = functools.partial(_usual_loss, labels)
 
     def closure() -> Tensor:
         return loss(model(*inputs))
@@ -110,6 +110,21 @@ def prepare(
         bp_gradient="last" if form == "lean" else "mean",
     )
     return model, lambda: optimizer.step(closure)
+
+
+def _usual_loss(labels: Tensor, output: Any) -> Tensor:
+    """Cross-entropy of (N, classes) with N labels.
+
+    Raises:
+        ValueError: the output is of another shape.
+    """
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(labels):
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"expected an output of shape ({len(labels)}, classes) for cross-entropy, the usual "
+            f"loss, got {got}; give a loss of the output, a scalar"
+        )
+    return nn.functional.cross_entropy(output, labels)
 
 
 class _Trainer(Trainer):
