@@ -1,9 +1,11 @@
 """Run a measurement in a process of its own, so that none sees another's memory or threads."""
 
+import ctypes
 import faulthandler
 import importlib
 import math
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +17,15 @@ from ezo.rows import Row, provenance
 # default it goes back to the system and comes anew, which takes half the time of a PointNet step;
 # and whether it does depends on chance, so that processes are of two speeds.
 KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1  # of malloc.h
+
+
+def keep_memory() -> None:
+    """The same for a process that has started; nothing where malloc is not glibc's."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def measure_alone(benchmark: str, case: Any) -> list[Row]:

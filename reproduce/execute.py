@@ -1,7 +1,5 @@
 """Run many training runs side by side, each resumable, each in a folder of its own."""
 
-import contextlib
-import os
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +8,7 @@ import torch
 from filelock import FileLock
 from joblib import Parallel, delayed
 
-from bench.isolate import KEPT_MEMORY
+from bench.isolate import keep_memory
 from ezo.rows import Row, provenance
 from ezo.train import Run, train
 
@@ -42,23 +40,8 @@ def execute(
         checkpoint_steps: steps between a run's checkpoints.
     """
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    with _environment(KEPT_MEMORY):
-        for wave in _waves(runs):
-            yield from parallel(
-                delayed(_one)(run, out, root, device, checkpoint_steps) for run in wave
-            )
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for processes that start within; those that are set stay so."""
-    ours = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
+    for wave in _waves(runs):
+        yield from parallel(delayed(_one)(run, out, root, device, checkpoint_steps) for run in wave)
 
 
 def _waves(runs: Sequence[Run]) -> Iterator[list[Run]]:
@@ -73,6 +56,7 @@ def _waves(runs: Sequence[Run]) -> Iterator[list[Run]]:
 
 def _one(run: Run, out: Path, root: Path | None, device: str, checkpoint_steps: int) -> list[Row]:
     torch.set_num_threads(1)
+    keep_memory()
     folder = out / run.case
     try:
         folder.mkdir(parents=True, exist_ok=True)

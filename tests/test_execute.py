@@ -1,6 +1,7 @@
 """Running: side by side, resumed, started from each other, and told about while they run."""
 
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -32,6 +33,25 @@ def test_a_failing_run_is_a_row_and_the_others_go_on(tmp_path):
     done = list(execute([bad, good], tmp_path))
     assert [part[-1].metric for part in done] == ["failed", "finished"]
     assert "expected data of points" in done[0][-1].note
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_keeps_the_memory_of_large_tensors_with_its_process(kept):
+    source = f"""
+        import psutil, torch
+        from bench.isolate import keep_memory
+        if {kept}:
+            keep_memory()
+        process = psutil.Process()
+        before = process.memory_info().rss
+        x = torch.ones(8 << 20)
+        del x
+        print(process.memory_info().rss - before)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(source)]
+    grown = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert (grown > 24 << 20) == kept
 
 
 def test_a_run_that_starts_from_another_waits_for_it_and_gets_its_final_weights(tmp_path):
