@@ -3,6 +3,8 @@
 ``python -m reproduce.kill --out DIR --kills 20 --longest 60 -- --preset smoke`` starts
 ``python -m reproduce --preset smoke --out DIR``, kills it after a random time, 20 times, and then
 lets it end. Every other kill takes the driver alone and leaves its workers to themselves.
+``--compare OTHER`` then compares every number with those of the same runs in the folder of a
+reproduction that nobody killed, on the same processor.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ezo import rows
+from ezo.rows import Row
 
 ENDS = ("finished", "diverged")
 
@@ -59,6 +62,31 @@ def kill_and_resume(
     return met
 
 
+def compare(out: Path, other: Path) -> int:
+    """Every value and digest of the runs that ended in both folders; seconds may differ.
+
+    Returns:
+        How many runs were compared.
+
+    Raises:
+        AssertionError: a number differs.
+    """
+    theirs = _ended(other)
+    common = [(case, found) for case, found in _ended(out).items() if case in theirs]
+    for case, found in common:
+        assert _numbers(found) == _numbers(theirs[case]), f"{case} has other numbers in {other}"
+    return len(common)
+
+
+def _ended(out: Path) -> dict[str, list[Row]]:
+    every = {p.parent.name: rows.read(p) for p in sorted((out / "runs").glob("*/rows.jsonl"))}
+    return {case: found for case, found in every.items() if found and found[-1].metric in ENDS}
+
+
+def _numbers(found: list[Row]) -> list[tuple[str, int | None, float | None, str]]:
+    return [(r.metric, r.step, r.value, r.note) for r in found if r.unit != "s"]
+
+
 def _kill(process: "subprocess.Popen[bytes]", alone: bool) -> None:
     """SIGKILL to the driver alone, or to it and its workers at once."""
     if alone:
@@ -87,6 +115,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="how many times")
     parser.add_argument("--longest", type=float, default=60, help="seconds before a kill, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the times")
+    parser.add_argument("--compare", type=Path, help="folder of the same, not killed")
     parser.add_argument("words", nargs="+", help="what follows `python -m reproduce`")
     given = parser.parse_args()
     command = [sys.executable, "-m", "reproduce", *given.words, "--out", str(given.out)]
@@ -94,6 +123,10 @@ def main() -> int:
         command, given.out, kills=given.kills, longest=given.longest, seed=given.seed
     )
     print(f"{met} of {given.kills} kills met it running; no run that had ended was lost or changed")
+    if given.compare is not None:
+        same = compare(given.out, given.compare)
+        print(f"{same} runs have the same numbers as in {given.compare}, bit for bit")
+        return 0 if same else 1
     return 0
 
 

@@ -289,6 +289,20 @@ def test_a_run_that_was_lost_after_it_ended_is_noticed(tmp_path):
         kill._compare(tmp_path, before)
 
 
+def test_runs_of_two_folders_are_compared_number_by_number(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for out in (ours, theirs):
+        for case in ("a", "b"):
+            seconds = Row(case, "train_seconds", float(len(str(out))), "s")
+            end = Row(case, "finished", 1, "step", note="digest")
+            rows.write(out / "runs" / case / "rows.jsonl", [seconds, end])
+    rows.write(theirs / "runs" / "c" / "rows.jsonl", [Row("c", "test_loss", 1, "nat")])
+    assert kill.compare(ours, theirs) == 2
+    rows.write(theirs / "runs" / "b" / "rows.jsonl", [replace(end, note="another")])
+    with pytest.raises(AssertionError, match="b has other numbers in"):
+        kill.compare(ours, theirs)
+
+
 def test_training_from_given_weights_leaves_the_global_generator_alone(tmp_path):
     list(execute([FIRST], tmp_path))
     before = torch.get_rng_state()
