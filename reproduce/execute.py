@@ -1,5 +1,6 @@
 """Run many training runs side by side, each resumable, each in a folder of its own."""
 
+import os
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,8 +41,11 @@ def execute(
         checkpoint_steps: steps between a run's checkpoints.
     """
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
+    here = os.getpid()
     for wave in _waves(runs):
-        yield from parallel(delayed(_one)(run, out, root, device, checkpoint_steps) for run in wave)
+        yield from parallel(
+            delayed(_one)(run, out, root, device, checkpoint_steps, here) for run in wave
+        )
 
 
 def _waves(runs: Sequence[Run]) -> Iterator[list[Run]]:
@@ -54,7 +58,18 @@ def _waves(runs: Sequence[Run]) -> Iterator[list[Run]]:
         left = {case: run for case, run in left.items() if run not in wave}
 
 
-def _one(run: Run, out: Path, root: Path | None, device: str, checkpoint_steps: int) -> list[Row]:
+def _one(
+    run: Run, out: Path, root: Path | None, device: str, checkpoint_steps: int, driver: int
+) -> list[Row]:
+    """A run's rows, also in its folder. Where its driver was killed meanwhile, the process ends."""
+    parent = os.getppid()
+    found = _train(run, out, root, device, checkpoint_steps)
+    if os.getpid() != driver and os.getppid() != parent:
+        os._exit(1)  # nobody reads what it would return; it would wait for that, and for ever
+    return found
+
+
+def _train(run: Run, out: Path, root: Path | None, device: str, checkpoint_steps: int) -> list[Row]:
     torch.set_num_threads(1)
     keep_memory()
     folder = out / run.case
