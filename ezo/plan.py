@@ -421,7 +421,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"number format: {', '.join(catalogue.names('precision'))}",
     )
     add("--classes", type=int, help="classes; by default 10 for images and 40 for points")
-    add("--points", type=int, default=1024, help="points a cloud, for a model of points")
+    add("--points", type=int, help="points a cloud, for a model of points; by default 1024")
     add(
         "--lean",
         action="store_true",
@@ -440,12 +440,19 @@ def command(given: argparse.Namespace) -> int:
             raise ValueError(f"expected --{name} of 1 or more, got {value}")
     if given.budget is not None:
         parse_bytes(given.budget)
-    image = module.INPUT == "image"
-    size = (given.batch, 1, 28, 28) if image else (given.batch, given.points, 3)
+    if module.INPUT == "image":
+        if given.points is not None:
+            raise ValueError(
+                f"expected no --points for {given.model}, a model of images; leave it out"
+            )
+        example = getattr(module, "IMAGE", (1, 28, 28))
+        channels = example[0]
+    else:
+        example, channels = (given.points or 1024, 3), 3
     with torch.device("meta"):
-        model = module.build(given.model, given.classes or INPUTS[module.INPUT], 1 if image else 3)
+        model = module.build(given.model, given.classes or INPUTS[module.INPUT], channels)
         how = {"precision": given.precision, "lean": given.lean}
-        found = plan(model, torch.empty(size), given.budget, **how)
+        found = plan(model, torch.empty(given.batch, *example), given.budget, **how)
     print(found.table())
     if given.plot is not None:
         found.draw(given.plot)

@@ -37,6 +37,12 @@ def asked(out: Path) -> Asked:
         ValueError: ``out`` is no folder of a reproduction.
     """
     path = out / "preset.json"
+    if not path.exists():
+        what = "a folder without preset.json" if out.is_dir() else "no such folder"
+        raise ValueError(
+            f"expected the folder of a reproduction, got {what}: {out}; "
+            f"`python -m reproduce --preset NAME --out {out}` makes one"
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return Asked(

@@ -159,8 +159,9 @@ def test_a_part_alone_brings_what_it_starts_from(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("status", "nowhere"), "run that command first"),
-        (("--redraw", "nowhere"), "run that command first"),
+        (("status", "nowhere"), "got no such folder: nowhere; `python -m reproduce --preset"),
+        (("--redraw", "nowhere"), "got no such folder: nowhere; `python -m reproduce --preset"),
+        (("status", "."), "got a folder without preset.json: .; `python -m"),
         (("merge", "nowhere", "--out", "there"), "run the preset first"),
     ],
 )

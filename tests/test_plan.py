@@ -287,12 +287,20 @@ def test_command_line_prints_the_table_and_draws(capsys, tmp_path):
     assert drawn.count("<!-- ") > len(KINDS) and "inference" in drawn
 
 
+def test_the_command_plans_images_of_the_model_s_own_size(capsys):
+    assert main(["plan", "--model", "mobilenet_v2", "--batch", "2"]) == 0
+    import_torchvision()
+    held = plan(mobilenet(), torch.zeros(2, 3, 96, 96), splits=[0])
+    assert f" {held.predictions[0].peak.peak_bytes:,} " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--budget", "12"], "expected an amount of memory"),
         (["--precision", "int4"], "unknown precision 'int4'; known: fp32, int8, int8*"),
         (["--batch", "0"], "expected --batch of 1 or more, got 0"),
+        (["--points", "64"], "expected no --points for lenet5, a model of images"),
         (["--precision", "int8", "--lean"], "expected fp32 for a lean plan, got int8"),
     ],
 )
