@@ -218,7 +218,7 @@ def _measure(
                 failures += any(row.metric == "failed" for row in measured)
                 left -= predicted[case]
                 bar.set_postfix_str(
-                    f"{len(todo) - n - 1} cells, about {abs(left / jobs):.0f} s left"
+                    f"{len(todo) - n - 1} cells, about {max(left / jobs, 0):.0f} s left"
                 )
                 bar.update(round(predicted[case]))
         finally:
