@@ -117,9 +117,9 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
             "full-zo reads in fp32, --lr.*, got --bp-lr; leave",
         ),
         (
-            ["--precision", "int8", "--queries", "2", "--mu", "3"],
-            "expected hyperparameters that elastic-1 reads in int8, --bp-gradient, --schedule, .*, "
-            "got --queries; leave out",
+            ["--precision", "int8", "--noise", "uniform", "--mu", "3"],
+            "expected hyperparameters that elastic-1 reads in int8, .*--bp-gradient, .*, "
+            "got --noise; leave out",
         ),
         (["--rate", "5"], "that elastic-1 reads in fp32, --lr.*, got --rate; leave"),
         (
@@ -130,6 +130,7 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
             ["--precision", "int8", "--method", "full-bp-checkpoint"],
             "expected a method with an integer form, elastic-<k>, .*, got full-bp-checkpoint; give",
         ),
+        (["--precision", "int8", "--queries", "0"], "expected queries of 1 to 1024, got 0"),
         (["--precision", "int8"], "can't convert model.2, BatchNorm1d.*: no integer form"),
         (["--threads", "0"], "expected --threads of 1 or more, got 0"),
         (["--device", "nonsense"], "expected a device that works here, got 'nonsense'"),
@@ -329,7 +330,7 @@ def test_integer_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFi
     chosen = {
         "rate": 1000, "r_max": 7, "p_zero": 0.25, "magnitude": "sign", "mu": 2, "mu_drop": 1,
         "growth": 1, "zo_growth": 2, "bp_gradient": "minus", "largest_difference": 99,
-        "fraction": 8, "schedule": "exponential",
+        "queries": 3, "fraction": 8, "schedule": "exponential",
     }  # fmt: skip
     assert set(chosen) == {field.name for field in fields(Int8Hyper)}
     options = ["--model", "plain", "--precision", "int8*", "--out", str(tmp_path)]

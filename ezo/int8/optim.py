@@ -24,7 +24,8 @@ MINUS_STREAM = ERROR_STREAM + 1  # the same, at theta - z
 ERROR_EXPONENT = -7  # of the logits' error
 RELATIVE_BITS = 8  # of |loss+ - loss-| over its running mean
 LARGEST_RELATIVE = 3 << RELATIVE_BITS
-MEAN_BITS = 6  # the running mean is over about 2^6 steps
+MEAN_BITS = 6  # the running mean is over about 2^6 queries
+LARGEST_QUERIES = 1 << 10
 
 
 def _descend(weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> None:
@@ -62,8 +63,10 @@ class ElasticZO(Optimizer):
     ``"relative"`` scales the rate by |loss+ - loss-| over its running mean, at most 3;
     ``"absolute"`` by the mean of |loss+ - loss-| over examples, in bits, as zeroth order in
     floating point does. A tie leaves the ZO weights as they were. With no ZO layer there is one
-    pass, unperturbed. ``fraction``, of our own too, gives each trained weight eight bits more,
-    which passes don't see, so that small updates add up (`ezo.int8.perturb`).
+    pass, unperturbed. With ``queries`` above 1 a step draws as many z, each with two passes about
+    the same theta, and each moves the weights by its share of the rate. ``fraction``, of our own
+    too, gives each trained weight eight bits more, which passes don't see, so that small updates
+    add up (`ezo.int8.perturb`).
 
     Nothing here is a floating-point number: neither a tensor nor a scalar.
 
@@ -80,16 +83,17 @@ class ElasticZO(Optimizer):
         magnitude: ``sign``, ``relative`` or ``absolute``.
         largest_difference: bound on the mean difference that ``absolute`` takes, in 2^-10 bit.
         fraction: whether trained weights have a fraction, one byte each.
-        bp_gradient: where the BP gradient is taken: ``plus`` or ``minus`` for one of the passes,
-            ``mean`` for both, which takes a backward pass more and holds a gradient through the
-            second pass, ``unperturbed`` for one more pass at theta. But for ``mean`` that is the
-            step's last pass, and nothing of BP lies beside another one.
+        queries: perturbations a step, 1 to 1024: two passes each.
+        bp_gradient: where the BP gradient is taken: ``plus`` or ``minus`` for one of the last
+            query's passes, ``mean`` for both, which takes a backward pass more and holds a
+            gradient through the second pass, ``unperturbed`` for one more pass at theta. But for
+            ``mean`` that is the step's last pass, and nothing of BP lies beside another one.
         seed: of the noise; the same seed gives the same bits.
 
     Attributes:
         param_groups: ``rate`` in the ZO group (``zo=True``) and ``mu`` in the BP group can be
             changed between steps.
-        g: the last step's sign; None where there is no ZO layer.
+        g: the sign that the last step's last query found; None where there is no ZO layer.
 
     Raises:
         ValueError: an argument is out of range, or the weights leave the noise too little headroom.
@@ -107,6 +111,7 @@ class ElasticZO(Optimizer):
         magnitude: str = "sign",
         largest_difference: int = 1 << 10,
         fraction: bool = False,
+        queries: int = 1,
         bp_gradient: str = "plus",
         seed: int = 0,
     ) -> None:
@@ -139,6 +144,10 @@ class ElasticZO(Optimizer):
                 "expected largest_difference of 1 or more, in 2^-10 bit, got "
                 f"{largest_difference!r}"
             )
+        if type(queries) is not int or not 1 <= queries <= LARGEST_QUERIES:
+            raise ValueError(
+                f"expected queries to be an integer from 1 to {LARGEST_QUERIES}, got {queries!r}"
+            )
         self._largest_rate = 1 << (24 if magnitude == "absolute" else RATE_BITS)
         fast.warn_where_missing()
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
@@ -165,6 +174,7 @@ class ElasticZO(Optimizer):
         self.g: int | None = None
         self._model, self._bp = model, bp
         self._magnitude, self._seed, self._bp_gradient = magnitude, seed, bp_gradient
+        self._queries = queries
         self._largest_difference = largest_difference << (FRACTION_BITS - 10)
         if fraction:
             for group in self.param_groups:
@@ -220,50 +230,61 @@ class ElasticZO(Optimizer):
 
     def _zo_step(self, closure: Callable[[], Loss], group: dict[str, Any]) -> Loss:
         parameters: list[Tensor] = group["params"]
-        place: dict[str, Any] = {"seed": self._seed, "step": self._steps}
         # The gradient's pass is the last, so that no other pass's buffers ever lie beside it.
         one = -1 if self._bp and self._bp_gradient == "plus" else 1
         unperturbed = self._bp > 0 and self._bp_gradient == "unperturbed"
-        losses: dict[int, Loss] = {}
+        place: dict[str, Any] = {"seed": self._seed, "step": self._steps}
+        moves: list[tuple[int, int]] = []  # each query's sign and rate
         stand = 0  # the weights stand at theta + stand z
         try:
-            for times in (one, -one):
-                perturb.shift_(parameters, self._noise, times=times - stand, **place)
-                stand = times
-                losses[times] = self._pass(closure, "plus" if times == 1 else "minus")
-            if unperturbed:
-                perturb.shift_(parameters, self._noise, times=-stand, **place)
+            for query in range(self._queries):
+                place["stream"] = query
+                last = query == self._queries - 1
+                losses: dict[int, Loss] = {}
+                for times in (one, -one):
+                    perturb.shift_(parameters, self._noise, times=times - stand, **place)
+                    stand = times
+                    side = "plus" if times == 1 else "minus"
+                    losses[times] = self._pass(closure, side if last else "")
+                if unperturbed or not last:
+                    perturb.shift_(parameters, self._noise, times=-stand, **place)
+                    stand = 0
+                if unperturbed and last:
+                    losses[0] = self._pass(closure, "unperturbed")
+                difference = losses[1].total() - losses[-1].total()
+                rate = self._rate(group["rate"], abs(difference), len(losses[1].target))
+                moves.append(((difference > 0) - (difference < 0), rate))
+            for query in reversed(range(self._queries)):  # the last's z first, to come back from
+                place["stream"] = query
+                perturb.update_(
+                    parameters,
+                    self._noise,
+                    g=moves[query][0],
+                    rate=moves[query][1],
+                    restore=-stand,
+                    fractions=self._fractions(parameters),
+                    **place,
+                )
                 stand = 0
-                losses[0] = self._pass(closure, "unperturbed")
-            difference = losses[1].total() - losses[-1].total()
-            self.g = (difference > 0) - (difference < 0)
-            rate = self._rate(group["rate"], abs(difference), len(losses[1].target))
-            perturb.update_(
-                parameters,
-                self._noise,
-                g=self.g,
-                rate=rate,
-                restore=-stand,
-                fractions=self._fractions(parameters),
-                **place,
-            )
-            stand = 0
         finally:
             if stand:
                 perturb.shift_(parameters, self._noise, times=-stand, **place)
+        self.g = moves[-1][0]
         return losses[0 if unperturbed else 1]
 
     def _rate(self, rate: int, difference: int, examples: int) -> int:
+        """A query's share of the rate, for the difference that it found."""
         if self._magnitude == "sign":
-            return rate
+            return rate // self._queries
         if self._magnitude == "absolute":
             mean = min(difference // max(examples, 1), self._largest_difference)
-            return min((rate * mean) >> FRACTION_BITS, 1 << RATE_BITS)
+            return min((rate * mean) >> FRACTION_BITS, 1 << RATE_BITS) // self._queries
         self._mean = (
             self._mean + ((difference - self._mean) >> MEAN_BITS) if self._mean else difference
         )
         relative = (difference << RELATIVE_BITS) // max(self._mean, 1)
-        return min((rate * min(relative, LARGEST_RELATIVE)) >> RELATIVE_BITS, 1 << RATE_BITS)
+        whole = (rate * min(relative, LARGEST_RELATIVE)) >> RELATIVE_BITS
+        return min(whole, 1 << RATE_BITS) // self._queries
 
     def _fractions(self, parameters: list[Tensor]) -> list[Tensor] | None:
         found = [self.state[p]["fraction"] for p in parameters if p in self.state]
@@ -274,10 +295,11 @@ class ElasticZO(Optimizer):
 
         Args:
             closure: computes the loss.
-            where: ``plus``, ``minus`` or ``unperturbed``, which always takes them.
+            where: ``plus``, ``minus`` or ``unperturbed``, which always takes them; empty in a
+                query before the last, which never does.
         """
         taken = where == "unperturbed" or self._bp_gradient in (where, "mean")
-        if not self._bp or not taken:
+        if not self._bp or not where or not taken:
             return closure()
         stream = MINUS_STREAM if where == "minus" else ERROR_STREAM
         with self._keeping():

@@ -21,7 +21,7 @@ from ezo.int8 import (
     quantize_at,
 )
 from ezo.int8.loss import NAT, tables
-from ezo.int8.optim import BP_GRADIENTS
+from ezo.int8.optim import BP_GRADIENTS, LARGEST_QUERIES
 from ezo.methods import Parts
 from ezo.methods._hyper import about
 from ezo.precisions import EVALUATION_BATCH, Trainer
@@ -30,7 +30,7 @@ NAMES = ("int8", "int8*")
 ZO = frozenset(
     {
         *("rate", "r_max", "p_zero", "magnitude", "largest_difference", "fraction", "schedule"),
-        "zo_growth",
+        *("zo_growth", "queries"),
     }
 )
 BP = frozenset({"mu", "mu_drop", "fraction", "growth"})
@@ -87,6 +87,7 @@ class Int8Hyper:
         "unperturbed for one more",
         later=True,
     )
+    queries: int = about(1, "ZO perturbations a step", later=True)
     schedule: str = about(
         "cosine", "ZO rate over time: exponential (to 1/32), cosine (to 0) or constant"
     )
@@ -129,6 +130,8 @@ def check(method: str, hyper: Int8Hyper) -> None:
             f"expected bp_gradient to be one of {', '.join(BP_GRADIENTS)}, got "
             f"{hyper.bp_gradient!r}"
         )
+    if not 1 <= hyper.queries <= LARGEST_QUERIES:
+        raise ValueError(f"expected queries of 1 to {LARGEST_QUERIES}, got {hyper.queries}")
     SparseNoise(hyper.r_max, hyper.p_zero)
     factor(hyper.schedule, 0, 1)
     if not 0 <= hyper.mu_drop <= hyper.mu + 20:
@@ -298,6 +301,7 @@ class _Trainer(Trainer):
             magnitude=hyper.magnitude,
             largest_difference=hyper.largest_difference,
             fraction=hyper.fraction > 0,
+            queries=hyper.queries,
             bp_gradient=hyper.bp_gradient,
             seed=seed,
         )

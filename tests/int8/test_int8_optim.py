@@ -5,11 +5,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ezo import noise
 from ezo.checkpoint import digest
 from ezo.int8 import fast, perturb
-from ezo.int8.loss import Loss
+from ezo.int8.loss import FRACTION_BITS, Loss
 from ezo.int8.model import from_float
-from ezo.int8.optim import ElasticZO
+from ezo.int8.optim import ERROR_EXPONENT, ERROR_STREAM, MINUS_STREAM, ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.rounding import bit_width
 from ezo.int8.tensor import Int8Tensor, quantize
@@ -97,6 +98,62 @@ def test_each_part_moves_by_its_own_rule_and_nothing_else_does(bp):
         assert 0 < int((p.int() - old.int()).abs().max()) <= 2**2
 
 
+@pytest.mark.parametrize("isa", ["reference", ""])
+@pytest.mark.parametrize("magnitude, rate", [("sign", 9004), ("absolute", 200_000)])
+@pytest.mark.parametrize("fraction", [False, True])
+def test_each_query_has_its_own_noise_about_the_same_weights(isa, magnitude, rate, fraction):
+    model, reference = network(), network()
+    x, y = batch()
+    with fast.instruction_set(isa):
+        optimizer = ElasticZO(
+            model, 0, noise=NOISE, rate=rate, magnitude=magnitude, queries=3, fraction=fraction
+        )
+        optimizer.step(lambda: Loss(model(x), y))
+        zo, moves = list(reference.parameters()), []
+        fractions = [torch.full_like(p, 128, dtype=torch.uint8) for p in zo]
+        for query in range(3):
+            place = {"seed": 0, "step": 0, "stream": query}
+            totals = []
+            for times in (1, -2):
+                perturb.shift_(zo, NOISE, times=times, **place)
+                totals.append(Loss(reference(x), y).total())
+            perturb.shift_(zo, NOISE, times=1, **place)
+            difference = totals[0] - totals[1]
+            mean = min(abs(difference) // 16, 1 << FRACTION_BITS)  # 1 bit by default
+            one = rate if magnitude == "sign" else min(rate * mean >> FRACTION_BITS, 1 << 16)
+            g = (difference > 0) - (difference < 0)
+            moves.append({"g": g, "rate": one // 3, "restore": 0, **place})
+        for move in reversed(moves):
+            perturb.update_(zo, NOISE, fractions=fractions if fraction else None, **move)
+    assert all(map(torch.equal, weights(model), weights(reference)))
+    assert len({move["rate"] for move in moves}) == (1 if magnitude == "sign" else 3)
+    assert optimizer.g == moves[-1]["g"]
+    assert not all(map(torch.equal, weights(model), weights(network())))
+
+
+@pytest.mark.parametrize("where", ["plus", "minus", "mean", "unperturbed"])
+def test_the_bp_gradient_is_the_last_query_s(where):
+    """That of a step whose only noise is the last query's."""
+    found, passes = gradients(where, queries=3)
+    assert passes == 6 + (where == "unperturbed")
+    model, (x, y) = network(), batch()
+    zo, place = list(model.parameters())[:2], {"seed": 0, "step": 0, "stream": 2}
+    sides = {"plus": (1,), "minus": (-1,), "mean": (1, -1), "unperturbed": (0,)}[where]
+    for side in sides:
+        perturb.shift_(zo, NOISE, times=side, **place)
+        stream = MINUS_STREAM if side == -1 else ERROR_STREAM
+        model.keep(2)
+        loss = Loss(model(x), y)
+        words = noise.words(0, 0, 0, stream, 0, 1, "cpu").flatten()[: y.numel() * 4].view(-1, 4)
+        model.backward(Int8Tensor(loss.error(words), ERROR_EXPONENT), 2)
+        perturb.shift_(zo, NOISE, times=-side, **place)
+    layers = model.weighted()[1:]
+    wanted = [g for layer in layers for g in (layer.weight_gradient, layer.bias_gradient)]
+    assert len(found) == len(wanted) == 4
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a.m, b.m) and a.e == b.e
+
+
 def test_the_bp_update_is_the_gradient_rounded_to_mu_bits():
     model, seen = network(), {}
     optimizer = ElasticZO(model, 3, noise=NOISE, mu=3)
@@ -119,10 +176,10 @@ def test_the_bp_update_is_the_gradient_rounded_to_mu_bits():
             assert v == max(-127, min(127, w - oracle.pseudo_stochastic(g, s)))
 
 
-def gradients(where, bp=2, seed=0, zo=True):
+def gradients(where, bp=2, **how):
     """The BP layers' gradients of one step, and how many passes it took."""
     model, seen, passes = network(), [], []
-    optimizer = ElasticZO(model, bp, noise=NOISE, bp_gradient=where, seed=seed, zo=zo)
+    optimizer = ElasticZO(model, bp, noise=NOISE, bp_gradient=where, **how)
     original, (x, y) = optimizer._bp_step, batch()
 
     def spy(mu):
@@ -187,6 +244,12 @@ def test_it_learns(bp, magnitude):
     assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
 
 
+def test_more_queries_learn_faster():
+    """At the same rate: the gradient's estimate has less noise."""
+    one, more = (run(0, 200, rate=32_000, queries=q, fraction=True)[2] for q in (1, 4))
+    assert sum(more[-20:]) < 0.9 * sum(one[-20:])
+
+
 def test_one_seed_gives_the_same_bits_and_another_other_bits():
     assert run(1)[2] == run(1)[2] != run(1, seed=1)[2]
     assert digest(run(1)[0].state_dict()) == digest(run(1)[0].state_dict())
@@ -207,9 +270,10 @@ def test_a_thousand_steps_end_in_the_golden_bits_on_any_number_of_threads(bp, wa
 
 
 def test_a_state_dict_goes_on_to_the_same_bits():
-    whole, _, _ = run(1, 8, magnitude="relative")
-    model, optimizer, _ = run(1, 3, magnitude="relative")
-    again = ElasticZO(model, 1, noise=NOISE, magnitude="relative", seed=77)
+    how = {"magnitude": "relative", "queries": 2}
+    whole, _, _ = run(1, 8, **how)
+    model, optimizer, _ = run(1, 3, **how)
+    again = ElasticZO(model, 1, noise=NOISE, seed=77, **how)
     again.load_state_dict(optimizer.state_dict())
     x, y = batch()
     for _ in range(5):
@@ -217,7 +281,7 @@ def test_a_state_dict_goes_on_to_the_same_bits():
     assert all(map(torch.equal, weights(whole), weights(model)))
 
 
-@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("at", range(6))
 def test_an_exception_in_a_pass_leaves_the_weights_as_they_were(at):
     model = network()
     before, calls = weights(model), []
@@ -229,12 +293,12 @@ def test_an_exception_in_a_pass_leaves_the_weights_as_they_were(at):
             raise KeyError("no such batch")
         return Loss(model(x), y)
 
-    optimizer = ElasticZO(model, 1, noise=NOISE)
+    optimizer = ElasticZO(model, 1, noise=NOISE, queries=3)
     with pytest.raises(KeyError, match="no such batch"):
         optimizer.step(closure)
     assert all(map(torch.equal, before, weights(model)))
     optimizer.step(lambda: Loss(model(x), y))  # a gradient that was left would count
-    assert all(map(torch.equal, weights(run(1, 1)[0]), weights(model)))
+    assert all(map(torch.equal, weights(run(1, 1, queries=3)[0]), weights(model)))
 
 
 def test_torch_s_global_random_state_is_never_touched():
@@ -253,6 +317,8 @@ def test_torch_s_global_random_state_is_never_touched():
         ({"rate": 1 << 17}, "rate"),
         ({"mu": 7}, "mu"),
         ({"magnitude": "size"}, "sign, relative"),
+        ({"queries": 0}, "queries to be an integer from 1 to 1024, got 0"),
+        ({"queries": True}, "queries"),
         ({"bp_gradient": "zero"}, "one of mean, plus, minus, unperturbed, got 'zero'"),
         ({"seed": 1.5}, "seed"),
         ({"noise": SparseNoise(63, 0.5)}, "headroom=63"),
