@@ -26,6 +26,7 @@ from ezo.methods._hyper import tuned
 from ezo.plan import simulate
 from ezo.rows import Row
 
+MODELS = ("lenet5", "pointnet", "convnet")
 METHODS = ("inference", "full-zo", "elastic-1", "full-bp")
 SIZES = {
     "batch": (4, 8, 16, 32),
@@ -100,12 +101,21 @@ def convnet(width: int, depth: int) -> nn.Sequential:
 
 
 def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Series]:
-    """Each method's series: of each model what it lets grow, and of ``convnet`` the rest."""
-    axes = {"image": ("batch",), "points": ("batch", "points")}
-    grown = [(m, axis) for m in models for axis in axes[catalogue.find("model", m).INPUT]]
-    grown += [("convnet", axis) for axis in ("image", "width", "depth")]
+    """Each method's series, of what each model lets grow."""
     chosen = tuple(methods or METHODS)
-    return [Series(model, method, axis, batch_size) for model, axis in grown for method in chosen]
+    return [
+        Series(model, method, axis, batch_size)
+        for model in models
+        for axis in _axes(model)
+        for method in chosen
+    ]
+
+
+def _axes(model: str) -> tuple[str, ...]:
+    if model == "convnet":
+        return ("image", "width", "depth")
+    image = catalogue.find("model", model).INPUT == "image"
+    return ("batch",) if image else ("batch", "points")
 
 
 def measure(case: Series) -> list[Row]:

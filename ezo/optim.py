@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -76,7 +77,8 @@ class ElasticZO(Optimizer):
 
     A loss that is not finite leaves every parameter as it was, and counts as a step. An exception
     from the closure does so too, is passed on, and counts as none. (The first step of all may
-    change a float32 weight by 2^-23: onto the grid that makes undoing exact, see `ezo.perturb`.)
+    change a float32 weight by 2^-23: onto the grid that makes undoing exact, see `ezo.perturb`.
+    ZO weights of 16 bits have no such grid, and every step's rounding moves them: a warning.)
 
     Args:
         model: the module to train. Parameters that don't require a gradient stay as they are.
@@ -152,6 +154,13 @@ class ElasticZO(Optimizer):
                 "model, not its parameters: bp says which of them BP trains"
             )
         zo, bp_parameters = split(model, bp)
+        if coarse := {str(p.dtype) for p in zo} - {str(dtype) for dtype in perturb.GRID}:
+            warnings.warn(
+                f"ZO weights of {', '.join(sorted(coarse))}: rounding moves them at every step, as "
+                "a perturbation is undone exactly in float32 and float64 alone; keep such weights "
+                "in float32, or expect some drift",
+                stacklevel=2,
+            )
         groups = _zo_groups(zo, zo_groups)
         self.bp_optimizer: Optimizer | None = None
         defaults = {"lr": lr, "eps": eps, "clip": clip, "weight_decay": weight_decay}
@@ -415,6 +424,11 @@ class _Passes:
         gradients = [p.grad for p in self._bp]
         loss = self._closure()
         if not isinstance(loss, Tensor):
+            if torch.is_grad_enabled():
+                raise ValueError(
+                    "expected the closure to return the loss as a tensor, which BP takes the "
+                    f"gradient of, got {type(loss).__name__}; return loss, not loss.item()"
+                )
             loss = torch.as_tensor(loss)
         for p, gradient in zip(self._bp, gradients, strict=True):
             p.grad = gradient  # the closure may have cleared what an earlier pass left

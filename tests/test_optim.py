@@ -1,5 +1,6 @@
 """ElasticZO against loops that are written out, and everything a step must leave alone."""
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -325,7 +326,9 @@ def test_channels_last_trains_to_the_same_bits():
 def test_other_types_train(dtype, bp):
     model = mlp(dtype)
     before = parameters(model)
-    optimizer = ElasticZO(model, bp, lr=0.05, eps=0.02, clip=5.0)
+    drifts = pytest.warns(UserWarning, match="torch.bfloat16: rounding moves them")
+    with drifts if dtype == torch.bfloat16 else contextlib.nullcontext():
+        optimizer = ElasticZO(model, bp, lr=0.05, eps=0.02, clip=5.0)
     losses = [train(model, optimizer, 1, dtype=dtype)[0] for _ in range(40)]
     assert all(p.dtype == dtype for p in model.parameters())
     assert_other(before, parameters(model))
@@ -738,11 +741,15 @@ def backward_in_closure(model):
     return loss
 
 
+def number_from_closure(model):
+    return cross_entropy(model, *batch()).item()
+
+
 @pytest.mark.parametrize("bp", [0, 1, "all"])
 @pytest.mark.parametrize("closure", [
     backward_in_closure,
     lambda model: cross_entropy(model, *batch()).detach(),
-    lambda model: cross_entropy(model, *batch()).item(),
+    number_from_closure,
 ])  # fmt: skip
 def test_a_closure_that_leaves_nothing_to_differentiate_is_told_so(closure, bp):
     model = on_grid(mlp())
@@ -752,7 +759,11 @@ def test_a_closure_that_leaves_nothing_to_differentiate_is_told_so(closure, bp):
         optimizer.step(lambda: closure(model))  # full ZO asks for nothing but a number
         assert_other(before, parameters(model))
         return
-    with pytest.raises(RuntimeError, match=r"leave backward\(\) to step\(\)"):
+    if closure is number_from_closure:
+        error, words = ValueError, r"as a tensor, .* got float; return loss, not loss.item\(\)"
+    else:
+        error, words = RuntimeError, r"leave backward\(\) to step\(\)"
+    with pytest.raises(error, match=words):
         optimizer.step(lambda: closure(model))
     assert_same(before, parameters(model))
 

@@ -92,8 +92,12 @@ def test_a_step_on_shapes_has_the_measured_bytes(axis):
 
 
 def test_the_grid_has_each_series_once():
-    cells = Grid(["lenet5", "pointnet"], ["full-zo"], [8]).cells(scaling)
+    cells = Grid(scaling.MODELS, ["full-zo"], [8]).cells(scaling)
     assert [(c.model, c.axis) for c in cells] == [
-        ("lenet5", "batch"), ("convnet", "image"), ("convnet", "width"), ("convnet", "depth"),
-        ("pointnet", "batch"), ("pointnet", "points"),
+        ("lenet5", "batch"), ("pointnet", "batch"), ("pointnet", "points"),
+        ("convnet", "image"), ("convnet", "width"), ("convnet", "depth"),
     ]  # fmt: skip
+
+
+def test_a_model_alone_has_no_other_s_series():
+    assert [c.model for c in Grid(["lenet5"], ["full-zo"], [8]).cells(scaling)] == ["lenet5"]
