@@ -261,7 +261,8 @@ def plan(
     n = len(names)
     predictions, impossible = [], {}
     for k in range(n + 1) if splits is None else sorted(set(splits)):
-        method = {0: "full-zo", n: "full-bp"}.get(k, f"elastic-{'lean-' if lean else ''}{k}")
+        kind = "elastic-lean" if lean else "elastic"
+        method = "full-zo" if k == 0 else "full-bp" if k == n and not lean else f"{kind}-{k}"
         for form in forms:
             try:
                 found = played(k, form)

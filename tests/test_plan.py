@@ -99,7 +99,8 @@ def test_predicted_peak_of_a_lean_step_is_the_measured_one(name):
         peak = measured(make, lean.bp_layers, bp_gradient="last", bp_optimizer=sgd)
         assert lean.peak.peak_bytes == pytest.approx(peak, rel=0.02)
         assert lean.peak.peak_bytes < other.peak.peak_bytes or not lean.bp_layers
-        assert lean.method.replace("lean-", "") == other.method
+        own = other.method.replace("elastic", "elastic-lean")
+        assert lean.method == (f"elastic-lean-{lean.bp_layers}" if own == "full-bp" else own)
 
 
 def test_lenet5_has_three_lean_layers_in_the_memory_of_inference():
