@@ -8,6 +8,7 @@ from ezo.train import Run
 STEP_SECONDS = {"lenet5": 0.0055, "pointnet": 0.16, "pointnet-bn": 0.16}
 # Of these seconds in integers, at most: the same runs took 0.21 to 0.26, and full BP 0.6.
 INT8, INT8_FULL_BP = 0.3, 0.6
+FURTHER_QUERY = 0.85  # of them again, for each query after a step's first: full ZO's of elastic-2's
 TRAIN_EXAMPLES = {"digits": 1442, "mnist": 60_000, "fashion-mnist": 60_000, "shapes": 4000}
 EVALUATION = 1.08  # over training alone
 
@@ -24,7 +25,7 @@ def seconds(run: Run) -> float:
     a_step = STEP_SECONDS.get(run.model, 0.05) * run.batch_size / 32
     if run.precision != "fp32":
         a_step *= INT8_FULL_BP if run.method.startswith("full-bp") else INT8
-    a_step *= getattr(run.hyper, "queries", 1)
+    a_step *= 1 + FURTHER_QUERY * (getattr(run.hyper, "queries", 1) - 1)
     return steps(run) * a_step * EVALUATION
 
 

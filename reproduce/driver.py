@@ -86,6 +86,7 @@ def _cell(benchmark: str, case: Any, number: int, folder: Path) -> list[Row]:
     except Exception as error:
         note = f"{benchmark}: {type(error).__name__}: {error}"
         return [Row(case.name, "failed", None, "", note=note, **here)]
-    found = [replace(row, config={**row.config, "round": number}) for row in measured]
+    stamp = {"benchmark": benchmark, "round": number}
+    found = [replace(row, config={**row.config, **stamp}) for row in measured]
     write_rows(path, found)
     return found

@@ -34,9 +34,10 @@ TERMS = {
         "for ModelNet40; small handwritten digits. -rot30: rotated by 30 degrees; shapes-256: 256 "
         "points a cloud"
     ),
-    "splits, queries, sensitivity": (
-        "experiments: other numbers of BP layers; several perturbations a step, and so as many "
-        "times the forward passes; one setting at a time changed"
+    "splits, queries, long, fine-tuning-queries, sensitivity": (
+        "experiments: other numbers of BP layers; several perturbations (queries) a step, and so "
+        "as many times the forward passes; these for more epochs, in int8; these in fine-tuning; "
+        "one setting at a time changed"
     ),
     "step, batch, epoch, pass": (
         "a step changes the weights by one batch of examples; an epoch shows all training examples "

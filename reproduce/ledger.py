@@ -29,7 +29,7 @@ SETTINGS = {
     ),
     "momentum": ("BP momentum", "usual"),
     "weight_decay": ("weight decay", "none, so that nothing hides what a method does"),
-    "queries": ("ZO perturbations a step", "one, as in the paper, but for elastic-lean-2"),
+    "queries": ("ZO perturbations a step", "one, as in the paper, but where more are named"),
     "noise": ("ZO noise", "Gaussian, as in the paper"),
     "bp_gradient": (
         "where the BP gradient is taken",

@@ -1,41 +1,43 @@
 """``python -m reproduce merge DIR... --out DIR``: rows from several machines in one folder."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from ezo.rows import Row
 from reproduce.folder import Asked, asked, read_rows, write_rows
-from reproduce.select import Key, experiment, key
+from reproduce.select import KINDS, Key, experiment, key
 
 ENDS = ("finished", "diverged")
 
 
 def merge(folders: list[Path], out: Path) -> None:
-    """Write the rows of all ``folders`` to ``out/rows.jsonl``, each case once.
+    """Write the rows of all ``folders`` to ``out/rows.jsonl``, each run and measurement once.
 
-    Where two folders hold a case, one whose run ended wins over one that failed or stopped, and
+    Where two folders hold one, one whose run ended wins over one that failed or stopped, and
     otherwise the folder that was named first. Two runs that ended with other weights, as
     processors of two kinds may give, are said on stderr.
 
     Raises:
         ValueError: the folders are of different presets, or hold one run with two settings.
     """
-    chosen: dict[str, list[Row]] = {}
+    chosen: dict[tuple[str, str], list[Row]] = {}
     for folder in folders:
-        parts: dict[str, list[Row]] = {}
+        parts: dict[tuple[str, str], list[Row]] = {}
         for row in read_rows(folder):
-            parts.setdefault(row.case, []).append(row)
-        for case, part in parts.items():
-            ours = chosen.get(case)
+            benchmark = row.config.get("benchmark", "") if row.seed is None else ""
+            parts.setdefault((row.case, benchmark), []).append(row)
+        for (case, benchmark), part in parts.items():
+            ours = chosen.get((case, benchmark))
             if ours is None or (not _ended(ours) and _ended(part)):
-                chosen[case] = part
+                chosen[case, benchmark] = part
             elif _ended(part) and _ended(ours) and part[-1].note != ours[-1].note:
                 print(
                     f"{case}: {folder} ended otherwise ({part[-1].metric}, {part[-1].note}) than "
                     f"what was named before; left out",
                     file=sys.stderr,
                 )
-    _refuse_two_settings(chosen)
+    _refuse_two_settings(chosen.values())
     wanted = [asked(folder) for folder in folders if (folder / "preset.json").exists()]
     presets = sorted({want.preset for want in wanted})
     if len(presets) != 1:
@@ -53,13 +55,13 @@ def _ended(part: list[Row]) -> bool:
     return last.metric in ENDS or (last.seed is None and last.value is not None)
 
 
-def _refuse_two_settings(parts: dict[str, list[Row]]) -> None:
-    seen: dict[Key, Row] = {}
-    for part in parts.values():
+def _refuse_two_settings(parts: Iterable[list[Row]]) -> None:
+    seen: dict[tuple[str, Key], Row] = {}
+    for part in parts:
         last = part[-1]
-        if last.metric != "finished" or experiment(last) not in ("training", "fine-tuning"):
+        if last.metric != "finished" or experiment(last) not in KINDS:
             continue
-        other = seen.setdefault(key(last), last)
+        other = seen.setdefault((experiment(last), key(last)), last)
         differing = [
             f"{name} {other.config.get(name)} and {last.config.get(name)}"
             for name in sorted({*other.config, *last.config})

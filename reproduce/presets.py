@@ -23,8 +23,7 @@ class Experiment(NamedTuple):
     """Runs that are judged together.
 
     Attributes:
-        kind: ``training``, ``fine-tuning``, ``queries`` or ``sensitivity``; stands in each row's
-            config.
+        kind: a name in `reproduce.select.KINDS`, or ``sensitivity``; stands in each row's config.
         runs: makes them.
     """
 
@@ -149,19 +148,35 @@ def fine_tuning(
     return found
 
 
-QUERIES = 4
+QUERIES = 4  # a step, beside one
+MANY_QUERIES = 8  # where the aim is to come near BP
+
+
+def with_queries(run: Run, queries: int) -> Run:
+    """A run with so many perturbations a step, and so as many times the forward passes.
+
+    The variance of their mean is ``queries`` times smaller; the ZO rate grows with the root.
+    """
+    rate = "lr" if run.precision == "fp32" else "rate"
+    grown = getattr(run.hyper, rate) * math.sqrt(queries)
+    grown = grown if run.precision == "fp32" else round(grown)
+    return replace(run, hyper=replace(run.hyper, queries=queries, **{rate: grown}))
 
 
 def more_queries(data: str, *, seeds: Iterable[int], epochs: int) -> list[Run]:
-    """elastic-2 with `QUERIES` perturbations a step, and so as many times the forward passes.
+    """elastic-2 with `QUERIES` perturbations a step."""
+    runs = training("lenet5", data, ("elastic-2",), seeds=seeds, epochs=epochs)
+    return [with_queries(run, QUERIES) for run in runs]
 
-    The variance of their mean is `QUERIES` times smaller; the ZO rate grows with the root.
+
+def near_bp(data: str, *, seeds: Iterable[int], epochs: int) -> list[Run]:
+    """How near full BP ElasticZO comes at many times the passes: elastic-2, and full BP.
+
+    In integers, where a pass takes a quarter of its time in floats.
     """
-    found = []
-    for run in training("lenet5", data, ("elastic-2",), seeds=seeds, epochs=epochs):
-        lr = run.hyper.lr * math.sqrt(QUERIES)
-        found.append(replace(run, hyper=replace(run.hyper, queries=QUERIES, lr=lr)))
-    return found
+    methods = ("elastic-2", "full-bp")
+    runs = training("lenet5", data, methods, seeds=seeds, epochs=epochs, precision="int8")
+    return [run if run.method == "full-bp" else with_queries(run, MANY_QUERIES) for run in runs]
 
 
 SCALED = {"eps": (0.25, 4.0), "lr": (0.5, 2.0), "clip": (0.5, 2.0), "rate": (0.5, 2.0)}
@@ -246,6 +261,11 @@ def _fine_tuning(precision: str) -> list[Run]:
     ]
 
 
+def _fine_tuning_queries(precision: str) -> list[Run]:
+    runs = fine_tuning("mnist", seeds=SEEDS, epochs=5, before=20, precision=precision)
+    return [with_queries(run, MANY_QUERIES) for run in runs if run.method == "elastic-1"]
+
+
 def _lean(data: str) -> list[Run]:
     near = ("elastic-lean-3", "full-bp")
     return [
@@ -306,8 +326,9 @@ PRESETS = {
         ),
     ),
     "paper": Preset(
-        "LeNet-5 on MNIST and Fashion-MNIST, 20 epochs; fine-tuning to both rotated, 5 epochs; "
-        "elastic-2 and elastic-lean-2 with four queries a step, elastic-lean-3; PointNet on "
+        "LeNet-5 on MNIST and Fashion-MNIST, 20 epochs; fine-tuning to both rotated, 5 epochs, of "
+        "elastic-1 also with eight queries a step; elastic-2 and elastic-lean-2 with four queries, "
+        "elastic-lean-3; in int8 elastic-2 with eight queries and full-bp, 50 epochs; PointNet on "
         "shapes, 15 epochs; 3 seeds, of elastic-lean-3 and full-bp 5; sensitivity; memory and step "
         "time over splits. Under 8 hours on two cores.",
         {
@@ -320,7 +341,18 @@ PRESETS = {
             "splits": Experiment(
                 "training", _everywhere(_lenet5("mnist", ("elastic-3", "elastic-4")), "fp32")
             ),
+            "fine-tuning-queries": Experiment(
+                "fine-tuning-queries", _everywhere(_fine_tuning_queries, "fp32", "int8")
+            ),
             "queries": Experiment("queries", lambda: more_queries("mnist", seeds=SEEDS, epochs=20)),
+            "long": Experiment(
+                "long",
+                lambda: [
+                    run
+                    for data in ("mnist", "fashion-mnist")
+                    for run in near_bp(data, seeds=SEEDS, epochs=50)
+                ],
+            ),
             "lean": Experiment("training", lambda: [*_lean("mnist"), *_lean("fashion-mnist")]),
             "pointnet": Experiment(
                 "training",

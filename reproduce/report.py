@@ -77,6 +77,7 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "runs": (runs := tables.run_lines(rows)),
         "numbers": _numbers(runs),
         "machine": _machine(rows),
+        "commits": len({row.commit for row in rows}),
         "row_count": len(rows),
     }
     _render(out, content)

@@ -5,6 +5,10 @@ from typing import NamedTuple
 
 from ezo.rows import Row
 
+# What runs are trained for; the runs of each are judged together. Beside these: ``sensitivity``,
+# one setting at a time, and ``search``, trials on held-out examples.
+KINDS = ("training", "queries", "long", "fine-tuning", "fine-tuning-queries")
+
 
 class Key(NamedTuple):
     """What identifies a training run within one experiment."""
@@ -28,7 +32,7 @@ class Group(NamedTuple):
 
 
 def experiment(row: Row) -> str:
-    """``training``, ``fine-tuning`` or ``sensitivity``; trials of a search are ``search``."""
+    """One of `KINDS`, ``sensitivity`` or ``search``."""
     if row.config.get("held_out"):
         return "search"
     default = "fine-tuning" if row.config.get("start") else "training"
@@ -71,25 +75,35 @@ def seeds_of(runs: dict[Key, Row], group: Group, *methods: str) -> list[int]:
 
 
 def accuracy_differences(
-    rows: list[Row], pairs: Sequence[tuple[str, str]]
+    rows: list[Row], pairs: Sequence[tuple[str, str]], which: str = "training"
 ) -> Iterator[tuple[Group, str, list[float], tuple[str, ...]]]:
     """Final accuracy of one method minus another's, seed by seed, in points.
 
     Yields:
         (group, comparison, a difference a seed, cases) for every pair with rows.
     """
-    ends = final(rows, "test_accuracy")
+    ends = final(rows, "test_accuracy", which)
     for group in groups(ends):
         for ours, theirs in pairs:
             seeds = seeds_of(ends, group, ours, theirs)
             if seeds:
                 both = [(ends[Key(*group, ours, s)], ends[Key(*group, theirs, s)]) for s in seeds]
+                taken = [row for pair in both for row in pair]
                 yield (
                     group,
-                    f"{ours} minus {theirs}, {group}",
+                    f"{ours} minus {theirs}, {group}{at_length(taken)}",
                     [value(a) - value(b) for a, b in both],
-                    tuple(row.case for pair in both for row in pair),
+                    tuple(row.case for row in taken),
                 )
+
+
+def at_length(ends: Sequence[Row]) -> str:
+    """What runs of a kind of their own were given: ``, 50 epochs, 8 queries a step``."""
+    if all(experiment(row) in ("training", "fine-tuning") for row in ends):
+        return ""  # the usual ones
+    epochs = max(row.config["epochs"] for row in ends)
+    queries = max(row.config.get("queries", 1) for row in ends)
+    return f", {epochs} epochs, {queries} queries a step"
 
 
 def value(row: Row) -> float:

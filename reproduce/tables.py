@@ -10,10 +10,10 @@ import pandas as pd
 from ezo.rows import Row
 from reproduce.figures._style import order
 from reproduce.judge import Claim, Finding, interval
-from reproduce.select import final, groups, value
+from reproduce.select import KINDS, final, groups, value
 
 HYPERS = (
-    *("epochs", "batch_size", "lr", "eps", "clip", "bp_lr", "momentum", "schedule"),
+    *("epochs", "batch_size", "queries", "lr", "eps", "clip", "bp_lr", "momentum", "schedule"),
     *("rate", "r_max", "p_zero", "magnitude", "largest_difference"),
     *("fraction", "mu", "mu_drop", "growth", "zo_growth"),
 )
@@ -126,8 +126,8 @@ def _extremes(lines: list[Line]) -> str:
 
 
 def accuracies(rows: list[Row]) -> Iterator[Accuracy]:
-    """Final test accuracy of every method: training, fine-tuning, and more queries a step."""
-    for which in ("training", "fine-tuning", "queries"):
+    """Final test accuracy of every method, for each of `KINDS`."""
+    for which in KINDS:
         ends = final(rows, "test_accuracy", which)
         for group in groups(ends):
             for method in order(k.method for k in ends if k[:3] == group):
@@ -147,7 +147,7 @@ def accuracies(rows: list[Row]) -> Iterator[Accuracy]:
 def hypers(rows: list[Row]) -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
     """(model, data, precision, method, config) of every kind of training run."""
     seen = set()
-    for which in ("training", "fine-tuning"):
+    for which in KINDS:
         for run, row in sorted(final(rows, "test_accuracy", which).items()):
             if (which, *run[:4]) not in seen:
                 seen.add((which, *run[:4]))

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 from filelock import FileLock
-from made_rows import run_rows
+from made_rows import cell_rows, run_rows
 
 from ezo import checkpoint, rows, train
 from ezo.rows import Row
@@ -224,6 +224,21 @@ def test_merging_keeps_each_run_once_and_prefers_the_one_that_ended(tmp_path, ca
     assert read_rows(tmp_path / "out") == [*zo, *bp]
     assert asked(tmp_path / "out") == Asked("quick")
     assert "ended otherwise" in capsys.readouterr().err
+
+
+def test_merging_keeps_every_measurement_of_a_case(tmp_path):
+    memory, time, again = (
+        cell_rows(metric, {"full-zo": value}, benchmark=benchmark)
+        for metric, value, benchmark in (
+            ("peak_tensor_bytes", 100, "memory"),
+            ("step_over_two_forwards", 1.1, "steptime"),
+            ("step_over_two_forwards", 1.2, "steptime"),
+        )
+    )
+    made = [replace(row, case="lenet5-full-zo") for row in (*memory, *time, *again)]
+    a, b = (folder(tmp_path / name, made[n : n + 2]) for name, n in (("a", 0), ("b", 1)))
+    merge([a, b], tmp_path / "out")
+    assert read_rows(tmp_path / "out") == made[:2]
 
 
 def test_merging_refuses_two_settings_of_one_run_and_two_presets(tmp_path):

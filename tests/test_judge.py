@@ -145,6 +145,28 @@ def test_more_queries_are_compared_with_one_and_not_taken_for_it():
     assert found["gain", "elastic-2"].value == pytest.approx(7.0)
 
 
+def test_near_bp_compares_runs_of_as_many_epochs_and_fine_tuning_the_same_weights():
+    made = []
+    for seed in range(3):
+        for epochs, kind, gap in ((20, "training", 3.0), (50, "long", 1.0)):
+            config = {"epochs": epochs, "experiment": kind, "precision": "int8"}
+            made += run_rows("elastic-2", seed, 99.0 - gap + seed, queries=8, **config)
+            made += run_rows("full-bp", seed, 99.0 + seed, **config)
+        tuned = {"data": "mnist-rot30", "first": 60.0, "start": "other"}
+        made += run_rows("full-bp", seed, 80.0, **tuned)
+        made += run_rows("elastic-1", seed, 74.0, **tuned)
+        more = {"experiment": "fine-tuning-queries", "queries": 8}
+        made += run_rows("elastic-1", seed, 78.0, **tuned, **more)
+    found = {f.comparison: f for f in judge.judge(made, True)}
+    near = "full-bp minus elastic-2, lenet5 on mnist, int8"
+    assert found[near].value == pytest.approx(3.0) and found[near].verdict == "contradicted"
+    long = found[f"{near}, 50 epochs, 8 queries a step"]
+    assert long.value == pytest.approx(1.0) and long.verdict == "reproduced"
+    tuned = "elastic-1 over full-bp, lenet5 on mnist-rot30, fp32"
+    assert found[tuned].value == pytest.approx(70.0)
+    assert found[f"{tuned}, 2 epochs, 8 queries a step"].value == pytest.approx(90.0)
+
+
 def test_memory_claims_compare_peaks():
     peaks = {"inference": 1000, "full-zo": 1010, "elastic-1": 1020, "elastic-2": 1100}
     made = cell_rows("peak_tensor_bytes", peaks)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -59,11 +59,28 @@ def test_the_paper_preset_fits_eight_hours_on_two_cores_with_integers_too():
     assert sum(map(cost.seconds, every)) / 2 < 8 * 3600
 
 
-def test_more_queries_cost_as_many_times_the_passes():
+def test_more_queries_take_longer_at_a_rate_that_grows_with_the_root():
     (one,) = presets.training("lenet5", "mnist", ("elastic-2",), seeds=[0], epochs=1)
     (more,) = presets.more_queries("mnist", seeds=[0], epochs=1)
-    assert cost.seconds(more) == pytest.approx(more.hyper.queries * cost.seconds(one))
+    assert 3 * cost.seconds(one) < cost.seconds(more) <= 4 * cost.seconds(one)
     assert more.hyper.lr == pytest.approx(2 * one.hyper.lr) and more.hyper.queries == 4
+    elastic, bp = presets.near_bp("mnist", seeds=[0], epochs=2)
+    (one,) = presets.training(
+        "lenet5", "mnist", ("elastic-2",), seeds=[0], epochs=2, precision="int8"
+    )
+    assert (elastic.method, bp.method) == ("elastic-2", "full-bp")
+    assert elastic.hyper == replace(one.hyper, queries=8, rate=round(one.hyper.rate * 8**0.5))
+
+
+def test_fine_tuning_with_more_queries_starts_where_that_with_one_does():
+    found = PRESETS["paper"].runs(("fine-tuning", "fine-tuning-queries"))
+    once = {
+        (r.data, r.precision, r.seed): r for r in found["fine-tuning"] if r.method == "elastic-1"
+    }
+    assert found["fine-tuning-queries"]
+    for run in found["fine-tuning-queries"]:
+        other = once[run.data, run.precision, run.seed]
+        assert run == presets.with_queries(other, 8) and run.start == other.start
 
 
 def test_the_quick_preset_fits_ten_minutes_on_two_cores():
