@@ -89,6 +89,9 @@ def everything():
             )
             made += tuned
         made += run_rows("elastic-2", seed, 98.0 + seed / 8, experiment="queries", queries=4)
+        for method, accuracy in (("elastic-2", 97.5), ("full-bp", 98.5)):
+            end = accuracy + seed / 9
+            made += run_rows(method, seed, end, precision="int8", experiment="long", queries=8)
     for eps in (1e-3, 4e-3):
         made += run_rows("full-zo", 0, 70 + 1000 * eps, eps=eps, experiment="sensitivity")
     peaks = {"inference": 1000, "full-zo": 1010, "elastic-1": 1020, "full-bp": 2000}
