@@ -12,7 +12,10 @@ import pytest
 
 import ezo
 from bench import gate
-from bench.gate import NOT_MEASURED, OK, REGRESSED, Sample
+from bench.gate import judging, measuring
+from bench.gate.judging import NOT_MEASURED, OK, REGRESSED, Sample
+from bench.gate.report import Report
+from bench.gate.sides import Side
 from bench.workload import Workload
 from ezo import perturb
 
@@ -75,7 +78,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         subprocess.run(["git", *command.split()], cwd=root, check=True)
     monkeypatch.chdir(root)
-    monkeypatch.setattr(gate, "VISIT_SECONDS", 0.02)
+    monkeypatch.setattr(measuring, "VISIT_SECONDS", 0.02)
     return root
 
 
@@ -187,43 +190,43 @@ def samples(
 
 @pytest.mark.parametrize("ratio", [1.1, 2.0])
 def test_slower_is_found_in_noise_of_a_percent(ratio: float) -> None:
-    verdicts = [gate.judge_time(CELL, samples(ratio, 0.01, n), 0.05).status for n in range(50)]
+    verdicts = [judging.judge_time(CELL, samples(ratio, 0.01, n), 0.05).status for n in range(50)]
     assert verdicts == [REGRESSED] * 50
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.05])
 def test_the_same_is_not_slower_in_any_noise(noise: float) -> None:
     for n in range(200):
-        first = gate.judge_time(CELL, samples(1.0, noise, n), 0.05)
-        again = gate.judge_time(CELL, samples(1.0, noise, 1000 + n), 0.05)
+        first = judging.judge_time(CELL, samples(1.0, noise, n), 0.05)
+        again = judging.judge_time(CELL, samples(1.0, noise, 1000 + n), 0.05)
         if first.status == REGRESSED:
-            assert gate.confirm(first, again).status != REGRESSED
+            assert judging.confirm(first, again).status != REGRESSED
 
 
 def test_the_interval_holds_the_ratio_about_as_often_as_it_says() -> None:
-    held = [gate.ratio(samples(1.1, 0.02, n, pairs=8)) for n in range(200)]
+    held = [judging.ratio(samples(1.1, 0.02, n, pairs=8)) for n in range(200)]
     assert sum(i.low <= 1.1 <= i.high for i in held) >= 180
 
 
 def test_noise_in_which_nothing_can_be_told_is_not_measured() -> None:
     wide = [[Sample((1.0, 1.0), (1.0, 1.0))], [Sample((1.0, 1.0), (1.5, 1.5))]]
-    finding = gate.judge_time(CELL, wide, 0.05)
-    assert finding.status == NOT_MEASURED and gate.undecided_yet(wide, 0.05)
+    finding = judging.judge_time(CELL, wide, 0.05)
+    assert finding.status == NOT_MEASURED and judging.undecided_yet(wide, 0.05)
 
 
 def test_a_slowdown_that_the_rerun_does_not_find_is_none() -> None:
-    slow = gate.judge_time(CELL, samples(1.2, 0.01, 0), 0.05)
-    quiet = gate.judge_time(CELL, samples(1.0, 0.01, 1), 0.05)
+    slow = judging.judge_time(CELL, samples(1.2, 0.01, 0), 0.05)
+    quiet = judging.judge_time(CELL, samples(1.0, 0.01, 1), 0.05)
     assert slow.status == REGRESSED
-    assert gate.confirm(slow, quiet).status == OK
-    assert "does not confirm" in gate.confirm(slow, quiet).note
-    assert gate.confirm(slow, slow).status == REGRESSED
+    assert judging.confirm(slow, quiet).status == OK
+    assert "does not confirm" in judging.confirm(slow, quiet).note
+    assert judging.confirm(slow, slow).status == REGRESSED
 
 
 def test_a_suspicious_speed_up_is_flagged() -> None:
-    finding = gate.judge_time(CELL, samples(0.3, 0.01, 0), 0.05)
+    finding = judging.judge_time(CELL, samples(0.3, 0.01, 0), 0.05)
     assert finding.verdict == "suspicious" and finding.status == OK
-    assert "⚠️ suspicious" in gate.Report(findings=[finding]).markdown()
+    assert "⚠️ suspicious" in Report(findings=[finding]).markdown()
 
 
 @pytest.mark.parametrize(
@@ -233,18 +236,18 @@ def test_a_suspicious_speed_up_is_flagged() -> None:
 def test_bytes_are_compared_exactly_but_for_a_stated_tolerance(
     more: int, tolerance: int, status: int
 ) -> None:
-    assert gate.compare_bytes(CELL, 1000, 1000 + more, tolerance).status == status
+    assert judging.compare_bytes(CELL, 1000, 1000 + more, tolerance).status == status
 
 
 def test_nothing_compared_is_not_measured() -> None:
-    assert gate.Report().status == NOT_MEASURED
+    assert Report().status == NOT_MEASURED
 
 
 def test_lost_kernels_fail() -> None:
     sides = {
-        label: gate.Side(label, "c", False, Path(), kernels)
+        label: Side(label, "c", False, Path(), kernels)
         for label, kernels in (("base", "avx2"), ("head", "reference"))
     }
-    fine = gate.compare_bytes(CELL, 1, 1, 0)
-    report = gate.Report(sides, [fine])
+    fine = judging.compare_bytes(CELL, 1, 1, 0)
+    report = Report(sides, [fine])
     assert report.status == REGRESSED and "no compiled kernels" in report.markdown()

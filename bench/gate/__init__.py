@@ -1,0 +1,132 @@
+"""Is this tree worse than another commit? Bytes, bits and step time of both, side by side.
+
+Each side is built by pip into a folder of its own, compiled extension included, and measured by one
+instrument: the `bench` that runs the gate. For every cell (a method's step on a model):
+
+    bytes   peak tensor bytes of a step; exact, so more than ``--bytes-tolerance`` fails
+    digest  SHA-256 of losses and weights after some steps from one seed; another one fails, unless
+            ``--allow-digest-change``
+    time    step time, head over base: fails only where the whole interval of the ratio lies above
+            the tolerance, and again in a rerun in fresh processes
+
+Time is taken in pairs of fresh processes. A pair measures in rounds A B B A, B A A B, ..., and a
+visit keeps its fastest step. A round's sample is the difference of the sides' mean log seconds; the
+statistic is the mean over pairs of the median over rounds, with a bootstrap interval over pairs and
+rounds within them. More pairs are measured while the interval holds the tolerance.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from bench.gate.judging import OK, REGRESSED
+from bench.gate.measuring import MOST_PAIRS, PAIRS, Gate, Settings
+from bench.gate.report import Report
+from bench.gate.sides import NotMeasured, build_sides
+from bench.probe import CLOCKS, PLANTS
+from bench.workload import Workload
+
+CELLS = (
+    *(Workload("lenet5", m) for m in ("inference", "full-zo", "elastic-1", "full-bp")),
+    *(Workload("pointnet", m, batch_size=2) for m in ("full-zo", "elastic-1")),
+)
+
+
+def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
+    """The cells of a grid, in place of `CELLS`."""
+    methods = tuple(methods or ("inference", "full-zo", "elastic-1", "full-bp"))
+    return [Workload(model, method, batch_size) for model in models for method in methods]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``python -m bench gate``, but those that choose cells."""
+    usual = Settings()
+    parser.add_argument("--base", required=True, help="commit, branch or tag to compare with")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=usual.tolerance,
+        help="slower by more than this share of the step time fails",
+    )
+    parser.add_argument(
+        "--bytes-tolerance",
+        type=int,
+        default=usual.bytes_tolerance,
+        help="more peak bytes than this fail",
+    )
+    parser.add_argument(
+        "--allow-digest-change", action="store_true", help="other weights than before are meant"
+    )
+    parser.add_argument(
+        "--allow-new", action="store_true", help="cells that base does not have are meant"
+    )
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of processes at least")
+    parser.add_argument(
+        "--most-pairs", type=int, default=MOST_PAIRS, help="pairs while it can't be told"
+    )
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default=usual.clock,
+        help="cpu: seconds that the processor worked, which other processes lengthen less; it does "
+        "not see waiting, nor a GPU",
+    )
+    parser.add_argument(
+        "--only", choices=("exact", "time"), help="bytes and digests alone, or time alone"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=1, help="compare so many times, to see how quiet the gate is"
+    )
+    parser.add_argument(
+        "--plant", choices=PLANTS, default="", help="plant a fault in head, to see the gate find it"
+    )
+    parser.add_argument("--json", type=Path, help="file for everything that was found")
+    parser.add_argument("--markdown", type=Path, help="file for the summary, besides stdout")
+
+
+def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
+    """Build, compare, report; returns the exit status."""
+    settings = Settings(
+        tolerance=given.tolerance,
+        bytes_tolerance=given.bytes_tolerance,
+        allow_digest_change=given.allow_digest_change,
+        allow_new=given.allow_new,
+        pairs=given.pairs,
+        most_pairs=max(given.pairs, given.most_pairs),
+        clock=given.clock,
+        plant=given.plant,
+        only=(given.only,) if given.only else ("exact", "time"),
+    )
+    statuses = []
+    with tempfile.TemporaryDirectory(prefix="ezo-gate-") as folder:
+        work = Path(folder)
+        report = Report()
+        try:
+            report.sides = build_sides(given.base, work)
+            for n in range(given.repeat):
+                report.findings = Gate(report.sides, work, settings).compare(cells)
+                statuses.append(report.status)
+                if given.repeat > 1:
+                    print(f"run {n + 1}: status {report.status}", flush=True)
+                    if given.json is not None:
+                        _write(given.json.with_stem(f"{given.json.stem}-{n + 1}"), report.json)
+                    if report.status:
+                        print(report.markdown(), flush=True)
+        except NotMeasured as error:
+            report.error = str(error)
+            statuses.append(report.status)
+    summary = report.markdown()
+    if given.repeat > 1:
+        quiet = statuses.count(OK)
+        summary += f"\n{quiet} of {len(statuses)} runs found nothing.\n"
+    print(summary)
+    for path, text in ((given.json, report.json), (given.markdown, lambda: summary)):
+        if path is not None:
+            _write(path, text)
+    return REGRESSED if REGRESSED in statuses else max(statuses)
+
+
+def _write(path: Path, text: Callable[[], str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text(), encoding="utf-8")

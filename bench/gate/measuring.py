@@ -1,0 +1,192 @@
+"""Compares two built sides, cell by cell: bytes and bits in one process each, times in pairs."""
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bench.gate.judging import (
+    NOT_MEASURED,
+    OK,
+    REGRESSED,
+    Finding,
+    Sample,
+    compare_bytes,
+    compare_digests,
+    confirm,
+    judge_time,
+    undecided_yet,
+)
+from bench.gate.sides import NotMeasured, Process, Side
+from bench.workload import Workload
+
+ROUNDS = 4  # of a pair
+VISIT_SECONDS, VISIT_STEPS = 0.1, 3  # a visit takes at least both
+PAIRS, MOST_PAIRS = 4, 24
+
+
+@dataclass
+class Settings:
+    """What the gate allows, and how long it measures."""
+
+    tolerance: float = 0.05
+    bytes_tolerance: int = 0
+    allow_digest_change: bool = False
+    allow_new: bool = False
+    pairs: int = PAIRS
+    most_pairs: int = MOST_PAIRS
+    clock: str = "wall"
+    plant: str = ""
+    only: tuple[str, ...] = ("exact", "time")
+
+
+class _Failed(Exception):
+    def __init__(self, errors: dict[str, str]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+
+class Gate:
+    """Compares two built sides, cell by cell."""
+
+    def __init__(self, sides: dict[str, Side], work: Path, settings: Settings) -> None:
+        self.sides, self.settings = sides, settings
+        self.instrument = work / "instrument"
+
+    def compare(self, cells: Sequence[Workload]) -> list[Finding]:
+        """Every cell in every respect."""
+        found: list[Finding] = []
+        if "exact" in self.settings.only:
+            # Two at a time: neither bytes nor bits depend on neighbours.
+            with ThreadPoolExecutor(max_workers=2) as pool:
+                every = tqdm(
+                    pool.map(self._exact, cells),
+                    desc="bytes and digests",
+                    unit="cell",
+                    total=len(cells),
+                    disable=None,  # shown on a terminal alone
+                )
+                for few in every:
+                    found += few
+        if "time" in self.settings.only:
+            missing = {f.cell for f in found if f.metric == "cell"}
+            found += self._times([cell for cell in cells if cell not in missing])
+        return found
+
+    def _exact(self, cell: Workload) -> list[Finding]:
+        answers: dict[str, dict[str, Any]] = {}
+        errors: dict[str, str] = {}
+        for label in ("base", "head"):
+            try:
+                with self._process(label) as process:
+                    answers[label] = process.ask("exact", **self._command(label, cell))
+            except NotMeasured as error:
+                errors[label] = str(error)
+        if errors:
+            return [self._unmeasured(cell, errors)]
+        base, head = answers["base"], answers["head"]
+        return [
+            compare_bytes(
+                cell,
+                base["peak_tensor_bytes"],
+                head["peak_tensor_bytes"],
+                self.settings.bytes_tolerance,
+            ),
+            compare_digests(
+                cell, base["digest"], head["digest"], self.settings.allow_digest_change
+            ),
+        ]
+
+    def _unmeasured(self, cell: Workload, errors: dict[str, str]) -> Finding:
+        note = "; ".join(f"{label}: {error}" for label, error in errors.items())
+        if len(errors) == 2:
+            return Finding(cell, "cell", None, None, "not measured", NOT_MEASURED, note)
+        if "head" in errors:
+            return Finding(cell, "cell", "measured", None, "missing", REGRESSED, note)
+        status = OK if self.settings.allow_new else REGRESSED
+        return Finding(cell, "cell", None, "measured", "new", status, note)
+
+    def _times(self, cells: Sequence[Workload]) -> list[Finding]:
+        settings = self.settings
+        samples, failed = self._sample(cells, settings.pairs, settings.most_pairs, "time")
+        found = [self._unmeasured(cell, errors) for cell, errors in failed.items()]
+        first = {cell: judge_time(cell, s, settings.tolerance) for cell, s in samples.items()}
+        slower = [cell for cell, finding in first.items() if finding.status == REGRESSED]
+        if slower:
+            pairs = max(settings.pairs, max(len(samples[cell]) for cell in slower))
+            again, failed = self._sample(slower, pairs, pairs, "time, again")
+            found += [self._unmeasured(cell, errors) for cell, errors in failed.items()]
+            for cell, s in again.items():
+                first[cell] = confirm(first[cell], judge_time(cell, s, settings.tolerance))
+        return [*found, *first.values()]
+
+    def _sample(
+        self, cells: Sequence[Workload], pairs: int, most_pairs: int, name: str
+    ) -> tuple[dict[Workload, list[list[Sample]]], dict[Workload, dict[str, str]]]:
+        """Samples of each cell by pair and round; more pairs where the interval can't tell yet."""
+        samples: dict[Workload, list[list[Sample]]] = {cell: [] for cell in cells}
+        failed: dict[Workload, dict[str, str]] = {}
+        undecided = list(cells)
+        most = most_pairs * len(cells)
+        with tqdm(total=most, desc=name, unit="cell", disable=None) as bar:
+            for pair in range(most_pairs):
+                if not undecided:
+                    break
+                with ExitStack() as both:
+                    order = ("base", "head") if pair % 2 == 0 else ("head", "base")
+                    processes = {label: self._process(label) for label in order}
+                    for process in processes.values():  # both are starting
+                        both.callback(process.close)
+                    for process in processes.values():
+                        both.enter_context(process)
+                    for cell in undecided:
+                        try:
+                            samples[cell].append(self._rounds(cell, processes))
+                        except _Failed as error:
+                            failed[cell] = error.errors
+                        bar.update()
+                undecided = [
+                    cell
+                    for cell in undecided
+                    if cell not in failed
+                    and (pair + 1 < pairs or undecided_yet(samples[cell], self.settings.tolerance))
+                ]
+        return {c: s for c, s in samples.items() if c not in failed}, failed
+
+    def _rounds(self, cell: Workload, processes: dict[str, Process]) -> list[Sample]:
+        seconds: dict[str, float] = {}
+        errors: dict[str, str] = {}
+        for label, process in processes.items():
+            try:
+                seconds[label] = process.ask("prepare", **self._command(label, cell))["seconds"]
+            except NotMeasured as error:
+                errors[label] = str(error)
+        if errors:
+            raise _Failed(errors)
+        steps = max(VISIT_STEPS, round(VISIT_SECONDS / max(seconds.values())))
+        clock = self.settings.clock
+        rounds = []
+        for n in range(ROUNDS):
+            a, b = ("base", "head") if n % 2 == 0 else ("head", "base")
+            taken: dict[str, list[float]] = {"base": [], "head": []}
+            for label in (a, b, b, a):
+                try:
+                    taken[label].append(
+                        processes[label].ask("time", steps=steps, clock=clock)["seconds"]
+                    )
+                except NotMeasured as error:
+                    raise _Failed({label: str(error)}) from error
+            rounds.append(Sample(tuple(taken["base"]), tuple(taken["head"])))
+        return rounds
+
+    def _process(self, label: str) -> Process:
+        return Process(self.sides[label], self.instrument)
+
+    def _command(self, label: str, cell: Workload) -> dict[str, Any]:
+        plant = self.settings.plant if label == "head" else ""
+        return {"cell": dataclasses.asdict(cell), "plant": plant}

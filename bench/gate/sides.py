@@ -1,0 +1,162 @@
+"""The two versions that the gate compares: built by pip into folders, and asked in processes."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bench
+from bench.isolate import KEPT_MEMORY
+
+
+class NotMeasured(Exception):
+    """The gate can't tell."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A version, built.
+
+    Attributes:
+        label: ``base`` or ``head``.
+        commit, dirty: of its source.
+        site: the folder that pip installed it into.
+        kernels: its instruction set, or ``reference`` where nothing was compiled.
+    """
+
+    label: str
+    commit: str
+    dirty: bool
+    site: Path
+    kernels: str = ""
+
+
+def build_sides(base: str, work: Path) -> dict[str, Side]:
+    """Both versions of the repository that holds the working folder, built under ``work``.
+
+    Raises:
+        NotMeasured: no such commit, or a build failed.
+    """
+    root = Path(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
+    try:
+        commit = _git(root, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}")
+    except NotMeasured as error:
+        raise NotMeasured(
+            f"expected --base to be a commit that git has here, got '{base}'; fetch it (in GitHub "
+            "Actions: fetch-depth: 0)"
+        ) from error
+    _export_commit(root, commit, work / "base")
+    _export_tree(root, work / "head")
+    changed = _git(root, "status", "--porcelain") != ""
+    instrument = work / "instrument" / "bench"
+    shutil.copytree(Path(bench.__path__[0]), instrument, ignore=shutil.ignore_patterns("*.pyc"))
+    sides = [
+        Side("base", commit, False, work / "site-base"),
+        Side("head", _git(root, "rev-parse", "HEAD"), changed, work / "site-head"),
+    ]
+    built = {}
+    for side in sides:
+        build(work / side.label, side.site)
+        with Process(side, instrument.parent) as process:
+            built[side.label] = dataclasses.replace(side, kernels=process.ask("about")["kernels"])
+    return built
+
+
+def build(source: Path, site: Path) -> None:
+    """Install a source tree, its compiled extension too, into a folder, without dependencies."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-cache-dir"]
+    done = subprocess.run(
+        [*command, "--disable-pip-version-check", "--target", str(site), str(source)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise NotMeasured(f"{source.name} could not be built: {done.stderr.strip()[-2000:]}")
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        raise NotMeasured(f"git {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _export_commit(root: Path, commit: str, to: Path) -> None:
+    archive = subprocess.Popen(["git", "archive", commit], cwd=root, stdout=subprocess.PIPE)
+    with archive, tarfile.open(fileobj=archive.stdout, mode="r|") as tar:
+        tar.extractall(to, filter="data")
+
+
+def _export_tree(root: Path, to: Path) -> None:
+    """The working tree: tracked files as they are, and new ones that git does not ignore."""
+    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (root / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, to / name)
+
+
+class Process:
+    """A `bench.probe` that imports one side's `ezo`, and everything else from where we do."""
+
+    def __init__(self, side: Side, instrument: Path) -> None:
+        self.side = side
+        path = [str(side.site), str(instrument), *filter(None, sys.path)]
+        # -S: without it an editable install's hook would come before the side's own folder.
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-m", "bench.probe"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=instrument,
+            env={**os.environ, **KEPT_MEMORY, "PYTHONPATH": os.pathsep.join(path)},
+        )
+
+    def __enter__(self) -> "Process":
+        try:
+            found = Path(self.ask("about")["ezo"])
+        except BaseException:
+            self.close()
+            raise
+        if self.side.site.resolve() not in found.resolve().parents:
+            self.close()
+            raise NotMeasured(f"{self.side.label} imported {found}, not its own build")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def ask(self, do: str, **command: Any) -> dict[str, Any]:
+        """The answer to a command.
+
+        Raises:
+            NotMeasured: it failed there, or the process died.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise NotMeasured(f"the process ended with status {self._process.wait()}")
+        found: dict[str, Any] = json.loads(answer)
+        if "error" in found:
+            raise NotMeasured(found["error"])
+        return found
