@@ -29,7 +29,11 @@ SETTINGS = {
     ),
     "momentum": ("BP momentum", "usual"),
     "weight_decay": ("weight decay", "none, so that nothing hides what a method does"),
-    "queries": ("ZO perturbations a step", "one, as in the paper, but where more are named"),
+    "queries": (
+        "ZO perturbations a step",
+        "one, as in the paper, but where more are named; the ZO rate grows with their root (in "
+        f"fine-tuning in fp32 with twice that), {BY_HAND}",
+    ),
     "noise": ("ZO noise", "Gaussian, as in the paper"),
     "bp_gradient": (
         "where the BP gradient is taken",
