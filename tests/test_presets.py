@@ -72,18 +72,21 @@ def test_more_queries_take_longer_at_a_rate_that_grows_with_the_root():
     assert elastic.hyper == replace(one.hyper, queries=8, rate=round(one.hyper.rate * 8**0.5))
 
 
-def test_fine_tuning_with_more_queries_starts_where_that_with_one_does():
+def test_fine_tuning_with_more_queries_starts_where_that_with_one_and_full_bp_do():
     found = PRESETS["paper"].runs(("fine-tuning", "fine-tuning-queries"))
-    once = {
-        (r.data, r.precision, r.seed): r for r in found["fine-tuning"] if r.method == "elastic-1"
-    }
-    assert found["fine-tuning-queries"]
+    others = {(r.method, r.data, r.precision, r.seed): r for r in found["fine-tuning"]}
+    seeds: dict[str, set[int]] = {}
     for run in found["fine-tuning-queries"]:
-        other = once[run.data, run.precision, run.seed]
-        more = presets.with_queries(other, 8)
+        seeds.setdefault(run.data, set()).add(run.seed)
+        assert run.start == others["full-bp", run.data, run.precision, run.seed].start
+        if run.seed not in presets.SEEDS:
+            continue
+        once = others["elastic-1", run.data, run.precision, run.seed]
+        more = presets.with_queries(once, 8)
         if run.precision == "fp32":
             more = replace(more, hyper=replace(more.hyper, lr=2 * more.hyper.lr))
-        assert run == more and run.start == other.start
+        assert run == more and run.start == once.start
+    assert seeds == {"mnist-rot30": {0, 1, 2, 3, 4}, "mnist-rot45": {0, 1, 2}}
 
 
 def test_the_quick_preset_fits_ten_minutes_on_two_cores():
