@@ -225,24 +225,28 @@ def task(data: str, start: str = "") -> str:
     return f"{start} to {data}" if start else data
 
 
+DEEPEST = {"elastic": "elastic-2", "elastic-lean": "elastic-lean-3"}  # that have values
+
+
 def hyper(model: str, data: str, method: str, precision: str = "fp32", start: str = "") -> Any:
     """The tuned values; where there are none, those of a kin.
 
     The kin of fine-tuning after training on ``start`` is that from MNIST to the same turned by the
     first of `ANGLES`, then training; of rotated data the unrotated, of Fashion-MNIST MNIST, of
-    elastic-k with k above 2 elastic-2.
+    elastic-k and elastic-lean-k with a larger k than was searched for that of `DEEPEST`.
     """
-    default = tuned(model, "", method, precision)
-    deep = method.startswith("elastic-") and catalogue.number(method) > 2
+    deepest = DEEPEST.get(method.rpartition("-")[0], method)
+    deep = deepest != method and catalogue.number(method) > catalogue.number(deepest)
     plain = data.partition("-rot")[0]
     near = (data, plain, "mnist") if "mnist" in data else (data,)
     if start:
         near = (task(data, start), task(f"mnist-rot{ANGLES[0]}", "mnist"), *near)
     for source in near:
-        for name in (method, "elastic-2") if deep else (method,):
-            if (found := tuned(model, source, name, precision)) != default:
+        for name in (method, deepest) if deep else (method,):
+            found = tuned(model, source, name, precision)
+            if found != tuned(model, "", name, precision):
                 return found
-    return default
+    return tuned(model, "", method, precision)
 
 
 def _everywhere(make: Callable[[str], list[Run]], *only: str) -> Callable[[], list[Run]]:

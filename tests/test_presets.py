@@ -113,6 +113,16 @@ def test_hyperparameters_come_from_the_nearest_data_that_were_searched():
     assert presets.hyper("lenet5", "digits", "full-zo") == Hyper()
     split = presets.hyper("lenet5", "mnist", "elastic-4")
     assert split == presets.hyper("lenet5", "mnist", "elastic-2")
+    lean = presets.hyper("lenet5", "mnist", "elastic-lean-3")
+    assert presets.hyper("lenet5", "fashion-mnist", "elastic-lean-3") == lean != Hyper()
+    assert presets.hyper("lenet5", "fashion-mnist", "elastic-lean-4") == lean
+
+
+def test_every_run_has_the_settings_that_its_method_works_with():
+    for experiment in PRESETS["paper"].experiments.values():
+        for run in experiment.runs():
+            if "lean" in run.method:
+                assert (run.hyper.momentum, run.hyper.bp_gradient) == (0.0, "last")
 
 
 def test_fine_tuning_has_hyperparameters_of_its_own_where_they_were_searched(monkeypatch):
