@@ -427,7 +427,8 @@ class _Passes:
             if torch.is_grad_enabled():
                 raise ValueError(
                     "expected the closure to return the loss as a tensor, which BP takes the "
-                    f"gradient of, got {type(loss).__name__}; return loss, not loss.item()"
+                    f"gradient of, got {type(loss).__name__}; return the loss itself, and not "
+                    "loss.item()"
                 )
             loss = torch.as_tensor(loss)
         for p, gradient in zip(self._bp, gradients, strict=True):

@@ -760,7 +760,10 @@ def test_a_closure_that_leaves_nothing_to_differentiate_is_told_so(closure, bp):
         assert_other(before, parameters(model))
         return
     if closure is number_from_closure:
-        error, words = ValueError, r"as a tensor, .* got float; return loss, not loss.item\(\)"
+        error, words = (
+            ValueError,
+            r"as a tensor, .* got float; return the loss itself, and not loss.item\(\)",
+        )
     else:
         error, words = RuntimeError, r"leave backward\(\) to step\(\)"
     with pytest.raises(error, match=words):

@@ -118,7 +118,7 @@ def test_hyperparameters_come_from_the_nearest_data_that_were_searched():
     assert presets.hyper("lenet5", "fashion-mnist", "elastic-lean-4") == lean
 
 
-def test_every_run_has_the_settings_that_its_method_works_with():
+def test_every_lean_run_has_a_lean_form_s_settings():
     for experiment in PRESETS["paper"].experiments.values():
         for run in experiment.runs():
             if "lean" in run.method:

@@ -47,6 +47,15 @@ def _descend(weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int)
     fraction.copy_(new & (one - 1))
 
 
+def _checked(loss: Any) -> Loss:
+    if not isinstance(loss, Loss):
+        raise ValueError(
+            f"expected the closure to return an ezo.int8.Loss, got {type(loss).__name__}; return "
+            "Loss(model(x), y) itself, not its mean()"
+        )
+    return loss
+
+
 class ElasticZO(Optimizer):
     """Trains an integer network's first layers by zeroth order, its last by backpropagation.
 
@@ -300,10 +309,10 @@ class ElasticZO(Optimizer):
         """
         taken = where == "unperturbed" or self._bp_gradient in (where, "mean")
         if not self._bp or not where or not taken:
-            return closure()
+            return _checked(closure())
         stream = MINUS_STREAM if where == "minus" else ERROR_STREAM
         with self._keeping():
-            loss = closure()
+            loss = _checked(closure())
             error = loss.error(self._words(loss.logits.m, stream))
             self._model.backward(Int8Tensor(error, ERROR_EXPONENT), self._bp)
         return loss

@@ -344,6 +344,15 @@ def test_a_float_network_or_input_is_an_error_that_says_how_to_convert():
         network()(torch.zeros(2, 12))
 
 
+@pytest.mark.parametrize("bp", [0, 1, 3])
+def test_a_closure_that_returns_no_loss_is_told_so_and_the_weights_stay(bp):
+    model = network()
+    before, (x, y) = weights(model), batch()
+    with pytest.raises(ValueError, match=r"ezo.int8.Loss, got float; return Loss\(model\(x\), y\)"):
+        ElasticZO(model, bp, noise=NOISE).step(lambda: Loss(model(x), y).mean())
+    assert all(map(torch.equal, before, weights(model)))
+
+
 def test_all_is_as_many_bp_layers_as_there_are():
     ends = []
     for bp in (3, "all"):
