@@ -111,8 +111,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     for precision in catalogue.members("precision"):
         group = parser.add_argument_group(
             f"hyperparameters of {' and '.join(precision.NAMES)}",
-            "by default the values tuned for this model, data set, method and precision; "
-            "one that the method does not read is an error",
+            "by default the values tuned for this model, data set, method and precision, and where "
+            "there are none (tuned.json) the method's own; one that the method does not read is an "
+            "error",
         )
         for field in fields(precision.HYPER):
             if field.name not in known:  # else it means the same in both

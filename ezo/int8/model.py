@@ -435,12 +435,18 @@ def from_float(model: nn.Module, headroom: int = 0) -> Sequence:
 
     Args:
         model: the float model; it is not changed.
-        headroom: how far below 127 weights stay, so that a perturbation of that size is not
-            clipped (`ezo.int8.perturb`).
+        headroom: how far below 127 weights stay, 0 to 126, so that a perturbation of that size is
+            not clipped (`ezo.int8.perturb`).
 
     Raises:
-        ValueError: it holds a layer that can't be converted; the message names it and says why.
+        ValueError: it holds a layer that can't be converted; the message names it and says why. Or
+            the headroom is none.
     """
+    if isinstance(headroom, bool) or not isinstance(headroom, int) or not 0 <= headroom < LARGEST:
+        raise ValueError(
+            f"expected headroom to be an integer from 0 to {LARGEST - 1}, got {headroom!r}; give "
+            "the largest perturbation, for example 15"
+        )
     return Sequence(_convert(model, "model", LARGEST - headroom))
 
 

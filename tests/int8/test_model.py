@@ -52,6 +52,12 @@ def test_pointnet_s_logits_are_near_the_float_model_s():
     assert (logits.to_float() - wanted).std() / wanted.std() < 0.15
 
 
+@pytest.mark.parametrize("headroom", [-1, 127, 1.5, True])
+def test_a_headroom_that_leaves_no_weights_is_named(headroom):
+    with pytest.raises(ValueError, match=r"headroom to be an integer from 0 to 126, got"):
+        from_float(nn.Sequential(nn.Linear(2, 2)), headroom=headroom)
+
+
 def test_conversion_keeps_every_weight_within_half_a_unit_and_the_headroom():
     model = lenet()
     layers = from_float(model, headroom=15).weighted()
