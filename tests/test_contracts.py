@@ -530,7 +530,7 @@ def test_default_hyperparameters_pass_and_those_read_exist(precision: str, metho
 OTHER_INTEGER: dict[str, Any] = {
     "rate": 30_000, "r_max": 7, "p_zero": 0.1, "magnitude": "sign", "mu": 4, "mu_drop": 0,
     "growth": 2, "zo_growth": 1, "bp_gradient": "mean", "largest_difference": 1, "fraction": 8,
-    "schedule": "constant",
+    "queries": 2, "schedule": "constant",
 }  # fmt: skip
 SEEN = {"fraction": 0, "rate": 1 << 16}  # steps of whole last places
 
