@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 from bench.workload import CLASSES
 from ezo import catalogue, rows
 from ezo.int8 import fast
+from ezo.int8.convert import from_float
 from ezo.int8.loss import Loss
-from ezo.int8.model import from_float
 from ezo.int8.optim import ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.tensor import quantize

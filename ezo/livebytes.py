@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_iter
 
 from ezo import perturb
-from ezo.int8.model import Layer
+from ezo.int8.layers import Layer
 
 KINDS = (
     "parameters",

@@ -1,6 +1,6 @@
 // Products of int8 numbers for the layers of an integer network, and the rounding of their sums.
 //
-// ezo/int8/ops.py and ezo/int8/model.py define the same in plain torch: the two agree to the bit.
+// ezo/int8/ops.py and ezo.int8.layers.py define the same in plain torch: the two agree to the bit.
 // This header holds plain types only, for int8.cpp is compiled once per instruction set.
 #pragma once
 #include <cstddef>

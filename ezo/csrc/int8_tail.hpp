@@ -1,7 +1,7 @@
 // The small integer work around the products: a layer's bias, the loss and its error, the gradient
 // of a linear layer and the update of its weights. The same on every processor.
 //
-// ezo/int8/loss.py, ezo/int8/model.py and ezo/int8/rounding.py are the same in plain torch, and
+// ezo/int8/loss.py, ezo.int8.layers.py and ezo/int8/rounding.py are the same in plain torch, and
 // say what each number means; names are theirs.
 #pragma once
 #include <cstddef>

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from ezo import noise as _noise
 from ezo.int8 import fast, perturb
+from ezo.int8.layers import Weighted
 from ezo.int8.loss import FRACTION_BITS, Loss
-from ezo.int8.model import Sequence, Weighted
+from ezo.int8.network import Sequence
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
 from ezo.int8.rounding import LARGEST, bit_width, shift
 from ezo.int8.tensor import Int8Tensor
@@ -80,7 +81,7 @@ class ElasticZO(Optimizer):
     Nothing here is a floating-point number: neither a tensor nor a scalar.
 
     Args:
-        model: an integer network (`ezo.int8.model.from_float`) whose ZO weights keep the noise's
+        model: an integer network (`ezo.int8.convert.from_float`) whose ZO weights keep the noise's
             headroom.
         bp: number of last layers with weights that BP trains; 0 is full ZO, ``"all"`` full BP.
         zo: whether ZO trains the layers before; else they stay as they are, and there is one

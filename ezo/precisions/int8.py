@@ -94,7 +94,7 @@ class Int8Hyper:
 
 
 HYPER = Int8Hyper
-FORMS = ("tiles", "whole")  # int32 sums: `ezo.int8.model.Sequence.tiles`
+FORMS = ("tiles", "whole")  # int32 sums: `ezo.int8.network.Sequence.tiles`
 
 
 def default(method: str) -> Int8Hyper:

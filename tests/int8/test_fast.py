@@ -15,8 +15,9 @@ import ezo
 from ezo import noise
 from ezo.checkpoint import digest
 from ezo.int8 import fast, loss, optim, perturb
-from ezo.int8.model import Linear, MaxOverPoints, ReLU, from_float
-from ezo.int8.model import Sequence as Integers
+from ezo.int8.convert import from_float
+from ezo.int8.layers import Linear, MaxOverPoints, ReLU
+from ezo.int8.network import Sequence as Integers
 from ezo.int8.optim import ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.rounding import LARGEST

@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ezo import noise
 from ezo.checkpoint import digest
 from ezo.int8 import fast, perturb
+from ezo.int8.convert import from_float
 from ezo.int8.loss import FRACTION_BITS, Loss
-from ezo.int8.model import from_float
 from ezo.int8.optim import ERROR_EXPONENT, ERROR_STREAM, MINUS_STREAM, ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.rounding import bit_width
