@@ -9,6 +9,7 @@ stands where the first of them stands.
 from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 Split = int | str | nn.Module | Iterable[Tensor]
 
@@ -25,7 +26,7 @@ def layers(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
     """
     found: list[tuple[str, list[nn.Parameter]]] = []
     for name, module, parameters in _own_parameters(model):
-        owns_weight = any(p.dim() >= 2 for p in module.parameters(recurse=False))
+        owns_weight = any(p.dim() >= 2 for p in _own(module))
         if parameters and (owns_weight or not found):
             found.append((name, parameters))
         elif parameters:
@@ -118,9 +119,19 @@ def _from_name_on(model: nn.Module, bp: str) -> list[nn.Parameter]:
 
 
 def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, list[nn.Parameter]]]:
-    """(name, module, its own trainable parameters not seen before) for each module, in order."""
+    """(name, module, its own trainable parameters not seen before) for each module, in order.
+
+    What a parametrization (weight norm, for one) makes a module's weight from is the module's own.
+    """
     seen: set[int] = set()
     for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False) if p.requires_grad and id(p) not in seen]
+        own = [p for p in _own(module) if p.requires_grad and id(p) not in seen]
         seen.update(id(p) for p in own)
         yield name, module, own
+
+
+def _own(module: nn.Module) -> list[nn.Parameter]:
+    own = list(module.parameters(recurse=False))
+    if parametrize.is_parametrized(module):
+        own += list(module.parametrizations.parameters())  # type: ignore[union-attr]
+    return own

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import ezo
 from ezo.models import lenet5, pointnet
@@ -136,6 +137,16 @@ def test_parameters_of_the_model_itself_stand_before_its_modules():
     assert [name for name, _ in layers(model)] == ["", "inner"]
     assert names(model, split(model, "table")[1]) == ["table", "inner.weight", "inner.bias"]
     assert names(model, split(model, 1)[1]) == ["inner.weight", "inner.bias"]
+
+
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_parametrized_weight_stands_where_its_bias_does(norm):
+    model = nn.Sequential(*[norm(nn.Linear(4, 4)) for _ in range(3)])
+    assert [name for name, _ in layers(model)] == ["0", "1", "2"]
+    for k in (1, 2):
+        bp = names(model, split(model, k)[1])
+        assert bp == [n for n, _ in model.named_parameters() if int(n[0]) >= 3 - k]
+        assert names(model, split(model, str(3 - k))[1]) == bp
 
 
 def test_split_is_public():
