@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ezo.data._dataset import Dataset
 from ezo.data._files import WHERE, data_root, exists, read_idx
-from ezo.data._vision import import_torchvision
+from ezo.data._vision import import_torchvision, rotate
 
 NAMES = ("mnist", "fashion-mnist", "mnist-rot<degrees>", "fashion-mnist-rot<degrees>")
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # torchvision's, and the folders
@@ -53,7 +53,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
 
     def scale(images: Tensor) -> Tensor:
         x = images.unsqueeze(1).float()  # (N, 1, 28, 28)
-        return _rotate(x, int(degrees or 0)).sub_(mean).div_(std)
+        return rotate(x, int(degrees or 0)).sub_(mean).div_(std)
 
     return Dataset(scale(train_images), train_y, scale(test_images), test_y, classes=10)
 
@@ -90,17 +90,3 @@ def _download(data: str, root: Path, missing: list[Path]) -> None:
             f"expected {names} in {missing[0].parent}, plain or with .gz; they are missing and "
             f"could not be downloaded ({error}); put them there by hand, or {WHERE}"
         ) from error
-
-
-def _rotate(x: Tensor, degrees: int) -> Tensor:
-    """Turn images (N, 1, 28, 28) of black background in place, counter-clockwise."""
-    if degrees % 360 == 0:
-        return x
-    transforms = import_torchvision().transforms
-    for batch in x.split(1000):
-        batch.copy_(
-            transforms.functional.rotate(
-                batch, degrees, interpolation=transforms.InterpolationMode.BILINEAR
-            )
-        )
-    return x
