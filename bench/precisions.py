@@ -39,6 +39,7 @@ class Comparison:
     batch_size: int
     threads: int = 1
     device: str = "cpu"
+    rounds: int = 0  # or ROUNDS
 
     @property
     def name(self) -> str:
@@ -81,7 +82,7 @@ def measure(case: Comparison) -> list[Row]:
         if not all(0 < loss < 100 for loss in losses):
             raise AssertionError(f"{case.name}: expected losses in (0, 100), {name} gave {losses}")
     wait = case.workload("fp32").synchronise
-    samples = in_turn(steps, wait, ROUNDS, ROUND_SECONDS / 2)
+    samples = in_turn(steps, wait, case.rounds or ROUNDS, ROUND_SECONDS / 2)
     times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
     fastest = min(_layouts(case), key=lambda name: times[name].median().item())
     found = []

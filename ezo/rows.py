@@ -35,6 +35,7 @@ class Row:
         versions: of ezo, torch and Python.
         processor, device, threads: the machine.
         data_checksum: SHA-256 of the data (`ezo.data.Dataset.checksum`).
+        experiment: as what the run is judged; empty where nobody said.
     """
 
     case: str
@@ -56,6 +57,7 @@ class Row:
     device: str = "cpu"
     threads: int = 1
     data_checksum: str = ""
+    experiment: str = ""
 
     def json(self) -> str:
         """The row as one line, without a line's end. NaN and infinity are written as text."""

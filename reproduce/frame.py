@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ezo.rows import Row
-from reproduce.select import SHAPE, experiment, settings
+from reproduce.select import BOOKKEEPING, SHAPE, experiment, settings
 
 GROUP = ["model", "data", "precision"]
 
@@ -25,7 +25,7 @@ def frame(rows: list[Row]) -> pd.DataFrame:
         steps, epochs = finished.get(row.case), row.config.get("epochs")
         return {
             **asdict(row),
-            **{f"config.{name}": value for name, value in row.config.items()},
+            **{f"config.{name}": x for name, x in _without(row.config, BOOKKEEPING).items()},
             "experiment": experiment(row),
             "settings": settings(row),
             "variant": settings(replace(row, config=_without(row.config, SHAPE))),

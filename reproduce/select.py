@@ -36,7 +36,7 @@ def experiment(row: Row) -> str:
     if row.config.get("held_out"):
         return "search"
     default = "fine-tuning" if row.config.get("start") else "training"
-    return str(row.config.get("experiment", default))
+    return row.experiment or str(row.config.get("experiment", default))
 
 
 def key(row: Row) -> Key:
@@ -129,7 +129,8 @@ def cells(rows: list[Row], metric: str) -> dict[tuple[Cell, str, str], Row]:
 
 
 SHAPE = ("batch_size", "points")  # of a cell's input
-BOOKKEEPING = ("benchmark", "cell", "machine", "round", "source")  # say where, not what
+# In a row's config: what says where from, not what. The experiment stood there once.
+BOOKKEEPING = ("benchmark", "cell", "experiment", "machine", "round", "source")
 
 
 def settings(row: Row) -> str:

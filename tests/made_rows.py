@@ -25,6 +25,7 @@ def run_rows(
     precision="fp32",
     end="finished",
     first=10.0,
+    checksum="ab" * 32,
     **config,
 ):
     """The rows of a run of two epochs, which ends with ``accuracy`` after half of it."""
@@ -40,7 +41,7 @@ def run_rows(
         precision=precision,
         seed=seed,
         config={**CONFIG, **config},
-        data_checksum="ab" * 32,
+        data_checksum=checksum,
     )
     found = []
     for step, value in ((0, first), (5, accuracy / 2), (10, accuracy)):

@@ -1,8 +1,8 @@
 """Accuracy: what several perturbations a step add, at as many times the forward passes."""
 
 from ezo.rows import Row
+from reproduce.experiments._runs import QUERIES
 from reproduce.judge import PAPER_DATA, Claim, Finding, finding
-from reproduce.presets import QUERIES
 from reproduce.select import Group, Key, final, groups, seeds_of, value
 
 CLAIM = Claim(

@@ -1,0 +1,91 @@
+"""What the experiments' files share: making runs."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ezo.train import Run
+from reproduce.values import hyper
+
+SEEDS = (0, 1, 2)
+MORE_SEEDS = (3, 4)  # where three leave undecided how near full BP is
+METHODS = ("full-zo", "elastic-1", "elastic-2", "tail-only-1", "tail-only-2", "full-bp")
+FINE_TUNING_METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
+QUERIES = 4  # a step, beside one
+MANY_QUERIES = 8  # where the aim is to come near BP
+GENTLE = 2  # r_max of integer fine-tuning, half as much for each bit of room
+
+
+def training(
+    model: str,
+    data: str,
+    methods: Iterable[str],
+    *,
+    seeds: Iterable[int],
+    epochs: int,
+    precision: str = "fp32",
+) -> list[Run]:
+    """Training from fresh weights: every method with every seed."""
+    return [
+        Run(
+            model,
+            data,
+            method,
+            precision,
+            epochs=epochs,
+            seed=seed,
+            hyper=hyper(model, data, method, precision),
+        )
+        for seed in seeds
+        for method in methods
+    ]
+
+
+def fine_tuning(
+    data: str,
+    *,
+    angles: Iterable[int],
+    seeds: Iterable[int],
+    epochs: int,
+    before: int,
+    precision: str,
+) -> list[Run]:
+    """From full BP's final fp32 weights after ``before`` epochs on ``data`` to the same rotated.
+
+    Integer perturbations, which are counted in last places, are smaller: BP leaves a few weights
+    far larger than the rest, and so the last place.
+
+    Args:
+        data: trained on before.
+        angles: degrees.
+        seeds: of both.
+        epochs: of fine-tuning.
+        before: epochs of the training before.
+        precision: of fine-tuning.
+    """
+    found = []
+    for seed in seeds:
+        (start,) = training("lenet5", data, ("full-bp",), seeds=[seed], epochs=before)
+        for turned in (f"{data}-rot{angle}" for angle in angles):
+            for run in training(
+                *("lenet5", turned, FINE_TUNING_METHODS),
+                seeds=[seed],
+                epochs=epochs,
+                precision=precision,
+            ):
+                chosen = hyper("lenet5", turned, run.method, precision, start=data)
+                if hasattr(chosen, "r_max"):
+                    chosen = replace(chosen, r_max=max(1, GENTLE >> chosen.zo_growth))
+                found.append(replace(run, hyper=chosen, start=start.case))
+    return found
+
+
+def with_queries(run: Run, queries: int) -> Run:
+    """A run with so many perturbations a step, and so as many times the forward passes.
+
+    The variance of their mean is ``queries`` times smaller; the ZO rate grows with the root.
+    """
+    rate = "lr" if run.precision == "fp32" else "rate"
+    grown = getattr(run.hyper, rate) * math.sqrt(queries)
+    grown = grown if run.precision == "fp32" else round(grown)
+    return replace(run, hyper=replace(run.hyper, queries=queries, **{rate: grown}))
