@@ -59,6 +59,9 @@ def _reproduce(words: list[str]) -> int:
         "--jobs", type=int, default=2, help="training runs side by side (default: 2)"
     )
     parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
+    parser.add_argument(
+        "--again", action="store_true", help="do again what lies in --out and other code made"
+    )
     given = parser.parse_args(words)
     if given.redraw:
         return _report(given.redraw)
@@ -70,23 +73,40 @@ def _reproduce(words: list[str]) -> int:
             )
     if given.jobs < 1:
         parser.error(f"expected --jobs of 1 or more, got {given.jobs}")
-    from reproduce import driver  # slow to import, and `status` need not
+    from reproduce import driver, report  # slow to import, and `status` need not
 
     out = given.out or Path("reports") / given.preset
     want = Asked(given.preset, tuple(given.experiments), given.jobs)
     want.write(out)
-    driver.run(want, out, root=given.data_root, device=given.device)
-    return _report(out)
+    report.check(out)
+    note = driver.run(want, out, root=given.data_root, device=given.device, again=given.again)
+    try:
+        ended = _report(out)
+    except Exception as error:
+        print(
+            f"reproduce: the report failed, {type(error).__name__}: {error}; every row is in "
+            f"{out / 'rows.jsonl'}. Then: python -m reproduce --redraw {out}",
+            file=sys.stderr,
+        )
+        return 2
+    if note:
+        print(f"reproduce: {note}", file=sys.stderr)
+    return ended
 
 
 def _report(out: Path) -> int:
-    from reproduce import report  # drawing is slow to import, and every measuring process would
+    # Drawing is slow to import, and every measuring process would.
+    from reproduce import report, tables
 
     want = asked(out)
     findings = report.write(out, want.preset, PRESETS[want.preset])
-    for finding in findings:
-        value = "-" if finding.value is None else f"{finding.bound} {finding.value:.3f}"
-        print(f"{finding.claim:<18} {finding.comparison:<60} {value:>16}  {finding.verdict}")
+    claims = {module.CLAIM.id: module.CLAIM for module in report.claims()}
+    found = [
+        (f.claim, f.comparison, tables.estimate(claims[f.claim], f), f.verdict) for f in findings
+    ]
+    widths = [max(map(len, column)) for column in zip(*found, strict=True)]
+    for line in found:
+        print("  ".join(f"{text:<{n}}" for text, n in zip(line, widths, strict=True)).rstrip())
     print(f"report: {out / 'report.html'}")
     bad = [row for row in read_rows(out) if row.metric in ("failed", "diverged")]
     for row in bad:

@@ -1,5 +1,9 @@
 """How long a run takes: a prediction, for the estimate of a preset and of the time left."""
 
+import importlib
+from typing import Any
+
+from bench import grid
 from ezo.train import Run
 
 # Seconds of one thread for a training step of 32 examples by two forward passes, or by BP. For
@@ -27,6 +31,11 @@ def seconds(run: Run) -> float:
         a_step *= INT8_FULL_BP if run.method.startswith("full-bp") else INT8
     a_step *= 1 + FURTHER_QUERY * (getattr(run.hyper, "queries", 1) - 1)
     return steps(run) * a_step * EVALUATION
+
+
+def cell_seconds(benchmark: str, case: Any) -> float:
+    """Predicted seconds of a measurement."""
+    return grid.predicted_seconds(importlib.import_module(f"bench.{benchmark}"), case)
 
 
 def clock(seconds: float) -> str:

@@ -12,6 +12,8 @@ from joblib import Parallel, delayed
 from bench.isolate import keep_memory
 from ezo.rows import Row, provenance
 from ezo.train import Run, train
+from reproduce import stamp
+from reproduce.folder import run_rows
 
 LOCK = "lock"  # in a run's folder, held by the process that trains it
 
@@ -76,6 +78,9 @@ def _train(run: Run, out: Path, root: Path | None, device: str, checkpoint_steps
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK):
+            begun = run_rows(folder)
+            if not stamp.ended(begun):
+                stamp.note(folder, begun=bool(begun))
             return list(
                 train(run, root=root, out=folder, device=device, checkpoint_steps=checkpoint_steps)
             )

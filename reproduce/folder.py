@@ -25,7 +25,16 @@ class Asked:
     jobs: int = 1
 
     def write(self, out: Path) -> None:
-        """Keep it in ``out``."""
+        """Keep it in ``out``.
+
+        Raises:
+            ValueError: ``out`` is the folder of another preset.
+        """
+        if (out / "preset.json").exists() and (there := asked(out).preset) != self.preset:
+            raise ValueError(
+                f"expected the folder of preset {self.preset}, got one of {there}: {out}; give "
+                "another --out"
+            )
         out.mkdir(parents=True, exist_ok=True)
         (out / "preset.json").write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
@@ -55,6 +64,18 @@ def asked(out: Path) -> Asked:
         ) from error
 
 
+def has_rows(out: Path) -> bool:
+    """Whether there is a file of rows."""
+    return any((out / name).exists() for name in ("rows.jsonl", "rows.jsonl.gz"))
+
+
+def run_rows(folder: Path) -> list[Row]:
+    """Rows of a run that may be writing them: a last line that is not whole yet is left out."""
+    path = folder / "rows.jsonl"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [Row(**json.loads(line)) for line in text.split("\n")[:-1]]
+
+
 def read_rows(out: Path) -> list[Row]:
     """The folder's rows: ``rows.jsonl``, or ``rows.jsonl.gz``.
 
@@ -74,6 +95,7 @@ def read_rows(out: Path) -> list[Row]:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows so that a kill at any moment leaves either the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
     rows_module.write(beside, rows)
     os.replace(beside, path)

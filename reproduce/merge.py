@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ezo.rows import Row
-from reproduce.folder import Asked, asked, read_rows, write_rows
-from reproduce.select import KINDS, Key, experiment, key
+from reproduce.folder import Asked, asked, has_rows, read_rows, write_rows
+from reproduce.select import BOOKKEEPING, KINDS, Key, experiment, key
 
 ENDS = ("finished", "diverged")
 
@@ -14,13 +14,16 @@ ENDS = ("finished", "diverged")
 def merge(folders: list[Path], out: Path) -> None:
     """Write the rows of all ``folders`` to ``out/rows.jsonl``, each run and measurement once.
 
-    Where two folders hold one, one whose run ended wins over one that failed or stopped, and
-    otherwise the folder that was named first. Two runs that ended with other weights, as
-    processors of two kinds may give, are said on stderr.
+    Rows that lie in ``out`` stay, as if it were the last of the folders. Where two folders hold
+    one, one whose run ended wins over one that failed or stopped, and otherwise the folder that was
+    named first. Two runs that ended with other weights, as processors of two kinds may give, are
+    said on stderr.
 
     Raises:
         ValueError: the folders are of different presets, or hold one run with two settings.
     """
+    if has_rows(out) and out.resolve() not in [folder.resolve() for folder in folders]:
+        folders = [*folders, out]
     chosen: dict[tuple[str, str], list[Row]] = {}
     for folder in folders:
         parts: dict[tuple[str, str], list[Row]] = {}
@@ -64,7 +67,7 @@ def _refuse_two_settings(parts: Iterable[list[Row]]) -> None:
         other = seen.setdefault((experiment(last), key(last)), last)
         differing = [
             f"{name} {other.config.get(name)} and {last.config.get(name)}"
-            for name in sorted({*other.config, *last.config})
+            for name in sorted({*other.config, *last.config} - {*BOOKKEEPING})
             if other.config.get(name) != last.config.get(name)
         ]
         if differing:

@@ -15,17 +15,19 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib import pyplot as plt
 
 import reproduce.figures
 from ezo.rows import Row
 from reproduce import coverage, ledger, tables
 from reproduce.cost import clock
+from reproduce.figures._style import panels
 from reproduce.folder import read_rows
 from reproduce.frame import frame
 from reproduce.glossary import TERMS
 from reproduce.judge import VERDICTS, Finding, claims, judge
 from reproduce.presets import Preset
+
+TEMPLATES = ("report.html", "REPORT.md")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,27 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
     return findings
 
 
-def _render(out: Path, content: dict[str, Any]) -> None:
+def check(out: Path) -> None:
+    """Fail now where `write` would fail after hours of training: imports, templates, drawing.
+
+    Raises:
+        OSError: ``out`` can't be written to.
+    """
+    environment = _environment()
+    for name in TEMPLATES:
+        environment.get_template(f"{name}.j2")
+    list(claims())
+    list(figures())
+    figure, (ax,) = panels(1)
+    ax.plot([0, 1])
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for suffix in ("svg", "png"):
+        path = out / "figures" / f"check.{suffix}"
+        figure.savefig(path)
+        path.unlink()
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("reproduce"),
         undefined=StrictUndefined,
@@ -93,7 +115,12 @@ def _render(out: Path, content: dict[str, Any]) -> None:
         autoescape=lambda name: name is not None and "html" in name,
     )
     environment.filters["cell"] = markdown_cell
-    for name in ("report.html", "REPORT.md"):
+    return environment
+
+
+def _render(out: Path, content: dict[str, Any]) -> None:
+    environment = _environment()
+    for name in TEMPLATES:
         text = environment.get_template(f"{name}.j2").render(content)
         (out / name).write_text(text + "\n", encoding="utf-8")
 
@@ -172,7 +199,6 @@ def _pictures(table: pd.DataFrame, folder: Path) -> Iterator[Picture]:
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=150)
         (folder / f"{name}.png").write_bytes(png.getvalue())
-        plt.close(figure)
         yield Picture(name, module.TITLE, module.CAPTION, base64.b64encode(png.getvalue()).decode())
 
 

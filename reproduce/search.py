@@ -27,7 +27,9 @@ from ezo.methods import Hyper
 from ezo.rows import Row
 from ezo.train import Run
 from reproduce.execute import execute
-from reproduce.presets import task, training
+from reproduce.experiments._runs import training
+from reproduce.folder import write_rows
+from reproduce.values import task
 
 SEED = 1000  # of every trial; no reported run uses it
 # (lowest, highest), searched on a logarithmic scale, or the choices
@@ -97,8 +99,8 @@ def score(run_rows: list[Row]) -> float:
 def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """All rounds of every method; returns the chosen values by method."""
     base = Run(given.model, given.data, "", epochs=given.epochs, seed=SEED, held_out=given.held_out)
-    (given.out / "rows.jsonl").unlink(missing_ok=True)
-    known = _known(given.known)
+    there = given.out / "rows.jsonl"
+    known = _known([*given.known, *([there] if there.exists() else [])])
     if given.start:
         base = replace(base, start=_train_start(given))
     tried: dict[str, dict[Hyper, float]] = {method: {} for method in given.methods}
@@ -135,8 +137,14 @@ def _train_start(given: argparse.Namespace) -> str:
     (found,) = execute([start], given.out / "runs", root=given.data_root)
     if found[-1].metric != "finished":
         raise SystemExit(f"{start.case} did not finish: {found[-1].note}")
-    rows.write(given.out / "rows.jsonl", found, append=True)
+    _add(given.out / "rows.jsonl", found)
     return start.case
+
+
+def _add(path: Path, found: list[Row]) -> None:
+    """Put a run's rows into a file in place of those that it has of it."""
+    kept = rows.read(path) if path.exists() else []
+    write_rows(path, [*(row for row in kept if row.case != found[0].case), *found])
 
 
 def _best(scored: dict[Hyper, float]) -> Hyper | None:
@@ -161,7 +169,7 @@ def _run_all(
     trained = execute(rest, given.out / "runs", root=given.data_root, jobs=given.jobs)
     scores: dict[str, float] = {}
     for run_rows in tqdm(itertools.chain(done, trained), total=len(runs), desc="search"):
-        rows.write(given.out / "rows.jsonl", run_rows, append=True)
+        _add(given.out / "rows.jsonl", run_rows)
         scores[run_rows[0].case] = score(run_rows)
     return scores
 

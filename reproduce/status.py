@@ -1,6 +1,5 @@
 """``python -m reproduce status DIR``: what is done, what runs, and the time left."""
 
-import json
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -10,7 +9,7 @@ from ezo.rows import Row
 from ezo.train import Run
 from reproduce import cost
 from reproduce.execute import LOCK
-from reproduce.folder import asked, read_rows
+from reproduce.folder import asked, has_rows, read_rows, run_rows
 from reproduce.presets import PRESETS
 
 STATES = ("finished", "diverged", "failed", "running", "stopped", "waiting")
@@ -30,7 +29,7 @@ def lines(out: Path) -> list[str]:
     open_runs = []
     predicted, measured, left = 0.0, 0.0, 0.0
     for run in runs:
-        found = _rows(out / "runs" / run.case / "rows.jsonl")
+        found = run_rows(out / "runs" / run.case)
         done = _done(run, found)
         state = joined.get(run.case) if not found else None
         state = state or _state(run, out, found, failed)
@@ -60,7 +59,7 @@ def lines(out: Path) -> list[str]:
 
 def _joined(out: Path) -> dict[str, str]:
     """How runs ended whose rows were joined from elsewhere."""
-    if not any((out / name).exists() for name in ("rows.jsonl", "rows.jsonl.gz")):
+    if not has_rows(out):
         return {}
     return {r.case: r.metric for r in read_rows(out) if r.metric in ("finished", "diverged")}
 
@@ -83,12 +82,6 @@ def _state(run: Run, out: Path, found: list[Row], failed: dict[str, Row]) -> str
 def _done(run: Run, found: list[Row]) -> float:
     steps = [row.step for row in found if row.step is not None]
     return min(1.0, steps[-1] / max(cost.steps(run), 1)) if steps else 0.0
-
-
-def _rows(path: Path) -> list[Row]:
-    """Rows of a run that may be writing them: a last line that is not whole yet is left out."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [Row(**json.loads(line)) for line in text.rpartition("\n")[0].splitlines()]
 
 
 def _failed(path: Path) -> dict[str, Row]:

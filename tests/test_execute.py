@@ -1,5 +1,7 @@
 """Running: side by side, resumed, started from each other, and told about while they run."""
 
+import contextlib
+import io
 import os
 import platform
 import subprocess
@@ -17,12 +19,14 @@ from made_rows import cell_rows, run_rows
 from ezo import checkpoint, rows, train
 from ezo.rows import Row
 from ezo.train import Run
-from reproduce import kill, presets, status
+from reproduce import kill, parts, presets, report, stamp, status
 from reproduce.__main__ import main
 from reproduce.execute import LOCK, execute
+from reproduce.experiments import Experiment
 from reproduce.folder import Asked, asked, read_rows
 from reproduce.merge import merge
-from reproduce.presets import Experiment, Preset
+from reproduce.presets import Preset
+from reproduce.progress import Progress
 
 FIRST = Run("lenet5", "digits", "full-bp", epochs=1, train_examples=64)
 SECOND = replace(FIRST, method="elastic-1", start=FIRST.case)
@@ -141,12 +145,130 @@ def test_the_command_runs_reports_and_redraws(tiny, tmp_path, monkeypatch, capsy
     assert call(monkeypatch, "--preset", "tiny", "--jobs", 1, "--out", tmp_path) == 0
     made = read_rows(tmp_path)
     assert [row.case for row in made if row.metric == "finished"] == [FIRST.case, SECOND.case]
-    assert {row.config["experiment"] for row in made} == {"training", "fine-tuning"}
+    assert {row.experiment for row in made} == {"training", "fine-tuning"}
+    assert {row.config["source"] for row in made} == {stamp.here()}
     before = (tmp_path / "report.html").read_bytes()
     assert call(monkeypatch, "--redraw", tmp_path) == 0
     assert (tmp_path / "report.html").read_bytes() == before
     assert call(monkeypatch, "status", tmp_path) == 0
     assert "2 finished; 2 runs" in capsys.readouterr().out
+
+
+def test_a_run_into_a_merged_folder_keeps_what_lies_there(tiny, tmp_path, monkeypatch):
+    a, merged = tmp_path / "a", tmp_path / "merged"
+    words = ("--preset", "tiny", "--jobs", 1, "--experiments", "first", "--out")
+    assert call(monkeypatch, *words, a) == 0
+    other = folder(tmp_path / "b", run_rows("full-zo", 7, 80.0), preset="tiny")
+    assert call(monkeypatch, "merge", a, other, "--out", merged) == 0
+    before = {row.case for row in read_rows(merged)}
+    assert call(monkeypatch, *words, merged) == 0
+    assert {row.case for row in read_rows(merged)} == before and len(before) == 2
+    assert not (merged / "runs").exists()  # what was joined is not trained again
+    assert call(monkeypatch, *words[:-3], "--out", merged) == 0  # its weights are a start, though
+    assert {row.case for row in read_rows(merged)} == before | {SECOND.case}
+    assert call(monkeypatch, "merge", other, "--out", merged) == 0
+    assert {row.case for row in read_rows(merged)} == before | {SECOND.case}
+
+
+def test_a_folder_of_another_preset_is_refused(tiny, tmp_path, monkeypatch, capsys):
+    Asked("smoke").write(tmp_path)
+    assert call(monkeypatch, "--preset", "tiny", "--out", tmp_path) == 2
+    assert "expected the folder of preset tiny, got one of smoke" in capsys.readouterr().err
+    assert asked(tmp_path) == Asked("smoke")
+
+
+def test_what_other_code_made_is_kept_said_and_done_again_when_asked(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    words = ("--preset", "tiny", "--jobs", 1, "--out", tmp_path)
+    monkeypatch.setattr(stamp, "here", lambda: "before")
+    assert call(monkeypatch, *words) == 0
+    assert "other code" not in capsys.readouterr().out
+    monkeypatch.setattr(stamp, "here", lambda: "after")
+    assert call(monkeypatch, *words) == 0
+    assert "2 runs and 0 measurements here were made by other code" in capsys.readouterr().out
+    assert {row.config["source"] for row in read_rows(tmp_path)} == {"before"}
+    assert call(monkeypatch, *words, "--again") == 0
+    assert {row.config["source"] for row in read_rows(tmp_path)} == {"after"}
+
+
+def test_a_run_that_goes_on_under_other_code_says_both(tmp_path, monkeypatch):
+    out = tmp_path / FIRST.case
+    monkeypatch.setattr(stamp, "here", lambda: "before")
+    stamp.note(tmp_path, begun=False)
+    assert stamp.of(tmp_path) == "before"
+    begun = train.train(FIRST, out=out, checkpoint_steps=1)
+    next(begun)
+    begun.close()
+    (out / stamp.FILE).write_text("before\n")
+    monkeypatch.setattr(stamp, "here", lambda: "after")
+    list(execute([FIRST], tmp_path))
+    assert stamp.of(out) == "before+after"
+
+
+def test_the_stamp_is_of_what_can_change_a_row(tmp_path):
+    for name in ("optim.py", "cli.py", "csrc/sweep.cpp", "methods/tuned.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("before")
+    before = stamp.digest(tmp_path)
+    for name, differs in (
+        ("cli.py", False),
+        ("methods/tuned.json", False),
+        ("optim.py", True),
+        ("csrc/sweep.cpp", True),
+    ):
+        (tmp_path / name).write_text("after")
+        assert (stamp.digest(tmp_path) != before) == differs
+        (tmp_path / name).write_text("before")
+
+
+def test_cells_that_an_earlier_version_kept_in_files_are_read(tmp_path):
+    kept = cell_rows("turn_seconds", {"full-zo": 1.0}, unit="s", benchmark="precisions")
+    rows.write(tmp_path / "cells" / "precisions-lenet5-full-zo-precisions-0.jsonl", kept)
+    rows.write(tmp_path / "rows.jsonl", kept)
+    found = parts.read(tmp_path, {})
+    assert list(found) == [("precisions", "lenet5-full-zo-precisions")]
+
+
+def test_a_report_that_fails_says_where_the_rows_are(tiny, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(report, "write", fail)
+    words = ("--preset", "tiny", "--jobs", 1, "--out", tmp_path)
+    assert call(monkeypatch, *words) == 2
+    told = capsys.readouterr().err
+    assert "RuntimeError: no fonts" in told and f"--redraw {tmp_path}" in told
+    assert len({row.case for row in read_rows(tmp_path)}) == 2
+    monkeypatch.undo()
+    assert report.write(tmp_path, "tiny", presets.PRESETS["smoke"])
+
+
+def test_the_time_left_falls_and_never_jumps():
+    now = [0.0]
+    progress = Progress(100.0, io.StringIO(), lambda: now[0])
+    shown = []
+    for second in range(1, 300):  # the work takes three times as long as was predicted
+        now[0] = float(second)
+        if second % 30 == 0:
+            progress.done(10.0)
+        progress.line()
+        shown.append(progress.left)
+    falls = [a - b for a, b in zip(shown, shown[1:], strict=False)]
+    assert all(0 <= fall <= 3.0 for fall in falls)
+    assert shown[150] > 40 and shown[-1] < 10
+    progress = Progress(100.0, io.StringIO(), lambda: now[0])
+    assert "0% done, 0:00 gone, about 1:40 left" in progress.line()
+
+
+def test_progress_is_one_line_on_standard_output(capsys):
+    with Progress(10.0) as progress:
+        progress.doing = "training"
+        time.sleep(1.2)
+    told = capsys.readouterr()
+    assert (
+        told.err == "" and told.out.count("\n") == 1 and told.out.startswith("training:   0% done")
+    )
 
 
 def test_a_part_alone_brings_what_it_starts_from(tiny, tmp_path, monkeypatch):
@@ -306,6 +428,12 @@ def test_a_run_that_was_lost_after_it_ended_is_noticed(tmp_path):
         kill._compare(tmp_path, before)
 
 
+def _is_worker(process):
+    with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+        return "LokyProcess" in " ".join(process.cmdline())
+    return False
+
+
 def test_workers_whose_driver_was_killed_end_with_their_run(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(KILLED)
@@ -314,7 +442,7 @@ def test_workers_whose_driver_was_killed_end_with_their_run(tmp_path):
     while not list(folders.glob("*/checkpoint.safetensors")):  # both train, or soon will
         assert driver.is_running()
         time.sleep(0.05)
-    workers = [p for p in driver.children(recursive=True) if "LokyProcess" in " ".join(p.cmdline())]
+    workers = [p for p in driver.children(recursive=True) if _is_worker(p)]
     assert len(workers) == 2
     driver.kill()
     driver.wait()

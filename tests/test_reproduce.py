@@ -3,15 +3,17 @@
 import gzip
 import json
 
+import torch
 from made_rows import run_rows
 
-from ezo import rows
+from ezo import catalogue, rows
 from ezo.rows import Row
-from reproduce import presets, search
+from reproduce import search
+from reproduce.experiments._runs import METHODS
 
 
 def test_the_search_spends_the_same_number_of_trials_on_every_method():
-    for method in presets.ACCURACY_METHODS:
+    for method in METHODS:
         tried = search.candidates(method, 6)
         assert len(set(tried)) == 6
         for hyper in tried:
@@ -35,7 +37,7 @@ def test_the_search_scores_a_run_that_did_not_finish_below_any_other():
 
 
 def test_the_search_s_third_round_has_as_many_trials_whether_or_not_a_method_perturbs():
-    for method in presets.ACCURACY_METHODS:
+    for method in METHODS:
         best = search.candidates(method, 1)[0]
         tried = search.third_round(method, best)
         assert len({*tried, best}) == 1 + len(search.WIDER)
@@ -75,3 +77,26 @@ def test_the_search_does_not_train_a_known_trial_again(tmp_path, monkeypatch):
     again, trained = found(str(packed))
     assert not trained.exists()
     assert sorted(map(Row.json, again)) == sorted(map(Row.json, first))
+
+
+def test_a_search_keeps_the_rows_of_an_earlier_one_in_the_same_folder(tmp_path, monkeypatch):
+    words = ["search", "--data", "digits", "--trials", "3", "--epochs", "0", "--held-out", "100"]
+    for method in ("full-zo", "tail-only-1", "full-zo"):
+        given = [*words, "--methods", method, "--jobs", "1", "--out", str(tmp_path)]
+        monkeypatch.setattr("sys.argv", given)
+        assert search.main() == 0
+    found = [row for row in rows.read(tmp_path / "rows.jsonl") if row.metric == "finished"]
+    assert [row.method for row in found].count("full-zo") == 6
+    assert [row.method for row in found].count("tail-only-1") == 6
+
+
+def test_turned_digits_are_the_digits_turned_and_scaled_as_before():
+    plain, whole, turned = (
+        catalogue.find("data", name).load(name)
+        for name in ("digits", "digits-rot360", "digits-rot30")
+    )
+    assert (whole.train_x - plain.train_x).abs().max() < 1e-5
+    assert torch.equal(turned.train_y, plain.train_y)
+    assert turned.train_x.min() == plain.train_x.min()  # black corners
+    inner = turned.train_x[:, :, 13:15, 13:15].mean() - plain.train_x[:, :, 13:15, 13:15].mean()
+    assert abs(inner) < 0.05 < (turned.train_x - plain.train_x).abs().mean()

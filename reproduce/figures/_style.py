@@ -4,10 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -58,17 +54,11 @@ def order(methods: Iterable[str]) -> list[str]:
 def panels(n: int, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
     """n axes, two in a row."""
     sns.set_theme(style="whitegrid", context="paper")
-    plt.rcParams.update({"svg.hashsalt": "ezo", "svg.fonttype": "path", "figure.dpi": 150})
+    matplotlib.rcParams.update({"svg.hashsalt": "ezo", "svg.fonttype": "path", "figure.dpi": 150})
     columns = min(n, COLUMNS)
     lines = -(-n // columns)
-    figure, grid = plt.subplots(
-        lines,
-        columns,
-        figsize=(width * columns, height * lines),
-        squeeze=False,
-        layout="constrained",
-    )
-    axes = list(grid.flat)
+    figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for ax in axes[n:]:
         ax.remove()
     return figure, axes[:n]
