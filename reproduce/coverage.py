@@ -5,15 +5,31 @@ from typing import NamedTuple
 
 from ezo.rows import Row
 from ezo.train import Run
-from reproduce.presets import Cells, Experiment
+from reproduce.experiments import Experiment
+from reproduce.presets import Cells
 from reproduce.select import Key, experiment, key
 
-BENCHMARKS = {  # what a benchmark measures, and the metric that each of its cases has
-    "memory": ("peak memory", "peak_tensor_bytes"),
-    "float_operations": ("floating-point operations in int8", "float_operations"),
-    "precisions": ("step time of fp32 beside int8", "turn_seconds"),
-    "steptime": ("step time beside other libraries", "step_over_two_forwards"),
-    "time": ("step time by phase", "step_seconds"),
+
+class Shown(NamedTuple):
+    """What of a benchmark the report shows.
+
+    Attributes:
+        what: it measures.
+        metric: that each of its cases has.
+        precisions: that each of its cases measures, or none where a case is of one.
+    """
+
+    what: str
+    metric: str
+    precisions: tuple[str, ...] = ()
+
+
+BENCHMARKS = {
+    "memory": Shown("peak memory", "peak_tensor_bytes"),
+    "float_operations": Shown("floating-point operations in int8", "float_operations", ("int8",)),
+    "precisions": Shown("step time of fp32 beside int8", "turn_seconds", ("fp32", "int8")),
+    "compare": Shown("step time beside other libraries", "step_over_two_forwards"),
+    "time": Shown("step time by phase", "step_seconds"),
 }
 
 
@@ -85,11 +101,12 @@ def measured(rows: list[Row], cells: Iterable[Cells]) -> list[Measured]:
     wanted: dict[tuple[str, str], dict[str, list[str]]] = {}
     for cell in cells:
         by_precision = wanted.setdefault((cell.benchmark, cell.model), {})
-        for precision in ("fp32", "int8") if cell.integers else ("fp32",):
-            by_precision.setdefault(precision, []).extend(cell.methods or ())
+        own = BENCHMARKS[cell.benchmark].precisions
+        for precision in own or (("fp32", "int8") if cell.integers else ("fp32",)):
+            by_precision.setdefault(precision, []).extend(cell.methods)
     found = []
     for (benchmark, model), by_precision in wanted.items():
-        what, metric = BENCHMARKS[benchmark]
+        what, metric, _ = BENCHMARKS[benchmark]
         mine = [r for r in rows if (r.metric, r.model) == (metric, model) and r.value is not None]
         there = {(row.precision, row.method) for row in mine}
         lacking = {

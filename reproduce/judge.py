@@ -146,7 +146,8 @@ def finding(
 
     Args:
         full: False for a reduced preset and for stand-in data: an indication, never a verdict.
-        exact: the quantity does not vary over seeds, so that one sample is enough.
+        exact: the quantity is the same on every run, so that one sample is enough, also of a
+            reduced preset.
         ratio: take mean and interval of the logarithms.
         confidence: of the interval.
         upper: for samples that are known only to lie between two ends: ``samples`` are the lower
@@ -177,7 +178,7 @@ def finding(
         mean, low, high = (samples[0],) * 3
     else:
         mean, low, high = _spread(samples, upper or samples, ratio, confidence)
-    if not full:
+    if not full and not exact:
         verdict = "indication only"
     elif len(samples) < LEAST_SEEDS and not exact:
         verdict = "underpowered"

@@ -75,7 +75,7 @@ FIXED = (  # what no row's config holds: (what, our choice, how it was chosen)
     (
         "fine-tuning",
         "from full BP's final fp32 weights on the unrotated data with the same seed; all training "
-        "examples, rotated by 30 and 45 degrees; every method from the same weights",
+        "examples, rotated by the degrees that the data's name ends in",
         "the paper names neither angles nor source; the rates are those of training, and ten "
         "trials of each method for fine-tuning itself, on held-out examples, moved elastic-1 and "
         "full BP alike (reports/README.md)",
@@ -143,8 +143,33 @@ def entries(table: pd.DataFrame) -> Iterator[Entry]:
             )
     for name, found in effects.items():
         yield Entry(name, "see the runs", "", "; ".join(found), tuple(dict.fromkeys(cases[name])))
-    for fixed in FIXED:
-        yield Entry(*fixed)
+    for what, choice, why in FIXED:
+        yield Entry(what, choice + (_starts(table) if what == "fine-tuning" else ""), why)
+
+
+def _starts(table: pd.DataFrame) -> str:
+    """Whether the methods of fine-tuning began at the same weights, as the rows tell.
+
+    A processor of another kind gives images that were turned, and weights, other last bits; the
+    checksum of the data tells them apart.
+    """
+    every = ["model", "data", "precision", "seed"]
+    ends = last(trained(table, "test_accuracy", "fine-tuning"))
+    ends = ends[ends.data_checksum != ""]
+    of_bp = ends[ends.method == "full-bp"].set_index(every).data_checksum
+    apart = ends[
+        [
+            of_bp.get(tuple(x), checksum) != checksum
+            for *x, checksum in ends[[*every, "data_checksum"]].values
+        ]
+    ]
+    if apart.empty:
+        return "; every method from the same weights"
+    return (
+        f"; every method from the same weights, but for {len(apart)} runs of "
+        f"{', '.join(dict.fromkeys(apart.method))} on {', '.join(sorted(set(apart.data)))}, which "
+        "another processor made: images and weights differ there in their last bits"
+    )
 
 
 def _choices(ends: pd.DataFrame, column: str) -> str:

@@ -220,6 +220,7 @@ def latex(folder: Path, claims: list[Judged], accuracy: list[Accuracy]) -> None:
         ),
         "accuracy": pd.DataFrame(
             {
+                "Experiment": line.experiment,
                 "Model": line.model,
                 "Data": line.data,
                 "Precision": line.precision,

@@ -2,23 +2,30 @@
 
 import gzip
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
+import jinja2
 import pytest
 from made_rows import cell_rows, everything, run_rows
 
-from ezo import livebytes, rows
+from ezo import catalogue, livebytes, rows
 from ezo.methods import Hyper
 from ezo.rows import Row
 from ezo.train import Run
 from reproduce import coverage, glossary, judge, ledger, report, tables
+from reproduce.experiments import Experiment
+from reproduce.figures import memory_by_kind
 from reproduce.figures._style import ORDER
 from reproduce.figures.accuracy_over_memory import front
 from reproduce.figures.memory_by_kind import KINDS
 from reproduce.frame import frame, sensitivity
-from reproduce.presets import PRESETS, Cells, Experiment, Preset, precisions
+from reproduce.presets import PRESETS, Cells, Preset
 
 PAPER = Preset("About <this> preset.", {}, full=True)
 
@@ -224,7 +231,7 @@ def test_a_bound_reads_as_one_everywhere(tmp_path, undrawn):
 
 def test_the_glossary_has_every_method_and_precision_of_a_report():
     words = " ".join(glossary.TERMS)
-    for name in (*ORDER, *precisions()):
+    for name in (*ORDER, *catalogue.names("precision")):
         assert re.sub(r"(elastic|elastic-lean|tail-only)-\d", r"\1-k", name) in words
 
 
@@ -290,13 +297,13 @@ def test_coverage_says_which_methods_of_a_measurement_have_no_rows():
     made += cell_rows("float_operations", {"full-zo": 0}, precision="int8")
     cells = [
         Cells("memory", "lenet5", ("full-zo", "full-bp"), integers=True),
-        Cells("float_operations", "lenet5"),
+        Cells("float_operations", "lenet5", ("full-zo", "full-bp")),
         Cells("time", "lenet5", ("full-zo",)),
     ]
     memory, operations, time = coverage.measured(made, cells)
     assert str(memory) == "peak memory, lenet5 (1 case)"
     assert memory.missing == ["fp32: full-bp", "int8: full-zo, full-bp"]
-    assert (operations.cases, operations.missing) == (1, [])
+    assert (operations.cases, operations.missing) == (1, ["int8: full-bp"])
     assert (time.cases, time.missing) == (0, ["fp32: full-zo"])
 
 
@@ -339,6 +346,8 @@ def test_latex_tables_hold_every_finding_and_escape_what_latex_reads(reported):
     assert not re.search(r"(?<!\\)%", text)
     accuracy = (reported / "tables" / "accuracy.tex").read_text()
     assert accuracy.count("mnist-rot30") == 5
+    keys = [line.split(" & ")[:5] for line in accuracy.splitlines() if "lenet5" in line]
+    assert len(keys) == len({tuple(key) for key in keys}) > 10
 
 
 def test_the_ledger_names_every_hyperparameter_with_its_effect_where_it_was_tried(reported):
@@ -346,6 +355,66 @@ def test_the_ledger_names_every_hyperparameter_with_its_effect_where_it_was_trie
     eps = next(entry for entry in entries if "(eps)" in entry.what)
     assert "full-zo" in eps.effect and "71.0 to 74.0 %" in eps.effect and len(eps.cases) == 2
     assert {e.what for e in entries} > {what for what, *_ in ledger.FIXED}
+
+
+def test_the_ledger_says_which_fine_tuning_began_at_other_weights():
+    def told(of_zo):
+        made = run_rows("full-zo", 0, 80.0, data="mnist-rot30", start="a", checksum=of_zo)
+        made += run_rows("full-bp", 0, 90.0, data="mnist-rot30", start="a")
+        made += run_rows("full-bp", 0, 90.0)
+        return next(e.choice for e in ledger.entries(frame(made)) if e.what == "fine-tuning")
+
+    assert told("ab" * 32).endswith("every method from the same weights")
+    assert "but for 1 runs of full-zo on mnist-rot30, which another" in told("cd" * 32)
+
+
+def test_the_committed_numbers_that_are_told_in_words_are_those_of_the_rows():
+    root = Path(__file__).resolve().parents[1] / "reports"
+    told = (root / "README.md").read_text()
+    found = json.loads((root / "paper/claims.json").read_text())
+    (recovery,) = (
+        f
+        for f in found
+        if f["id"] == "fine-tune-recovery"
+        and f["comparison"] == "elastic-1 over full-bp, lenet5 on mnist-rot30, fp32"
+    )
+    text = f"{recovery['value']:.2f} % [{recovery['low']:.2f}, {recovery['high']:.2f}]"
+    assert f"it is {text} on the test set" in told
+
+
+def test_the_caption_of_memory_by_kind_holds_of_integers_too():
+    apart = {
+        r.metric for r in _paper() if r.precision == "int8" and r.value and r.method == "full-bp"
+    }
+    assert {"bytes_activations", "bytes_gradients", "bytes_temporaries"} <= apart
+    assert "int8" not in memory_by_kind.CAPTION
+
+
+def test_what_was_asked_for_in_hours_is_what_the_rows_took():
+    seconds = {row.case: row.value for row in _paper() if row.metric == "train_seconds"}
+    assert f"About {round(sum(seconds.values()) / 3600)} hours" in PRESETS["paper"].about
+
+
+def _paper():
+    return rows.read(Path(__file__).resolve().parents[1] / "reports/paper/rows.jsonl.gz")
+
+
+def test_a_notebook_s_backend_does_not_stop_a_report(small):
+    (small / "preset.json").write_text('{"preset": "smoke"}')
+    words = [sys.executable, "-m", "reproduce", "--redraw", small]
+    told = subprocess.run(
+        words, env={**os.environ, "MPLBACKEND": "no-such-one"}, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    assert "+1 % (exact)" in told.stdout
+
+
+def test_what_would_fail_late_fails_before_training(tmp_path, monkeypatch):
+    report.check(tmp_path)
+    assert not list((tmp_path / "figures").iterdir())
+    monkeypatch.setattr(report, "TEMPLATES", ("no-such-template",))
+    with pytest.raises(jinja2.TemplateNotFound):
+        report.check(tmp_path)
 
 
 def test_a_report_without_rows_says_what_is_missing(tmp_path):

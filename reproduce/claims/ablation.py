@@ -1,7 +1,7 @@
 """Accuracy: do the ZO steps on the first layers help at all?"""
 
 from ezo.rows import Row
-from reproduce.judge import Claim, Finding, finding
+from reproduce.judge import PAPER_DATA, Claim, Finding, finding
 from reproduce.select import accuracy_differences
 
 CLAIM = Claim(
@@ -25,6 +25,6 @@ PAIRS = [("elastic-1", "tail-only-1"), ("elastic-2", "tail-only-2")]
 def judge(rows: list[Row], full: bool) -> list[Finding]:
     """Paired by seed, for each number of BP layers."""
     return [
-        finding(CLAIM, comparison, samples, full, cases)
-        for _, comparison, samples, cases in accuracy_differences(rows, PAIRS)
+        finding(CLAIM, comparison, samples, full and group.data in PAPER_DATA, cases)
+        for group, comparison, samples, cases in accuracy_differences(rows, PAIRS)
     ]

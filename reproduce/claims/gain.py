@@ -20,10 +20,13 @@ CLAIM = Claim(
 )
 PAIRS = [("elastic-1", "full-zo"), ("elastic-2", "full-zo")]
 
+KINDS = ("training", "long")
+
 
 def judge(rows: list[Row], full: bool) -> list[Finding]:
     """Paired by seed, for each number of BP layers."""
     return [
         finding(CLAIM, comparison, samples, full and group.data in PAPER_DATA, cases)
-        for group, comparison, samples, cases in accuracy_differences(rows, PAIRS)
+        for which in KINDS
+        for group, comparison, samples, cases in accuracy_differences(rows, PAIRS, which)
     ]

@@ -8,8 +8,7 @@ from reproduce.figures._stacks import stacks
 TITLE = "Peak memory by kind"
 CAPTION = (
     "Exact tensor bytes alive at the peak of a step, by what they are for; the whole bar is the "
-    "peak. Temporaries are what fits no other kind; in int8 they hold also what BP keeps and its "
-    "gradients, which torch does not know as such."
+    "peak. Temporaries are what fits no other kind."
 )
 KINDS = {
     "bytes_parameters": "parameters",
