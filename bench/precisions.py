@@ -1,7 +1,7 @@
 """Training in integers beside floating point: time and memory, as ratios within one run.
 
 Memory: exact tensor bytes and the heap's (`bench.memory`) of the fp32 step over the integer one's.
-``int8-whole`` is int8 with int32 sums held whole (`ezo.int8.network.Sequence`).
+``int8-whole`` is int8 with int32 sums held whole (`ezo.int8.network.Network`).
 
 Time: the step of a method in fp32 over its step in each other precision, and torch's full BP in
 fp32 over it, all in one process, rounds A B .. B A (`bench.time.in_turn`). Full BP stands for the
@@ -22,7 +22,7 @@ from bench.memory import heap_bytes, peak_bytes
 from bench.steptime import ROUND_SECONDS, ROUNDS, interval
 from bench.time import in_turn
 from bench.workload import Workload
-from ezo.int8.network import Sequence
+from ezo.int8.network import Network
 from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
@@ -108,7 +108,7 @@ def measure(case: Comparison) -> list[Row]:
 def _prepare(case: Comparison, name: str) -> tuple[nn.Module, Callable[[], Any]]:
     model, step = case.workload(name.removesuffix("-whole")).prepare()
     if name.endswith("-whole"):
-        assert isinstance(model, Sequence)
+        assert isinstance(model, Network)
         model.tiles = False
     return model, step
 

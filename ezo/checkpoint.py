@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def save(path: Path, state: Any) -> None:
@@ -82,12 +82,37 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
     return content
 
 
+def with_exponents(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict that was saved before exponents were part of it, with the model's exponents.
+
+    One that has exponents comes back as it is, and so does a float model's.
+
+    Args:
+        state: of an integer network.
+        model: built as that network was, with the same float weights, headroom and room.
+    """
+    own = model.state_dict()
+    exponents = {name: own[name] for name in own if _is_exponent(name, own)}
+    return state if exponents.keys() & state.keys() else {**state, **exponents}
+
+
 def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of tensors' names and bytes, hexadecimal."""
+    """SHA-256 of tensors' names and bytes, hexadecimal.
+
+    Exponents of int8 tensors, which training does not change, are left out, so that a digest is the
+    same as of a state dict of before they belonged to it.
+    """
     sha = hashlib.sha256()
     for name in sorted(tensors):
+        if _is_exponent(name, tensors):
+            continue
         sha.update(name.encode())
         sha.update(
             tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
         )
     return sha.hexdigest()
+
+
+def _is_exponent(name: str, tensors: dict[str, Tensor]) -> bool:
+    mantissas = tensors.get(name.removesuffix("_exponent"))
+    return name.endswith("_exponent") and mantissas is not None and mantissas.dtype == torch.int8

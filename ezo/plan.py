@@ -67,7 +67,7 @@ class Prediction:
         relative_time: a step's time over that of two inference passes. Rough: from counted
             operations and bytes, on a processor of a usual balance.
         form: of an integer step: ``tiles``, where a layer's int32 sums are never whole, or
-            ``whole`` (`ezo.int8.network.Sequence.tiles`); both give the same bits. Of floats,
+            ``whole`` (`ezo.int8.network.Network.tiles`); both give the same bits. Of floats,
             ``lean`` or nothing.
     """
 

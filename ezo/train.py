@@ -395,7 +395,8 @@ class _Loop:
             return
         state = checkpoint.load(path)
         self._refuse_another(path, state)
-        self.trainer.model.load_state_dict(state["model"])
+        model = self.trainer.model
+        model.load_state_dict(checkpoint.with_exponents(state["model"], model))
         self.trainer.optimizer.load_state_dict(state["optimizer"])
         self.random_state = state["random_state"]
         for name in self._COUNTERS:

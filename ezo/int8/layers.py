@@ -60,7 +60,7 @@ class Weighted(Layer):
         bias: int8 or None, added to the sums at their exponent.
         weight_exponent, bias_exponent: fixed.
         rounded: whether the output is rounded to int8; else it is the int32 sums.
-        tiles: `Sequence.tiles`.
+        tiles: `Network.tiles`.
         weight_gradient, bias_gradient: of `ops.sum_type`, the sum over the backward passes, two at
             most, since they were None. Their exponents play no part in an update (NITI), but in
             that sum.
@@ -165,6 +165,25 @@ class Weighted(Layer):
 
     def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, _ in self.named_parameters(recurse=False):
+            exponent = torch.tensor(getattr(self, f"{name}_exponent"), dtype=torch.int32)
+            destination[f"{prefix}{name}_exponent"] = exponent
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *how: Any) -> None:
+        for name, _ in self.named_parameters(recurse=False):
+            key = f"{prefix}{name}_exponent"
+            if key in state_dict:
+                setattr(self, f"{name}_exponent", int(state_dict.pop(key)))
+            elif prefix + name in state_dict:
+                raise ValueError(
+                    f"expected an exponent to each int8 tensor, got a state dict without {key}; take "
+                    "an integer network's own state_dict(), or, where this network was built as the "
+                    "weights' own was, load ezo.checkpoint.with_exponents(state, network)"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *how)
 
 
 def _sum(old: Int8Tensor | None, new: Tensor, e: int, room: int) -> Int8Tensor:

@@ -1,10 +1,12 @@
-"""An integer network: layers one after the other, made from a float model (`ezo.int8.convert`).
+"""An integer network: layers, each naming its inputs, made from a float model (`ezo.int8.convert`).
 
 The last layer with weights is not rounded to int8: its int32 sums are the logits, so that two
 passes differ where their loss does.
 """
 
+import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -13,20 +15,59 @@ from ezo.int8 import fast
 from ezo.int8.layers import Layer, MaxOverPoints, MaxPool2d, ReLU, Weighted
 from ezo.int8.tensor import AtPoints, Int8Tensor
 
+INPUT = "input"
 
-class Sequence(nn.Module):
-    """Layers one after the other; the last with weights gives its int32 sums.
+
+@dataclass(frozen=True)
+class Node:
+    """A layer in its place.
 
     Attributes:
+        layer: what is computed.
+        inputs: names of the nodes whose outputs it takes, or `INPUT`, what the network is given.
+        name: its own, unique: the path of the float model's module that it was made from; where
+            the module's forward calls a function, with the function's name behind.
+    """
+
+    layer: Layer
+    inputs: tuple[str, ...]
+    name: str
+
+
+class Network(nn.Module):
+    """Nodes in the order they are computed, today a chain; the last gives its int32 sums.
+
+    Its state dict holds int8 mantissas, ``layers.i.weight`` and ``layers.i.bias`` for the i-th
+    node, and their exponents, ``layers.i.weight_exponent`` and ``layers.i.bias_exponent``.
+
+    Args:
+        nodes: or layers alone, which are then named by their numbers and follow one another.
+
+    Attributes:
+        nodes: as given.
         tiles: on the compiled path, never hold a layer's int32 sums whole: less memory, and now
             and then a layer is computed twice (`ezo.int8.fast`). The bits are the same, and since a
             shift seldom changes from one pass to the next, it costs no time either: `bench run
             precisions` measures both.
+
+    Raises:
+        ValueError: the nodes are no chain, or don't end in a layer with weights.
     """
 
-    def __init__(self, layers: Iterable[Layer]) -> None:
+    def __init__(self, nodes: Iterable[Node | Layer]) -> None:
         super().__init__()
-        self.layers: Any = nn.ModuleList(layers)
+        self.nodes: tuple[Node, ...] = ()
+        for i, node in enumerate(nodes):
+            before = self.nodes[-1].name if self.nodes else INPUT
+            if not isinstance(node, Node):
+                node = Node(node, (before,), str(i))
+            if node.inputs != (before,):
+                raise ValueError(
+                    f"expected a chain, {node.name} after {before}, got {node.name} after "
+                    f"{', '.join(node.inputs)}; order the nodes so, each with one input"
+                )
+            self.nodes += (node,)
+        self.layers: Any = nn.ModuleList(node.layer for node in self.nodes)
         weighted = self.weighted()
         if not weighted or weighted[-1] is not self.layers[-1]:
             raise ValueError("expected a model that ends in a linear layer, the logits")
@@ -106,3 +147,14 @@ def _stages(layers: list[Any]) -> list[tuple[Any, ReLU | None, Any]]:
                 most = layers.pop(0)
         stages.append((layer, relu, most))
     return stages
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Sequence":
+        warnings.warn(
+            "ezo.int8.network.Sequence is now Network; the old name goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return Network
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from ezo import noise as _noise
 from ezo.int8 import fast, perturb
 from ezo.int8.layers import Weighted
 from ezo.int8.loss import FRACTION_BITS, Loss
-from ezo.int8.network import Sequence
+from ezo.int8.network import Network
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
 from ezo.int8.rounding import LARGEST, bit_width, shift
 from ezo.int8.tensor import Int8Tensor
@@ -111,7 +111,7 @@ class ElasticZO(Optimizer):
 
     def __init__(
         self,
-        model: Sequence,
+        model: Network,
         bp: int | str,
         *,
         zo: bool = True,
@@ -125,7 +125,7 @@ class ElasticZO(Optimizer):
         bp_gradient: str = "plus",
         seed: int = 0,
     ) -> None:
-        if not isinstance(model, Sequence):
+        if not isinstance(model, Network):
             raise ValueError(
                 f"expected an integer network, got {type(model).__name__}; convert it with "
                 "ezo.int8.from_float(model, headroom=15)"

@@ -22,6 +22,7 @@ from ezo.int8 import (
 )
 from ezo.int8.loss import NAT, tables
 from ezo.int8.optim import BP_GRADIENTS, LARGEST_QUERIES
+from ezo.int8.trace import parametric
 from ezo.methods import Parts
 from ezo.methods._hyper import about
 from ezo.precisions import EVALUATION_BATCH, Trainer
@@ -94,7 +95,7 @@ class Int8Hyper:
 
 
 HYPER = Int8Hyper
-FORMS = ("tiles", "whole")  # int32 sums: `ezo.int8.network.Sequence.tiles`
+FORMS = ("tiles", "whole")  # int32 sums: `ezo.int8.network.Network.tiles`
 
 
 def default(method: str) -> Int8Hyper:
@@ -209,12 +210,8 @@ def trainer(
 
 
 def weighted(model: nn.Module) -> list[str]:
-    """The layers that become integer ones with weights, frozen ones too."""
-    owned = [
-        (name, dict(module.named_parameters(recurse=False)))
-        for name, module in model.named_modules()
-    ]
-    return [name for name, own in owned if "weight" in own]
+    """The layers that become integer ones with weights, frozen ones too, in forward's order."""
+    return parametric(model)
 
 
 def prepare(

@@ -17,7 +17,7 @@ from ezo.checkpoint import digest
 from ezo.int8 import fast, loss, optim, perturb
 from ezo.int8.convert import from_float
 from ezo.int8.layers import Linear, MaxOverPoints, ReLU
-from ezo.int8.network import Sequence as Integers
+from ezo.int8.network import Network as Integers
 from ezo.int8.optim import ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.rounding import LARGEST

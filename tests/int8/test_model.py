@@ -9,7 +9,7 @@ from torch import nn
 from ezo.int8 import fast
 from ezo.int8.convert import from_float
 from ezo.int8.layers import Conv2d, Linear, MaxOverPoints, Weighted, _sum, aligned
-from ezo.int8.network import Sequence as Integers
+from ezo.int8.network import Network as Integers
 from ezo.int8.ops import LONGEST_SUM, SumTooLong
 from ezo.int8.tensor import Int8Tensor, quantize
 from ezo.models import lenet5, pointnet
