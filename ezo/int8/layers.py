@@ -179,9 +179,9 @@ class Weighted(Layer):
                 setattr(self, f"{name}_exponent", int(state_dict.pop(key)))
             elif prefix + name in state_dict:
                 raise ValueError(
-                    f"expected an exponent to each int8 tensor, got a state dict without {key}; take "
-                    "an integer network's own state_dict(), or, where this network was built as the "
-                    "weights' own was, load ezo.checkpoint.with_exponents(state, network)"
+                    f"expected an exponent to each int8 tensor, got a state dict without {key}; "
+                    "take an integer network's state_dict(), or, where this network was built as "
+                    "theirs was, load ezo.checkpoint.with_exponents(state, network)"
                 )
         super()._load_from_state_dict(state_dict, prefix, *how)
 
