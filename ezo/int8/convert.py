@@ -24,7 +24,7 @@ from ezo.int8.trace import Trace, function, own
 
 LEAST_GAIN = 1 / 16  # of a layer whose weights are all at their bound
 MOST_AT_BOUND = 1 / 4  # of a layer's weights
-FEW = 8  # weights at the bound say nothing
+FEW = 8  # weights say nothing
 
 
 def from_float(model: nn.Module, headroom: int = 0) -> Network:
@@ -177,6 +177,8 @@ class _Chain:
         bound, n = self._largest * 2.0**w.e, w.m.numel()
         gain = bound * math.sqrt(n / max(len(w.m), 1))
         at_bound = int((w.m.abs() == self._largest).sum())
+        if n <= FEW:
+            return
         if not w.m.any():
             what = f"are all 0, and the smallest step of one is 2^{w.e}"
         elif gain < LEAST_GAIN:
@@ -184,7 +186,7 @@ class _Chain:
                 f"stay within {self._largest} x 2^{w.e} = {bound:.2g}, for their exponent is fixed:"
                 f" its output is at most {gain:.2g} times its input in size"
             )
-        elif at_bound > max(MOST_AT_BOUND * n, FEW):
+        elif at_bound > MOST_AT_BOUND * n:
             what = f"are at their bound, +-{self._largest}, in {at_bound / n:.0%} of all cases"
         else:
             return
