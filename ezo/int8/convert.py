@@ -114,13 +114,13 @@ class _Chain:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
             try:
                 values[node] = self._value(node, args, kwargs)
-            except _Unfit as reason:
+            except (_Unfit, TypeError, LookupError, AttributeError) as reason:
                 known = ", ".join(sorted(name for name in _OPERATIONS if name[-1] != "_"))
                 raise ValueError(
                     f"can't convert {described}{trace.lines[node]}: {reason}; convertible are "
                     f"chains of {known}, as modules or functions; build the model from these, or "
                     "train it in fp32"
-                ) from None
+                ) from reason
 
     def _value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "placeholder":
@@ -136,10 +136,9 @@ class _Chain:
             return _LOOKS[name](*args, **kwargs)
         if name not in _OPERATIONS:
             raise _Unfit(f"no integer form of {name} is known")
-        try:
-            _, x, *given = inspect.signature(_OPERATIONS[name]).bind(self, *args, **kwargs).args
-        except TypeError as error:
-            raise _Unfit(f"expected torch's arguments, but {error}") from None
+        bound = inspect.signature(_OPERATIONS[name]).bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        _, x, *given = bound.args
         if x is not self.last:
             got = f"{x.name}'s output" if isinstance(x, _Value) else "another"
             raise _Unfit(f"expected a chain, so that it takes {self.last.name}'s output, got {got}")

@@ -66,7 +66,7 @@ class Trace(fx.Tracer):
         path = str(node.target) if node.op == "call_module" else (stack or ["model"])[-1]
         module, name = self.holder.get_submodule(path), function(node)
         if node.op == "call_module" or type(module) in KNOWN:
-            return own(path) or name, f"{path}, {str(module).splitlines()[0]}"
+            return own(path) or name, f"{path}, {str(module).splitlines()[0].rstrip('(')}"
         return own(f"{path}.{name}"), f"{name} in {path}, {type(module).__name__},"
 
 

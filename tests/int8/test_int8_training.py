@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from ezo import catalogue
+from ezo import catalogue, checkpoint
 from ezo import train as training
 from ezo.data import Dataset
 from ezo.int8 import FloatLoss, Int8Tensor, Loss, fast, quantize_at
@@ -217,3 +218,23 @@ def test_threads_and_the_compiled_path_change_no_bit() -> None:
         with fast.instruction_set(isa):
             ends.append(list(train(run))[-1].note)
     assert len(set(ends)) == 1
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_of_before_exponents_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    run = replace(RUN, hyper=Int8Hyper(growth=2, zo_growth=1))
+    whole = list(train(run))[-1]
+    rows = train(run, out=tmp_path)
+    while next(rows).step == 0:
+        pass
+    rows.close()
+    path = tmp_path / "checkpoint.safetensors"
+    state = checkpoint.load(path)
+    named = [name for name in state["model"] if name.endswith("_exponent")]
+    assert named and not state["ended"]
+    state["model"] = {n: t for n, t in state["model"].items() if n not in named}
+    checkpoint.save(path, state)
+    end = list(train(run, out=tmp_path))[-1]
+    assert (end.metric, end.note) == ("finished", whole.note)
