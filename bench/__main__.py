@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -17,10 +18,12 @@ from tqdm import tqdm
 import bench
 
 if importlib.util.find_spec("psutil") is None:
-    sys.exit(
+    print(
         "bench: expected the packages of the extra bench, got no psutil; in the clone: "
-        "pip install -e '.[test,peers]' -c constraints.txt"
+        "pip install -e '.[test,peers]' -c constraints.txt",
+        file=sys.stderr,
     )
+    sys.exit(2)
 
 from bench import gate, grid, smoke
 from bench.isolate import measure_or_say_why
@@ -70,7 +73,7 @@ def main() -> int:
         if given.command == "smoke":
             return smoke.run(given, benchmarks())
         if given.command == "gate":
-            return gate.run(given, _gate_cells(given))
+            return _gate(given)
         if given.out is None and not given.list:
             run.error("expected --out, a folder for rows.jsonl, or --list")
         benchmark = importlib.import_module(f"bench.{given.benchmark}")
@@ -112,6 +115,17 @@ def _grid(given: argparse.Namespace, benchmark: ModuleType) -> grid.Grid:
         devices=given.device,
         data=getattr(given, "data", None),
     )
+
+
+def _gate(given: argparse.Namespace) -> int:
+    """The exit status; 1 says that something regressed, so no fault of ours may end in it."""
+    try:
+        return gate.run(given, _gate_cells(given))
+    except ValueError:
+        raise
+    except Exception:
+        traceback.print_exc()
+        return 2
 
 
 def _gate_cells(given: argparse.Namespace) -> Sequence[Workload]:

@@ -1,7 +1,17 @@
 """One side of the gate: a process that measures steps of the `ezo` that it finds installed.
 
-Commands come as JSON objects, one a line, on standard input; answers go out the same way. An
-exception is an answer too: ``{"error": "..."}``.
+The gate asks each side's own probe, so that `ezo` may change within. Between them stands a
+protocol: commands come as JSON objects, one a line, on standard input; answers go out the same way.
+An exception is an answer too: ``{"error": "..."}``. Protocol 1:
+
+    about    {}                      -> ezo, its file; kernels; protocol, 1 where it is not said;
+                                        definitions, by metric, 1 where it is not said
+    exact    {cell, [plant]}         -> digest, peak_tensor_bytes
+    prepare  {cell, [plant]}         -> seconds: warm up; about how long a step takes
+    time     {steps, [clock]}        -> seconds: the fastest of some steps of what was prepared
+
+A cell is the fields of a `bench.workload.Workload`; those not given are the usual ones. Both sides
+must measure a metric in the same way: whoever changes what it means raises its definition.
 """
 
 import gc
@@ -10,7 +20,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,16 +27,17 @@ from torch import Tensor, nn
 
 import ezo
 from bench.memory import peak_bytes
+from bench.timing import WARM_UP_STEPS, Step, check, visit
 from bench.workload import Workload
 from ezo import perturb
 
+PROTOCOL = 1
+# digest: SHA-256 of the losses of `DIGEST_STEPS` steps, and of the weights after them.
+# peak_tensor_bytes: of the step after them. step_seconds: the fastest of a visit.
+DEFINITIONS = {"digest": 1, "peak_tensor_bytes": 1, "step_seconds": 1}
 DIGEST_STEPS = 10
-WARM_UP_STEPS = 3
 LEAK_BYTES = 64 * 1024
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 PLANTS = ("slowdown-2x", "slowdown-10%", "leak-64KiB")
-
-Step = Callable[[], Tensor]
 
 
 class Probe:
@@ -38,8 +48,14 @@ class Probe:
         self.step: Step | None = None
 
     def about(self) -> dict[str, Any]:
-        """Whose code this is."""
-        return {"ezo": ezo.__file__, "kernels": perturb.kernels(), "torch": torch.__version__}
+        """Whose code this is, and what it speaks."""
+        return {
+            "ezo": ezo.__file__,
+            "kernels": perturb.kernels(),
+            "torch": torch.__version__,
+            "protocol": PROTOCOL,
+            "definitions": DEFINITIONS,
+        }
 
     def exact(self, cell: dict[str, Any], plant: str = "") -> dict[str, Any]:
         """What must be the same to the bit: a digest of losses and weights, and peak bytes."""
@@ -55,8 +71,7 @@ class Probe:
         self.workload = Workload(**cell)
         _, step = self.workload.prepare()
         self.step = planted(step, plant)
-        for _ in range(WARM_UP_STEPS):
-            self.step()
+        check(self.workload.name, self.step)
         return self.time(WARM_UP_STEPS)
 
     def time(self, steps: int, clock: str = "wall") -> dict[str, float]:
@@ -64,18 +79,10 @@ class Probe:
 
         Args:
             steps: how many.
-            clock: one of `CLOCKS`.
+            clock: one of `bench.timing.CLOCKS`.
         """
         assert self.step is not None and self.workload is not None
-        now = CLOCKS[clock]
-        fastest = float("inf")
-        for _ in range(steps):
-            self.workload.synchronise()
-            started = now()
-            self.step()
-            self.workload.synchronise()
-            fastest = min(fastest, now() - started)
-        return {"seconds": fastest}
+        return {"seconds": min(visit(self.step, steps, self.workload.synchronise, clock))}
 
 
 def digest(model: nn.Module, losses: list[float]) -> str:

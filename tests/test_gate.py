@@ -1,17 +1,22 @@
 """The gate finds what was planted and is quiet where nothing was."""
 
 import argparse
+import dataclasses
 import json
 import math
 import random
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ezo
-from bench import gate
+from bench import __main__ as program
+from bench import gate, probe
 from bench.gate import judging, measuring
 from bench.gate.judging import NOT_MEASURED, OK, REGRESSED, Sample
 from bench.gate.report import Report
@@ -62,10 +67,11 @@ ElasticZO._step = _faulty_step
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of `ezo`, built by pip without a compiler or a network, one commit old."""
+    """Of `ezo` and `bench`, built by pip without a compiler or a network, one commit old."""
     root = tmp_path / "repository"
-    source = Path(ezo.__file__).parent
-    shutil.copytree(source, root / "ezo", ignore=shutil.ignore_patterns("__pycache__", "csrc"))
+    for source in (Path(ezo.__file__).parent, Path(probe.__file__).parent):
+        ignored = shutil.ignore_patterns("__pycache__", "csrc")
+        shutil.copytree(source, root / source.name, ignore=ignored)
     if perturb._kernels is not None:
         shutil.copy2(perturb._kernels.__file__, root / "ezo")
     (root / "backend.py").write_text(BACKEND)
@@ -160,6 +166,79 @@ def test_a_planted_fault_is_planted_in_head_alone(repository: Path) -> None:
     status, found = run_gate("--only", "exact", "--plant", "leak-64KiB")
     leak = by_metric(found)["peak_tensor_bytes"]
     assert status == REGRESSED and leak["head"] - leak["base"] == 64 * 1024
+
+
+def test_each_side_is_measured_by_its_own_bench(repository: Path) -> None:
+    """The faces of `ezo` that `bench` calls may change, and `bench` with them."""
+    for path in (*repository.glob("ezo/**/*.py"), *repository.glob("bench/**/*.py")):
+        text = path.read_text()
+        path.write_text(re.sub(r"\btuned\b", "chosen", re.sub(r"\bkernels\(", "isa(", text)))
+    for words in ("ezo/methods/_hyper.py", "bench/workload.py"):
+        assert "chosen(" in (repository / words).read_text()
+    cells = (CELL, dataclasses.replace(CELL, precision="int8"))
+    status, found = run_gate("--only", "exact", cells=cells)
+    assert status == OK
+    assert [f["verdict"] for f in found["findings"]] == ["same"] * 4
+
+
+def test_the_default_cells_hold_both_arithmetics() -> None:
+    assert {cell.precision for cell in gate.CELLS} == {"fp32", "int8"}
+
+
+def test_a_side_that_speaks_another_protocol_is_refused(repository: Path) -> None:
+    path = repository / "bench" / "probe.py"
+    own = path.read_text()
+    path.write_text(own.replace("PROTOCOL = 1", "PROTOCOL = 7"))
+    status, found = run_gate("--only", "exact")
+    assert status == NOT_MEASURED and found["findings"] == []
+    assert "of (1,), got {'base': 1, 'head': 7}" in found["error"]
+    path.unlink()
+    status, found = run_gate("--only", "exact")
+    assert status == NOT_MEASURED and "expected head to have bench/probe.py" in found["error"]
+
+
+def test_a_metric_of_two_definitions_is_not_measured(repository: Path) -> None:
+    path = repository / "bench" / "probe.py"
+    path.write_text(path.read_text().replace('{"digest": 1', '{"digest": 2'))
+    status, found = run_gate("--only", "exact")
+    metrics = by_metric(found)
+    assert status == NOT_MEASURED and metrics["peak_tensor_bytes"]["verdict"] == "same"
+    assert metrics["digest"]["note"] == "base measures it by definition 1, head by 2"
+
+
+def test_a_probe_that_names_no_version_speaks_the_first(repository: Path) -> None:
+    """As those did that were written before there was one."""
+    path = repository / "bench" / "probe.py"
+    named = '            "protocol": PROTOCOL,\n            "definitions": DEFINITIONS,\n'
+    assert named in path.read_text()
+    path.write_text(path.read_text().replace(named, ""))
+    assert run_gate("--only", "exact")[0] == OK
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+@pytest.mark.parametrize("path", ["", "taken/file.md"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    option: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "taken").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gate, "build_sides", None)
+    monkeypatch.setattr(sys, "argv", ["bench", "gate", "--base", "HEAD", option, path])
+    assert program.main() == 2
+    told = capsys.readouterr()
+    assert f"expected {option} to be a file that can be written to" in told.err and not told.out
+
+
+def test_a_fault_of_the_gate_is_no_regression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    words = ["bench", "gate", "--base", "HEAD", "--markdown", str(tmp_path / "found.md")]
+    monkeypatch.setattr(gate, "build_sides", lambda base, work: 1 / 0)
+    monkeypatch.setattr(sys, "argv", words)
+    assert program.main() == 2 and "ZeroDivisionError" in capsys.readouterr().err
+    assert "the gate has not ended" in (tmp_path / "found.md").read_text()
+    monkeypatch.setattr(sys, "argv", [*words, "--repeat", "0"])
+    assert program.main() == 2 and "--repeat of 1 or more" in capsys.readouterr().err
 
 
 # The verdict on times, from samples of known distribution

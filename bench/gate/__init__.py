@@ -1,7 +1,8 @@
 """Is this tree worse than another commit? Bytes, bits and step time of both, side by side.
 
-Each side is built by pip into a folder of its own, compiled extension included, and measured by one
-instrument: the `bench` that runs the gate. For every cell (a method's step on a model):
+Each side is built by pip into a folder of its own, compiled extension included, and measured by its
+own `bench`, which the gate asks in a protocol with a version (`bench.probe`). For every cell (a
+method's step on a model):
 
     bytes   peak tensor bytes of a step; exact, so more than ``--bytes-tolerance`` fails
     digest  SHA-256 of losses and weights after some steps from one seed; another one fails, unless
@@ -13,22 +14,28 @@ Time is taken in pairs of fresh processes. A pair measures in rounds A B B A, B 
 visit keeps its fastest step. A round's sample is the difference of the sides' mean log seconds; the
 statistic is the mean over pairs of the median over rounds, with a bootstrap interval over pairs and
 rounds within them. More pairs are measured while the interval holds the tolerance.
+
+Equal instruments: both sides have the same torch, environment, number of steps in a visit, and
+clock. That both do the same work is what the digest says: it covers losses, so data too. What a
+metric means is a version that each side tells; where they differ the metric is not measured.
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.gate.judging import OK, REGRESSED
 from bench.gate.measuring import MOST_PAIRS, PAIRS, Gate, Settings
 from bench.gate.report import Report
 from bench.gate.sides import NotMeasured, build_sides
-from bench.probe import CLOCKS, PLANTS
+from bench.probe import PLANTS
+from bench.timing import CLOCKS
 from bench.workload import Workload
 
 CELLS = (
     *(Workload("lenet5", m) for m in ("inference", "full-zo", "elastic-1", "full-bp")),
+    *(Workload("lenet5", m, precision="int8") for m in ("full-zo", "elastic-1")),
     *(Workload("pointnet", m, batch_size=2) for m in ("full-zo", "elastic-1")),
 )
 
@@ -86,7 +93,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
-    """Build, compare, report; returns the exit status."""
+    """Build, compare, report; returns the exit status.
+
+    Raises:
+        ValueError: a file can't be written, or a number is out of range.
+    """
+    for name in ("pairs", "repeat"):
+        if getattr(given, name) < 1:
+            raise ValueError(f"expected --{name} of 1 or more, got {getattr(given, name)}")
     settings = Settings(
         tolerance=given.tolerance,
         bytes_tolerance=given.bytes_tolerance,
@@ -98,19 +112,20 @@ def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
         plant=given.plant,
         only=(given.only,) if given.only else ("exact", "time"),
     )
-    statuses = []
+    report, statuses = Report(error="the gate has not ended"), []
+    _write(given, report.json(), report.markdown())  # now, not when all is measured
     with tempfile.TemporaryDirectory(prefix="ezo-gate-") as folder:
-        work = Path(folder)
         report = Report()
         try:
-            report.sides = build_sides(given.base, work)
+            report.sides = build_sides(given.base, Path(folder))
             for n in range(given.repeat):
-                report.findings = Gate(report.sides, work, settings).compare(cells)
+                report.findings = Gate(report.sides, settings).compare(cells)
                 statuses.append(report.status)
                 if given.repeat > 1:
-                    print(f"run {n + 1}: status {report.status}", flush=True)
                     if given.json is not None:
-                        _write(given.json.with_stem(f"{given.json.stem}-{n + 1}"), report.json)
+                        one = given.json.with_stem(f"{given.json.stem}-{n + 1}")
+                        one.write_text(report.json(), encoding="utf-8")
+                    print(f"run {n + 1}: status {report.status}", flush=True)
                     if report.status:
                         print(report.markdown(), flush=True)
         except NotMeasured as error:
@@ -120,13 +135,20 @@ def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
     if given.repeat > 1:
         quiet = statuses.count(OK)
         summary += f"\n{quiet} of {len(statuses)} runs found nothing.\n"
-    print(summary)
-    for path, text in ((given.json, report.json), (given.markdown, lambda: summary)):
-        if path is not None:
-            _write(path, text)
+    _write(given, report.json(), summary)
+    print(summary, flush=True)
     return REGRESSED if REGRESSED in statuses else max(statuses)
 
 
-def _write(path: Path, text: Callable[[], str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text(), encoding="utf-8")
+def _write(given: argparse.Namespace, json: str, markdown: str) -> None:
+    for name, text in (("json", json), ("markdown", markdown)):
+        path: Path | None = getattr(given, name)
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ValueError(
+                f"expected --{name} to be a file that can be written to, got '{path}': "
+                f"{error.strerror}"
+            ) from error

@@ -1,14 +1,12 @@
 """Compares two built sides, cell by cell: bytes and bits in one process each, times in pairs."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from bench.gate.judging import (
     NOT_MEASURED,
@@ -23,6 +21,8 @@ from bench.gate.judging import (
     undecided_yet,
 )
 from bench.gate.sides import NotMeasured, Process, Side
+from bench.progress import Progress
+from bench.timing import turns
 from bench.workload import Workload
 
 ROUNDS = 4  # of a pair
@@ -54,9 +54,8 @@ class _Failed(Exception):
 class Gate:
     """Compares two built sides, cell by cell."""
 
-    def __init__(self, sides: dict[str, Side], work: Path, settings: Settings) -> None:
+    def __init__(self, sides: dict[str, Side], settings: Settings) -> None:
         self.sides, self.settings = sides, settings
-        self.instrument = work / "instrument"
 
     def compare(self, cells: Sequence[Workload]) -> list[Finding]:
         """Every cell in every respect."""
@@ -64,19 +63,24 @@ class Gate:
         if "exact" in self.settings.only:
             # Two at a time: neither bytes nor bits depend on neighbours.
             with ThreadPoolExecutor(max_workers=2) as pool:
-                every = tqdm(
-                    pool.map(self._exact, cells),
-                    desc="bytes and digests",
-                    unit="cell",
-                    total=len(cells),
-                    disable=None,  # shown on a terminal alone
-                )
-                for few in every:
+                found_of = pool.map(self._exact, cells)
+                about = {"desc": "bytes and digests", "unit": "cells", "total": len(cells)}
+                for few in Progress(found_of, **about):
                     found += few
         if "time" in self.settings.only:
             missing = {f.cell for f in found if f.metric == "cell"}
             found += self._times([cell for cell in cells if cell not in missing])
-        return found
+        return [self._defined(finding) for finding in found]
+
+    def _defined(self, finding: Finding) -> Finding:
+        """Nothing can be told where the sides measure a metric in two ways."""
+        base, head = (
+            self.sides[label].definitions.get(finding.metric, 1) for label in ("base", "head")
+        )
+        if base == head:
+            return finding
+        note = f"base measures it by definition {base}, head by {head}"
+        return dataclasses.replace(finding, verdict="not measured", status=NOT_MEASURED, note=note)
 
     def _exact(self, cell: Workload) -> list[Finding]:
         answers: dict[str, dict[str, Any]] = {}
@@ -132,11 +136,11 @@ class Gate:
         samples: dict[Workload, list[list[Sample]]] = {cell: [] for cell in cells}
         failed: dict[Workload, dict[str, str]] = {}
         undecided = list(cells)
-        most = most_pairs * len(cells)
-        with tqdm(total=most, desc=name, unit="cell", disable=None) as bar:
+        with Progress(total=pairs * len(cells), desc=name, unit="cells") as bar:
             for pair in range(most_pairs):
                 if not undecided:
                     break
+                bar.total = max(bar.total, bar.n + len(undecided))
                 with ExitStack() as both:
                     order = ("base", "head") if pair % 2 == 0 else ("head", "base")
                     processes = {label: self._process(label) for label in order}
@@ -169,24 +173,22 @@ class Gate:
         if errors:
             raise _Failed(errors)
         steps = max(VISIT_STEPS, round(VISIT_SECONDS / max(seconds.values())))
-        clock = self.settings.clock
-        rounds = []
-        for n in range(ROUNDS):
-            a, b = ("base", "head") if n % 2 == 0 else ("head", "base")
-            taken: dict[str, list[float]] = {"base": [], "head": []}
-            for label in (a, b, b, a):
-                try:
-                    taken[label].append(
-                        processes[label].ask("time", steps=steps, clock=clock)["seconds"]
-                    )
-                except NotMeasured as error:
-                    raise _Failed({label: str(error)}) from error
-            rounds.append(Sample(tuple(taken["base"]), tuple(taken["head"])))
-        return rounds
+
+        def visit(label: str) -> float:
+            command = {"steps": steps, "clock": self.settings.clock}
+            try:
+                return float(processes[label].ask("time", **command)["seconds"])
+            except NotMeasured as error:
+                raise _Failed({label: str(error)}) from error
+
+        visits = {label: functools.partial(visit, label) for label in ("base", "head")}
+        return [Sample(**{k: tuple(v) for k, v in t.items()}) for t in turns(visits, ROUNDS)]
 
     def _process(self, label: str) -> Process:
-        return Process(self.sides[label], self.instrument)
+        return Process(self.sides[label])
 
     def _command(self, label: str, cell: Workload) -> dict[str, Any]:
-        plant = self.settings.plant if label == "head" else ""
-        return {"cell": dataclasses.asdict(cell), "plant": plant}
+        fields = {field.name: field.default for field in dataclasses.fields(cell)}
+        given = {k: v for k, v in dataclasses.asdict(cell).items() if v != fields[k]}
+        planted = self.settings.plant and label == "head"
+        return {"cell": given, **({"plant": self.settings.plant} if planted else {})}

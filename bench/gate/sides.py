@@ -1,4 +1,8 @@
-"""The two versions that the gate compares: built by pip into folders, and asked in processes."""
+"""The two versions that the gate compares: built by pip into folders, and asked in processes.
+
+Each side's folder holds its `ezo`, built, and its own `bench`, which measures it. Each answers in
+the protocol of `bench.probe`.
+"""
 
 import dataclasses
 import json
@@ -8,12 +12,13 @@ import subprocess
 import sys
 import tarfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import bench
 from bench.isolate import KEPT_MEMORY
+
+SPOKEN = (1,)  # the protocols that this gate knows
 
 
 class NotMeasured(Exception):
@@ -27,8 +32,10 @@ class Side:
     Attributes:
         label: ``base`` or ``head``.
         commit, dirty: of its source.
-        site: the folder that pip installed it into.
+        site: the folder that pip installed it into, beside its `bench`.
         kernels: its instruction set, or ``reference`` where nothing was compiled.
+        protocol: what its `bench.probe` speaks.
+        definitions: of its metrics; 1 where none is named.
     """
 
     label: str
@@ -36,13 +43,15 @@ class Side:
     dirty: bool
     site: Path
     kernels: str = ""
+    protocol: int = 1
+    definitions: dict[str, int] = field(default_factory=dict)
 
 
 def build_sides(base: str, work: Path) -> dict[str, Side]:
     """Both versions of the repository that holds the working folder, built under ``work``.
 
     Raises:
-        NotMeasured: no such commit, or a build failed.
+        NotMeasured: no such commit, a build failed, or a side speaks no protocol that we know.
     """
     root = Path(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
     try:
@@ -55,22 +64,35 @@ def build_sides(base: str, work: Path) -> dict[str, Side]:
     _export_commit(root, commit, work / "base")
     _export_tree(root, work / "head")
     changed = _git(root, "status", "--porcelain") != ""
-    instrument = work / "instrument" / "bench"
-    shutil.copytree(Path(bench.__path__[0]), instrument, ignore=shutil.ignore_patterns("*.pyc"))
     sides = [
         Side("base", commit, False, work / "site-base"),
         Side("head", _git(root, "rev-parse", "HEAD"), changed, work / "site-head"),
     ]
     built = {}
     for side in sides:
+        print(f"gate: building {side.label}, {side.commit[:10]}", file=sys.stderr, flush=True)
         build(work / side.label, side.site)
-        with Process(side, instrument.parent) as process:
-            built[side.label] = dataclasses.replace(side, kernels=process.ask("about")["kernels"])
+        with Process(side) as process:
+            built[side.label] = process.side
+    spoken = {label: side.protocol for label, side in built.items()}
+    if not set(spoken.values()) <= set(SPOKEN):
+        raise NotMeasured(
+            f"expected both sides to speak a protocol of {SPOKEN}, got {spoken}; compare with the "
+            "last commit that speaks one of them"
+        )
     return built
 
 
 def build(source: Path, site: Path) -> None:
-    """Install a source tree, its compiled extension too, into a folder, without dependencies."""
+    """Install a source tree, its compiled extension too, into a folder, without dependencies.
+
+    Its `bench`, which is not part of the package, is copied there.
+    """
+    if not (source / "bench" / "probe.py").is_file():
+        raise NotMeasured(
+            f"expected {source.name} to have bench/probe.py, by which the gate asks it, got none; "
+            "compare with a later commit"
+        )
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-cache-dir"]
     done = subprocess.run(
         [*command, "--disable-pip-version-check", "--target", str(site), str(source)],
@@ -79,6 +101,7 @@ def build(source: Path, site: Path) -> None:
     )
     if done.returncode:
         raise NotMeasured(f"{source.name} could not be built: {done.stderr.strip()[-2000:]}")
+    shutil.copytree(source / "bench", site / "bench")
 
 
 def _git(root: Path, *words: str) -> str:
@@ -104,30 +127,32 @@ def _export_tree(root: Path, to: Path) -> None:
 
 
 class Process:
-    """A `bench.probe` that imports one side's `ezo`, and everything else from where we do."""
+    """One side's `bench.probe` and `ezo`; everything else is imported from where we do."""
 
-    def __init__(self, side: Side, instrument: Path) -> None:
+    def __init__(self, side: Side) -> None:
         self.side = side
-        path = [str(side.site), str(instrument), *filter(None, sys.path)]
+        path = [str(side.site), *filter(None, sys.path)]
         # -S: without it an editable install's hook would come before the side's own folder.
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-m", "bench.probe"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=instrument,
+            cwd=side.site,
             env={**os.environ, **KEPT_MEMORY, "PYTHONPATH": os.pathsep.join(path)},
         )
 
     def __enter__(self) -> "Process":
         try:
-            found = Path(self.ask("about")["ezo"])
+            about = self.ask("about")
         except BaseException:
             self.close()
             raise
-        if self.side.site.resolve() not in found.resolve().parents:
+        if self.side.site.resolve() not in Path(about["ezo"]).resolve().parents:
             self.close()
-            raise NotMeasured(f"{self.side.label} imported {found}, not its own build")
+            raise NotMeasured(f"{self.side.label} imported {about['ezo']}, not its own build")
+        spoken = {name: about[name] for name in ("protocol", "definitions") if name in about}
+        self.side = dataclasses.replace(self.side, kernels=about["kernels"], **spoken)
         return self
 
     def __exit__(self, *_: object) -> None:

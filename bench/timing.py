@@ -1,0 +1,107 @@
+"""The one instrument for seconds: visits to steps in turn, each step checked before it is timed.
+
+A visit does a step some times and keeps the seconds of each. A round visits A B .. B A, the next
+one the other way round, so that a drift of the machine's speed meets all alike: compare within a
+round, by ratios.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+WARM_UP_STEPS = 3
+VISIT_STEPS = 2  # of a visit at least
+
+Step = Callable[[], Any]
+
+
+def check(name: str, step: Step) -> None:
+    """Warm up; the losses that the step returns must be those of a step that works.
+
+    Raises:
+        AssertionError: a loss is not within (0, 100).
+    """
+    losses = [float(step()) for _ in range(WARM_UP_STEPS)]
+    if not all(0 < loss < 100 for loss in losses):  # NaN is not
+        raise AssertionError(f"{name}: expected losses in (0, 100) before timing, got {losses}")
+
+
+def visit(step: Step, times: int, synchronise: Step, clock: str = "wall") -> list[float]:
+    """Seconds of each of some steps.
+
+    Args:
+        step: what is timed.
+        times: how often.
+        synchronise: waits for the device, before a step's start and its end are read.
+        clock: one of `CLOCKS`.
+    """
+    now = CLOCKS[clock]
+    found = []
+    for _ in range(times):
+        synchronise()
+        started = now()
+        step()
+        synchronise()
+        found.append(now() - started)
+    return found
+
+
+def turns(visits: Mapping[str, Callable[[], float]], rounds: int) -> list[dict[str, list[float]]]:
+    """What the two visits of a round gave, by name, for each round A B .. B A, B A .. A B, ...
+
+    >>> from itertools import count
+    >>> clock = count()
+    >>> turns({"a": clock.__next__, "b": clock.__next__}, rounds=2)
+    [{'a': [0, 3], 'b': [1, 2]}, {'a': [5, 6], 'b': [4, 7]}]
+    """
+    found = []
+    for n in range(rounds):
+        order = list(visits)[:: 1 if n % 2 == 0 else -1]
+        taken: dict[str, list[float]] = {name: [] for name in visits}
+        for name in (*order, *reversed(order)):
+            taken[name].append(visits[name]())
+        found.append(taken)
+    return found
+
+
+def in_turn(
+    steps: Mapping[str, Step],
+    synchronise: Step,
+    rounds: int,
+    visit_seconds: float,
+    least_steps: int = VISIT_STEPS,
+) -> dict[str, list[float]]:
+    """Mean seconds of a step for each of some steps, a sample for each round.
+
+    Args:
+        steps: by name; each returns its loss, which is checked.
+        synchronise: waits for the device.
+        rounds: how many.
+        visit_seconds: a visit to a step, of which a round has two, is about so long.
+        least_steps: of a visit, however long they take.
+    """
+
+    def mean(step: Step, times: int) -> float:
+        return statistics.fmean(visit(step, times, synchronise))
+
+    visits = {}
+    for name, step in steps.items():
+        check(name, step)
+        times = max(least_steps, round(visit_seconds / mean(step, least_steps)))
+        visits[name] = functools.partial(mean, step, times)
+    found = turns(visits, rounds)
+    return {name: [statistics.fmean(taken[name]) for taken in found] for name in steps}
+
+
+def interval(samples: torch.Tensor, resamples: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the median."""
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(0, len(samples), (resamples, len(samples)), generator=generator)
+    medians = samples[chosen].median(dim=1).values
+    low, high = medians.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return low, high
