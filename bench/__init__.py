@@ -8,6 +8,6 @@ a process of its own. A case is a frozen dataclass with a ``name``; of its field
 It may define more: ``seconds(case)`` predicts how long a case takes, and after ``LIMIT_SECONDS`` it
 is stopped; ``MODELS`` and ``BATCH_SIZES``, by model, are the grid's where the caller names none;
 where ``SIDE_BY_SIDE`` is true, neighbours don't disturb it, and cells may run on all cores;
-``SMOKE`` holds constants of the file that make a cell short for ``python -m bench smoke``;
+``SMOKE`` holds arguments of ``measure`` that make a cell short for ``python -m bench smoke``;
 ``table(rows)`` is printed at the end of a run, and kept beside the rows as ``NAME.md``.
 """

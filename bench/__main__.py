@@ -27,6 +27,7 @@ if importlib.util.find_spec("psutil") is None:
 
 from bench import gate, grid, smoke
 from bench.isolate import measure_or_say_why
+from bench.lock import alone_in
 from bench.workload import Workload
 from ezo.rows import Row
 
@@ -78,14 +79,15 @@ def main() -> int:
             run.error("expected --out, a folder for rows.jsonl, or --list")
         benchmark = importlib.import_module(f"bench.{given.benchmark}")
         cells = _grid(given, benchmark).cells(benchmark)
-        kept = None if given.out is None else grid.Kept(given.out, given.benchmark)
         jobs = _jobs(benchmark, cells, given.jobs)
         if given.list:
+            kept = None if given.out is None else grid.Kept(given.out, given.benchmark)
             _list(benchmark, cells, kept, jobs)
             return 0
-        assert kept is not None
-        _check_can(cells, kept)
-        return _measure(given.benchmark, benchmark, cells, kept, given.retry_failed, jobs)
+        _check_devices(cells)
+        with alone_in(given.out):  # before its rows are read
+            kept = grid.Kept(given.out, given.benchmark)
+            return _measure(given.benchmark, benchmark, cells, kept, given.retry_failed, jobs)
     except ValueError as error:
         print(f"python -m bench: {error}", file=sys.stderr)
         return 2
@@ -167,11 +169,11 @@ def _jobs(benchmark: ModuleType, cells: list[Any], wanted: int | None) -> int:
     return wanted
 
 
-def _check_can(cells: list[Any], kept: grid.Kept) -> None:
+def _check_devices(cells: list[Any]) -> None:
     """Before anything is measured.
 
     Raises:
-        ValueError: there is no such device here, or rows can't be written.
+        ValueError: there is no such device here.
     """
     for device in dict.fromkeys(case.device for case in cells if hasattr(case, "device")):
         try:
@@ -179,14 +181,6 @@ def _check_can(cells: list[Any], kept: grid.Kept) -> None:
         except (AssertionError, RuntimeError, NotImplementedError) as error:
             told = str(error).partition("\n")[0]
             raise ValueError(f"expected a device that is here, got {device}: {told}") from error
-    try:
-        kept.path.parent.mkdir(parents=True, exist_ok=True)
-        kept.path.open("a").close()
-    except OSError as error:
-        raise ValueError(
-            f"expected --out to be a folder that can be written to, got {kept.path.parent}: "
-            f"{error.strerror}"
-        ) from error
 
 
 def _measure(

@@ -16,7 +16,7 @@ from ezo.train import Run, load, train
 METHODS = ("full-zo", "elastic-1", "elastic-2", "tail-only-1", "full-bp")
 DATA = {"image": "digits", "points": "shapes-256"}
 EPOCHS = 5
-SMOKE = {"EPOCHS": 1}
+SMOKE = {"epochs": 1}
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int)
     ]
 
 
-def measure(case: Trial) -> list[Row]:
+def measure(case: Trial, epochs: int = EPOCHS) -> list[Row]:
     """The rows of the training run (`ezo.train.train`)."""
     torch.set_num_threads(case.threads)
-    return list(train(case.run, device=case.device))
+    return list(train(dataclasses.replace(case.run, epochs=epochs), device=case.device))
 
 
 def seconds(case: Trial) -> float:

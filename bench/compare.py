@@ -9,7 +9,6 @@ Markdown: a group each for zeroth order, ElasticZO and backpropagation.
 import dataclasses
 import gc
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,8 +16,7 @@ import torch
 
 from bench import grid, peers
 from bench.memory import heap_bytes, peak_bytes
-from bench.steptime import interval
-from bench.time import in_turn
+from bench.timing import in_turn, interval, visit
 from bench.workload import Workload
 from ezo import catalogue
 from ezo.methods import BP, ZO
@@ -33,7 +31,7 @@ TIME_SECONDS = 5.0  # of a cell's rounds, where they are not the fewest
 ROUNDS = (5, 15)  # fewest and most
 VISIT_SECONDS = 0.05
 LIMIT_SECONDS = 180.0  # of a cell, also where the machine is busy
-SMOKE = {"TIME_SECONDS": 0.0, "ROUNDS": (2, 2), "VISIT_SECONDS": 0.001}
+SMOKE = {"time_seconds": 0.0, "rounds": (2, 2), "visit_seconds": 0.001}
 
 STEP, PEAK, HEAP = "step_over_two_forwards", "peak_over_inference", "heap_over_inference"
 BESIDE = "step_over_full_zo"
@@ -57,7 +55,12 @@ def group(method: str) -> str:
     return ("elastic" if reads >= BP else "ZO") if reads >= ZO else "BP"
 
 
-def measure(case: Workload) -> list[Row]:
+def measure(
+    case: Workload,
+    time_seconds: float = TIME_SECONDS,
+    rounds: tuple[int, int] = ROUNDS,
+    visit_seconds: float = VISIT_SECONDS,
+) -> list[Row]:
     """Three ratios, in a ZO cell but full-zo's a fourth, and the bytes that two of them are of.
 
     ``step_over_two_forwards`` and ``step_over_full_zo``: median over rounds, with its interval.
@@ -65,7 +68,7 @@ def measure(case: Workload) -> list[Row]:
     high-water mark, which sees buffers inside operations (`bench.memory`).
     """
     try:
-        return [*_times(case), *_sizes(case)]
+        return [*_times(case, time_seconds, rounds, visit_seconds), *_sizes(case)]
     except ModuleNotFoundError as error:
         return [case.row(STEP, None, "1", f"not installed: {error.name}")]
     except Exception as error:
@@ -74,18 +77,17 @@ def measure(case: Workload) -> list[Row]:
         return [case.row(STEP, None, "1", f"failed: {_told(error)}")]
 
 
-def _times(case: Workload) -> list[Row]:
+def _times(
+    case: Workload, time_seconds: float, bounds: tuple[int, int], visit_seconds: float
+) -> list[Row]:
     """The rows of a step's time, from steps that go in turn."""
     beside = group(case.method) == "ZO" and case.method != OURS
     names = ["inference", case.method, *([OURS] if beside else [])]
     steps = {name: dataclasses.replace(case, method=name).prepare()[1] for name in names}
-    losses = [float(steps[case.method]()) for _ in range(3)]
-    if not all(math.isfinite(loss) and 0 < loss < 100 for loss in losses):
-        raise AssertionError(f"expected finite losses before timing, got {losses}")
-    spent = {name: _seconds(step) for name, step in steps.items()}
-    one_round = 2 * sum(max(VISIT_SECONDS, seconds) for seconds in spent.values())
-    rounds = min(max(ROUNDS[0], int(TIME_SECONDS / one_round)), ROUNDS[1])
-    samples = in_turn(steps, case.synchronise, rounds, VISIT_SECONDS, least_steps=1)
+    seconds = [visit(step, 2, case.synchronise)[-1] for step in steps.values()]
+    one_round = 2 * sum(max(visit_seconds, second) for second in seconds)
+    rounds = min(max(bounds[0], int(time_seconds / one_round)), bounds[1])
+    samples = in_turn(steps, case.synchronise, rounds, visit_seconds, least_steps=1)
     times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
     ratios = {STEP: times[case.method] / (2 * times["inference"])}
     if beside:
@@ -97,13 +99,6 @@ def _times(case: Workload) -> list[Row]:
         config = {**row.config, "low": low, "high": high, "rounds": rounds}
         found.append(dataclasses.replace(row, config=config))
     return found
-
-
-def _seconds(step: Callable[[], Any]) -> float:
-    step()
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
 
 
 def _sizes(case: Workload) -> list[Row]:

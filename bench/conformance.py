@@ -13,7 +13,7 @@ from ezo.rows import Row, provenance
 
 OURS = "full-zo"
 DRIFT_STEPS = 200
-SMOKE = {"DRIFT_STEPS": 5}
+SMOKE = {"drift_steps": 5}
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int)
     return [Subject(method) for method in wanted]
 
 
-def measure(case: Subject) -> list[Row]:
+def measure(case: Subject, drift_steps: int = DRIFT_STEPS) -> list[Row]:
     """A row for each check: what it measured, and in the note its verdict, bound and meaning."""
     make_step = _ours if case.method == OURS else peers.find(case.method).make_step
     about: dict[str, Any] = {"case": case.name, "method": case.method, **provenance()}
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # for peers that draw from torch's global generator
-            found = conformance.run(make_step, drift_steps=DRIFT_STEPS)
+            found = conformance.run(make_step, drift_steps=drift_steps)
     except ModuleNotFoundError as error:
         note = f"not installed: {error.name}"
         return [Row(metric="conformance", value=None, unit="1", note=note, **about)]

@@ -13,8 +13,6 @@
 On CUDA ``cuda_peak_bytes`` is torch's ``max_memory_allocated`` of a step.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import tempfile
@@ -22,8 +20,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from unittest import mock
+from typing import Any
 
 import psutil
 import torch
@@ -33,10 +30,9 @@ from torch.utils._pytree import tree_iter
 
 from bench import grid
 from bench.workload import Workload
+from ezo.livebytes import Peak, step_peak
+from ezo.plan import simulate
 from ezo.rows import Row
-
-if TYPE_CHECKING:
-    from ezo.livebytes import Peak
 
 METHODS = ("inference", "full-zo", "elastic-*", "full-bp", "full-bp-checkpoint")
 SIDE_BY_SIDE = True  # bytes don't depend on neighbours
@@ -57,9 +53,6 @@ def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int)
 
 def measure(case: Workload) -> list[Row]:
     """The four figures of a step, parameters, gradients, optimiser state and batch included."""
-    # Here, because the gate counts bytes by this file beside an `ezo` that may be older.
-    from ezo.livebytes import step_peak
-
     try:
         apart = step_peak(case.prepare)  # first: it sees what is made within, also what stays
     except ModuleNotFoundError as error:
@@ -88,13 +81,9 @@ def measure(case: Workload) -> list[Row]:
 
 def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
     """The rows of the analytic figure; where it is off, with the kind that explains it."""
-    from ezo.plan import simulate
-
     on_cpu = dataclasses.replace(case, device="cpu")  # shapes are the same
     try:
-        # torch can't move a module of fake tensors; there is no need to.
-        with mock.patch.object(nn.Module, "to", lambda module, *_: module):
-            peak = simulate(on_cpu.prepare).peak
+        peak = simulate(on_cpu.prepare).peak
     except Exception as error:  # a peer may do what shapes alone don't allow
         why = f"can't be played on shapes: {type(error).__name__}: {_first_line(error)}"
         return [case.row("analytic_bytes", None, UNIT, why)]

@@ -4,7 +4,7 @@ Memory: exact tensor bytes and the heap's (`bench.memory`) of the fp32 step over
 ``int8-whole`` is int8 with int32 sums held whole (`ezo.int8.network.Network`).
 
 Time: the step of a method in fp32 over its step in each other precision, and torch's full BP in
-fp32 over it, all in one process, rounds A B .. B A (`bench.time.in_turn`). Full BP stands for the
+fp32 over it, all in one process, rounds A B .. B A (`bench.timing`). Full BP stands for the
 fastest that torch offers here: with the layers' weights in the usual memory format and in
 channels_last, whichever is faster.
 """
@@ -19,15 +19,15 @@ from torch import nn
 
 from bench.grid import START_SECONDS
 from bench.memory import heap_bytes, peak_bytes
-from bench.steptime import ROUND_SECONDS, ROUNDS, interval
-from bench.time import in_turn
+from bench.timing import in_turn, interval
 from bench.workload import Workload
 from ezo.int8.network import Network
 from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
 OTHERS = ("int8", "int8-whole", "int8*")
-SMOKE = {"ROUNDS": 2, "ROUND_SECONDS": 0.002}
+ROUNDS, VISIT_SECONDS = 15, 0.15
+SMOKE = {"rounds": 2, "visit_seconds": 0.001}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def cases(
     ]
 
 
-def measure(case: Comparison) -> list[Row]:
+def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECONDS) -> list[Row]:
     """``turn_seconds`` of a step in each round, and four ratios to every precision.
 
     ``fp32_over_PRECISION`` and ``full_bp_over_PRECISION`` of time, ``fp32_bytes_over_PRECISION``
@@ -77,12 +77,8 @@ def measure(case: Comparison) -> list[Row]:
     for name, layout in _layouts(case).items():
         model, steps[name] = case.workload("fp32", "full-bp").prepare()
         _channels_last(model, layout)
-    for name, step in steps.items():
-        losses = [float(step()) for _ in range(3)]
-        if not all(0 < loss < 100 for loss in losses):
-            raise AssertionError(f"{case.name}: expected losses in (0, 100), {name} gave {losses}")
     wait = case.workload("fp32").synchronise
-    samples = in_turn(steps, wait, case.rounds or ROUNDS, ROUND_SECONDS / 2)
+    samples = in_turn(steps, wait, rounds or case.rounds or ROUNDS, visit_seconds)
     times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
     fastest = min(_layouts(case), key=lambda name: times[name].median().item())
     found = []
@@ -124,7 +120,7 @@ def _sizes(case: Comparison, name: str) -> tuple[int, int]:
 
 def seconds(case: Comparison) -> float:
     """About how long a comparison takes."""
-    return START_SECONDS + ROUNDS * ROUND_SECONDS * 6
+    return START_SECONDS + ROUNDS * 2 * VISIT_SECONDS * 6
 
 
 def _layouts(case: Comparison) -> dict[str, torch.memory_format]:

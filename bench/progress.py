@@ -8,7 +8,7 @@ from tqdm import tqdm
 SECONDS = 30.0  # between lines, where there is no terminal
 
 
-class Progress(tqdm):  # type: ignore[type-arg]
+class Progress(tqdm):
     """``tqdm``, whose bar is lines that stay where nothing can be written over."""
 
     def __init__(self, *words: Any, **settings: Any) -> None:

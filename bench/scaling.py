@@ -11,15 +11,14 @@ import functools
 import gc
 import math
 import statistics
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.memory import peak_bytes
+from bench.timing import check, visit
 from bench.workload import CLASSES
 from ezo import catalogue, rows
 from ezo.methods._hyper import tuned
@@ -39,7 +38,7 @@ CONVNET = {"batch": 8, "image": 16, "width": 8, "depth": 2}
 MEMORIES = (10**6, 10**9)  # bytes
 DEEPEST = 32  # convolutions to look at; each further one adds the same
 STEPS = 5
-SMOKE = {"SIZES": {"batch": (1, 2)}, "MEMORIES": (10**6,), "STEPS": 1}
+SMOKE = {"sizes": (1, 2), "memories": (10**6,), "steps": 1}
 
 
 @dataclass(frozen=True)
@@ -118,16 +117,21 @@ def _axes(model: str) -> tuple[str, ...]:
     return ("batch",) if image else ("batch", "points")
 
 
-def measure(case: Series) -> list[Row]:
+def measure(
+    case: Series,
+    sizes: Sequence[int] | None = None,
+    memories: Sequence[int] = MEMORIES,
+    steps: int = STEPS,
+) -> list[Row]:
     """A series: each size's bytes, seconds and parameters; exponents; the largest sizes."""
     costs: dict[str, list[tuple[int, float]]] = {"peak_tensor_bytes": [], "step_seconds": []}
     found = []
-    for size in SIZES[case.axis]:
+    for size in sizes or SIZES[case.axis]:
         model, step = case.prepare(size)
-        step()
+        check(case.name, step)
         gc.collect()
         costs["peak_tensor_bytes"].append((size, peak_bytes(step)))
-        costs["step_seconds"].append((size, _seconds(step)))
+        costs["step_seconds"].append((size, statistics.median(visit(step, steps))))
         parameters = sum(p.numel() for p in model.parameters())
         for metric, unit in (("peak_tensor_bytes", "B"), ("step_seconds", "s")):
             value = costs[metric][-1][1]
@@ -138,7 +142,7 @@ def measure(case: Series) -> list[Row]:
         note = f"of cost = a {case.axis}^b over {points[0][0]} to {points[-1][0]}"
         found.append(_row(case, f"{metric}_exponent", b, "1", note))
     peak = functools.cache(lambda size: simulate(lambda: case.prepare(size)).peak.peak_bytes)
-    for memory in MEMORIES:
+    for memory in memories:
         largest = largest_size(peak, memory, DEEPEST if case.axis == "depth" else None)
         note = f"{case.axis} whose step fits in {memory:,} B, by the step on shapes"
         found.append(_row(case, "largest_size", largest, "1", note, memory_bytes=memory))
@@ -179,16 +183,6 @@ def largest_size(peak: Callable[[int], int], memory: int, line_from: int | None 
         middle = (low + high) // 2
         low, high = (middle, high) if peak(middle) <= memory else (low, middle)
     return low
-
-
-def _seconds(step: Callable[[], Any]) -> float:
-    """Median of some steps."""
-    samples = []
-    for _ in range(STEPS):
-        started = time.perf_counter()
-        step()
-        samples.append(time.perf_counter() - started)
-    return statistics.median(samples)
 
 
 def _row(case: Series, metric: str, value: float, unit: str, note: str = "", **config: int) -> Row:

@@ -31,7 +31,9 @@ def check(name: str, step: Step) -> None:
         raise AssertionError(f"{name}: expected losses in (0, 100) before timing, got {losses}")
 
 
-def visit(step: Step, times: int, synchronise: Step, clock: str = "wall") -> list[float]:
+def visit(
+    step: Step, times: int, synchronise: Step = lambda: None, clock: str = "wall"
+) -> list[float]:
     """Seconds of each of some steps.
 
     Args:

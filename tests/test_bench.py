@@ -1,11 +1,13 @@
 """The measuring instruments, on quantities that are known."""
 
 import gc
+import math
+import time
 
 import pytest
 import torch
 
-from bench import memory, steptime
+from bench import memory, timing
 from bench.isolate import measure_alone
 from bench.memory import peak_bytes
 from bench.workload import Workload
@@ -137,21 +139,38 @@ def test_measuring_again_gives_the_same_bytes(peaks):
     assert row.unit == "B" and row.versions["torch"] == torch.__version__
 
 
-def test_step_time_is_a_ratio_with_an_interval(monkeypatch):
-    monkeypatch.setattr(steptime, "ROUND_SECONDS", 0.01)
-    monkeypatch.setattr(steptime, "ROUNDS", 3)
-    threads = torch.get_num_threads()
-    try:
-        (row,) = steptime.measure(steptime.Comparison("lenet5", ("full-zo",), 4))
-    finally:
-        torch.set_num_threads(threads)
-    assert row.metric == "step_over_two_forwards" and row.unit == "1"
-    assert 0.1 < row.value < 100 and "interval" in row.note  # a busy machine is no failure
+# Seconds
 
 
-def test_a_peer_that_is_not_installed_is_a_row_that_says_so(monkeypatch):
-    monkeypatch.setattr(steptime, "ROUND_SECONDS", 0.01)
-    monkeypatch.setattr(steptime, "ROUNDS", 2)
-    monkeypatch.setitem(__import__("sys").modules, "torchzero", None)
-    (row,) = steptime.measure(steptime.Comparison("lenet5", ("torchzero-mezo",), 4))
-    assert row.value is None and "not installed" in row.note
+def test_a_visit_times_each_step_and_what_the_device_still_does():
+    waited = []
+    found = timing.visit(lambda: time.sleep(0.01), 3, lambda: waited.append(0), "wall")
+    assert len(found) == 3 and min(found) >= 0.01 and len(waited) == 6
+    assert max(timing.visit(lambda: time.sleep(0.05), 2, clock="cpu")) < 0.05
+
+
+def test_the_ratio_of_steps_in_turn_is_that_of_their_seconds():
+    def step(seconds):
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
+            pass
+        return 1.0
+
+    steps = {"a": lambda: step(0.004), "b": lambda: step(0.001)}
+    found = timing.in_turn(steps, lambda: None, rounds=5, visit_seconds=0.01)
+    assert {len(samples) for samples in found.values()} == {5}
+    assert min(a / b for a, b in zip(*found.values(), strict=True)) > 1
+    assert timing.in_turn(steps, lambda: None, 0, 0.01) == {"a": [], "b": []}
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 0.0, 1e3])
+def test_a_step_whose_losses_are_none_is_not_timed(loss):
+    with pytest.raises(AssertionError, match="a: expected losses"):
+        timing.in_turn({"a": lambda: loss}, lambda: None, 1, 0.01)
+
+
+def test_the_interval_of_a_median_holds_it():
+    samples = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    low, high = timing.interval(samples)
+    assert low < samples.median() < high and high - low < 0.5
+    assert timing.interval(torch.ones(5)) == (1.0, 1.0)

@@ -50,10 +50,8 @@ def test_a_method_of_one_s_own_is_told_of_beside_the_peers(monkeypatch: pytest.M
     assert "full-zo (ours), level with sign-zo." in by_bytes
 
 
-def test_a_cell_is_ratios_to_inference_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in compare.SMOKE.items():
-        monkeypatch.setattr(compare, name, value)
-    rows = isolate.measure_alone("compare", Workload("lenet5", "full-zo", 4))
+def test_a_cell_is_ratios_to_inference_in_one_process() -> None:
+    rows = compare.measure(Workload("lenet5", "full-zo", 4), **compare.SMOKE)
     found = {row.metric: row for row in rows}
     assert 1 <= found[compare.PEAK].value <= 1.02
     assert 0.1 < found[compare.STEP].value < 100  # a busy machine is no failure

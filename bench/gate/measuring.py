@@ -136,11 +136,12 @@ class Gate:
         samples: dict[Workload, list[list[Sample]]] = {cell: [] for cell in cells}
         failed: dict[Workload, dict[str, str]] = {}
         undecided = list(cells)
-        with Progress(total=pairs * len(cells), desc=name, unit="cells") as bar:
+        total: float = pairs * len(cells)  # at least
+        with Progress(total=total, desc=name, unit="cells") as bar:
             for pair in range(most_pairs):
                 if not undecided:
                     break
-                bar.total = max(bar.total, bar.n + len(undecided))
+                bar.total = total = max(total, bar.n + len(undecided))
                 with ExitStack() as both:
                     order = ("base", "head") if pair % 2 == 0 else ("head", "base")
                     processes = {label: self._process(label) for label in order}
