@@ -90,8 +90,7 @@ class Workload:
             y = torch.randint(0, classes, (self.batch_size,))
         if self.precision != "fp32":
             return self._trained(model, x, y)
-        if self.device != "cpu":  # where it is; nor can a module of fake tensors be moved
-            model, x, y = model.to(self.device), x.to(self.device), y.to(self.device)
+        model, x, y = model.to(self.device), x.to(self.device), y.to(self.device)
         loss_function = nn.CrossEntropyLoss()
 
         def closure(backward: bool = False) -> Tensor:
