@@ -74,7 +74,7 @@ def main() -> int:
         if given.command == "smoke":
             return smoke.run(given, benchmarks())
         if given.command == "gate":
-            return _gate(given)
+            return gate.run(given, _gate_cells(given))
         if given.out is None and not given.list:
             run.error("expected --out, a folder for rows.jsonl, or --list")
         benchmark = importlib.import_module(f"bench.{given.benchmark}")
@@ -91,6 +91,11 @@ def main() -> int:
     except ValueError as error:
         print(f"python -m bench: {error}", file=sys.stderr)
         return 2
+    except Exception:
+        if given.command != "gate":
+            raise
+        traceback.print_exc()
+        return 2  # not 1, which says that something regressed
 
 
 def _add_grid(parser: argparse.ArgumentParser) -> None:
@@ -117,17 +122,6 @@ def _grid(given: argparse.Namespace, benchmark: ModuleType) -> grid.Grid:
         devices=given.device,
         data=getattr(given, "data", None),
     )
-
-
-def _gate(given: argparse.Namespace) -> int:
-    """The exit status; 1 says that something regressed, so no fault of ours may end in it."""
-    try:
-        return gate.run(given, _gate_cells(given))
-    except ValueError:
-        raise
-    except Exception:
-        traceback.print_exc()
-        return 2
 
 
 def _gate_cells(given: argparse.Namespace) -> Sequence[Workload]:

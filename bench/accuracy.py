@@ -74,14 +74,11 @@ def seconds(case: Trial) -> float:
     """About how long a trial takes."""
     points = 256 if case.data.endswith("-256") else 1024
     step = 4 * flops(Workload(case.model, case.method, case.batch_size, points=points))
-    steps = EPOCHS * _examples(case.run) // case.batch_size
+    examples = _examples(dataclasses.replace(case.run, method="full-zo", batch_size=1))
+    steps = EPOCHS * examples // case.batch_size
     return START_SECONDS + steps * step / FLOPS_PER_SECOND
 
 
-def _examples(run: Run) -> int:
-    return _examples_of(dataclasses.replace(run, method="full-zo", batch_size=1))
-
-
 @functools.cache
-def _examples_of(run: Run) -> int:
+def _examples(run: Run) -> int:
     return len(load(run).train_x)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bench import grid, peers
+from bench.isolate import told
 from bench.memory import heap_bytes, peak_bytes
 from bench.timing import in_turn, interval, visit
 from bench.workload import Workload
@@ -74,7 +75,7 @@ def measure(
     except Exception as error:
         if case.method not in peers.names():
             raise
-        return [case.row(STEP, None, "1", f"failed: {_told(error)}")]
+        return [case.row(STEP, None, "1", f"failed: {told(error)}")]
 
 
 def _times(
@@ -112,7 +113,7 @@ def _sizes(case: Workload) -> list[Row]:
         except Exception as error:
             if case.method not in peers.names() and not isinstance(error, ModuleNotFoundError):
                 raise
-            found.append(case.row(metric, None, "1", f"can't be counted: {_told(error)}"))
+            found.append(case.row(metric, None, "1", f"can't be counted: {told(error)}"))
             continue
         found.append(case.row(metric, ours / theirs, "1", f"{ours:,} B over {theirs:,} B"))
     return found
@@ -123,10 +124,6 @@ def _exact(model: torch.nn.Module, step: Callable[[], Any]) -> int:
         step()
     gc.collect()
     return peak_bytes(step)
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def seconds(case: Workload) -> float:

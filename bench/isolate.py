@@ -51,6 +51,11 @@ def measure_or_say_why(benchmark: str, case: Any) -> list[Row]:
     return [*measured, _row(case, "cell_seconds", seconds, "s", "of the whole cell")]
 
 
+def told(error: Exception) -> str:
+    """An error's kind, and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
 def _row(case: Any, metric: str, value: float | None, unit: str, note: str) -> Row:
     if hasattr(case, "row"):
         own: Row = case.row(metric, value, unit, note)

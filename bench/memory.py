@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_iter
 
 from bench import grid
+from bench.isolate import told
 from bench.workload import Workload
 from ezo.livebytes import Peak, step_peak
 from ezo.plan import simulate
@@ -88,7 +89,7 @@ def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
         with mock.patch.object(nn.Module, "to", lambda module, *_: module):
             peak = simulate(on_cpu.prepare).peak
     except Exception as error:  # a peer may do what shapes alone don't allow
-        why = f"can't be played on shapes: {type(error).__name__}: {_first_line(error)}"
+        why = f"can't be played on shapes: {told(error)}"
         return [case.row("analytic_bytes", None, UNIT, why)]
     note = ""
     if abs(peak.peak_bytes / exact - 1) > AGREEMENT:
@@ -108,10 +109,6 @@ def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
         *(case.row(f"analytic_bytes_{kind}", size, UNIT) for kind, size in peak.kinds.items()),
         *modules,
     ]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _heap(case: Workload, exact: int) -> Row:

@@ -21,12 +21,13 @@ metric means is a version that each side tells; where they differ the metric is 
 """
 
 import argparse
+import dataclasses
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.gate.judging import OK, REGRESSED
-from bench.gate.measuring import MOST_PAIRS, PAIRS, Gate, Settings
+from bench.gate.measuring import Gate, Settings
 from bench.gate.report import Report
 from bench.gate.sides import NotMeasured, build_sides
 from bench.probe import PLANTS
@@ -68,9 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-new", action="store_true", help="cells that base does not have are meant"
     )
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of processes at least")
+    parser.add_argument("--pairs", type=int, default=usual.pairs, help="of processes, at least")
     parser.add_argument(
-        "--most-pairs", type=int, default=MOST_PAIRS, help="pairs while it can't be told"
+        "--most-pairs", type=int, default=usual.most_pairs, help="pairs while it can't be told"
     )
     parser.add_argument(
         "--clock",
@@ -80,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "not see waiting, nor a GPU",
     )
     parser.add_argument(
-        "--only", choices=("exact", "time"), help="bytes and digests alone, or time alone"
+        "--only", choices=("exact", "time"), default="", help="bytes and digests, or time"
     )
     parser.add_argument(
         "--repeat", type=int, default=1, help="compare so many times, to see how quiet the gate is"
@@ -101,17 +102,7 @@ def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
     for name in ("pairs", "repeat"):
         if getattr(given, name) < 1:
             raise ValueError(f"expected --{name} of 1 or more, got {getattr(given, name)}")
-    settings = Settings(
-        tolerance=given.tolerance,
-        bytes_tolerance=given.bytes_tolerance,
-        allow_digest_change=given.allow_digest_change,
-        allow_new=given.allow_new,
-        pairs=given.pairs,
-        most_pairs=max(given.pairs, given.most_pairs),
-        clock=given.clock,
-        plant=given.plant,
-        only=(given.only,) if given.only else ("exact", "time"),
-    )
+    settings = Settings(**{f.name: getattr(given, f.name) for f in dataclasses.fields(Settings)})
     report, statuses = Report(error="the gate has not ended"), []
     _write(given, report.json(), report.markdown())  # now, not when all is measured
     with tempfile.TemporaryDirectory(prefix="ezo-gate-") as folder:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -26,9 +27,7 @@ class Sample:
     @property
     def log_ratio(self) -> float:
         """Of head over base."""
-        return sum(map(math.log, self.head)) / len(self.head) - sum(map(math.log, self.base)) / len(
-            self.base
-        )
+        return fmean(map(math.log, self.head)) - fmean(map(math.log, self.base))
 
 
 @dataclass(frozen=True)
