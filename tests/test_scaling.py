@@ -39,13 +39,10 @@ def test_a_line_is_gone_along_without_looking():
 
 @pytest.fixture(scope="module")
 def measured():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(scaling.SIZES, "image", (8, 16))
-        patch.setattr(scaling, "STEPS", 1)
-        patch.setattr(scaling, "MEMORIES", (100_000,))
-        gc.collect()
-        standing = peak_bytes(lambda: None)  # tensors of other tests
-        return standing, scaling.measure(Series("convnet", "full-bp", "image", batch_size=4))
+    gc.collect()
+    standing = peak_bytes(lambda: None)  # tensors of other tests
+    series = Series("convnet", "full-bp", "image", batch_size=4)
+    return standing, scaling.measure(series, sizes=(8, 16), memories=(100_000,), steps=1)
 
 
 def test_a_series_has_bytes_and_seconds_of_each_size(measured):
