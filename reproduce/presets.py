@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from bench import workload
 from ezo import catalogue
-from ezo.methods._hyper import tuned
 from ezo.train import Run
+from ezo.tuned import tuned
 
 ACCURACY_METHODS = ("full-zo", "elastic-1", "elastic-2", "tail-only-1", "tail-only-2", "full-bp")
 FINE_TUNING_METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
@@ -220,33 +220,9 @@ def precisions() -> tuple[str, ...]:
     return tuple(catalogue.names("precision"))
 
 
-def task(data: str, start: str = "") -> str:
-    """What hyperparameters are searched for: training on ``data``, after ``start`` if any."""
-    return f"{start} to {data}" if start else data
-
-
-DEEPEST = {"elastic": "elastic-2", "elastic-lean": "elastic-lean-3"}  # that have values
-
-
 def hyper(model: str, data: str, method: str, precision: str = "fp32", start: str = "") -> Any:
-    """The tuned values; where there are none, those of a kin.
-
-    The kin of fine-tuning after training on ``start`` is that from MNIST to the same turned by the
-    first of `ANGLES`, then training; of rotated data the unrotated, of Fashion-MNIST MNIST, of
-    elastic-k and elastic-lean-k with a larger k than was searched for that of `DEEPEST`.
-    """
-    deepest = DEEPEST.get(method.rpartition("-")[0], method)
-    deep = deepest != method and catalogue.number(method) > catalogue.number(deepest)
-    plain = data.partition("-rot")[0]
-    near = (data, plain, "mnist") if "mnist" in data else (data,)
-    if start:
-        near = (task(data, start), task(f"mnist-rot{ANGLES[0]}", "mnist"), *near)
-    for source in near:
-        for name in (method, deepest) if deep else (method,):
-            found = tuned(model, source, name, precision)
-            if found != tuned(model, "", name, precision):
-                return found
-    return tuned(model, "", method, precision)
+    """The tuned values, or the nearest (`ezo.tuned`)."""
+    return tuned(model, data, method, precision, start)
 
 
 def _everywhere(make: Callable[[str], list[Run]], *only: str) -> Callable[[], list[Run]]:
