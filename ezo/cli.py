@@ -163,7 +163,7 @@ def _train(given: argparse.Namespace) -> int:
             raise ValueError(f"expected --threads of 1 or more, got {given.threads}")
         torch.set_num_threads(given.threads)
     _check_device(given.device)
-    hyper = {f.name for p in catalogue.members("precision") for f in fields(p.HYPER)}
+    hyper = dict.fromkeys(f.name for p in catalogue.members("precision") for f in fields(p.HYPER))
     settled = Run(
         given.model,
         given.data,
@@ -174,7 +174,7 @@ def _train(given: argparse.Namespace) -> int:
         given.seed,
         given.train_examples,
         given.held_out,
-    ).settled({name: value for name, value in vars(given).items() if name in hyper})
+    ).settled({name: getattr(given, name) for name in hyper if hasattr(given, name)})
     steps = train.train(
         settled,
         root=given.data_root,

@@ -127,7 +127,7 @@ def test_every_lean_run_has_a_lean_form_s_settings():
 
 def test_fine_tuning_has_hyperparameters_of_its_own_where_they_were_searched(monkeypatch):
     chosen = {"lenet5/mnist to mnist-rot30/full-zo": {"lr": 0.5}}
-    monkeypatch.setattr("ezo.methods._hyper._tuned", lambda: chosen)
+    monkeypatch.setattr("ezo.tuned._table", lambda: chosen)
     assert presets.hyper("lenet5", "mnist-rot30", "full-zo") == Hyper()
     for data in ("mnist", "fashion-mnist"):
         for angle in presets.ANGLES:

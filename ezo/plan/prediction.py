@@ -171,6 +171,8 @@ def plan(
     limit = parse_bytes(budget) if isinstance(budget, str) else budget
     if limit is not None and limit < 1:
         raise ValueError(f"expected a budget of 1 byte or more, got {budget}")
+    if not any(isinstance(t, Tensor) for t in tree_iter(x)):
+        raise ValueError(f"expected an input with a tensor, got {x!r}")
     names = [name or "(model)" for name in catalogue.find("precision", precision).layers(model)]
     if splits is not None:
         warnings.warn(
