@@ -37,7 +37,8 @@ def prepared(
     """
     file, name = catalogue.find("precision", precision), None if method == "inference" else method
     hyper = replace(file.default(name), **changes)
-    step: Step = file.make_step(precision, model, name, hyper, device=torch.device(device))
+    place = None if device == "cpu" else torch.device(device)  # there are shapes that can't move
+    step: Step = file.make_step(precision, model, name, hyper, device=place)
     return step, step.calibrate(x).to(device), y.to(device)
 
 
@@ -113,8 +114,12 @@ class Workload:
             y = torch.randint(0, classes, (self.batch_size,))
         if self.precision == "fp32" and self.method in peers.names():
             model, x, y = model.to(self.device), x.to(self.device), y.to(self.device)
-            loss, peer = nn.CrossEntropyLoss(), peers.find(self.method)
-            return model, peer.step(self.method, model, lambda: loss(model(x), y))
+            loss = nn.CrossEntropyLoss()
+
+            def closure(backward: bool = False) -> Tensor:
+                return loss(model(x), y)
+
+            return model, peers.find(self.method).step(self.method, model, closure)
         step, batch, y = prepared(self.precision, self.method, model, x, y, self.device)
         return step.model, lambda: step.mean_loss(step(batch, y), 1, self.batch_size)
 

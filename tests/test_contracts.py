@@ -577,9 +577,9 @@ assert peaks[0] == peaks[1] and peaks[0]["peak_tensor_bytes"] > 0, peaks
 def test_a_precision_is_one_file(tmp_path: Path) -> None:
     """fp32 under another name, in a copy of the tree: it trains, is planned and is measured."""
     for package in ("ezo", "bench"):
-        (folder,) = importlib.import_module(package).__path__[:1]
+        folder = Path(str(importlib.import_module(package).__file__)).parent
         ignored = shutil.ignore_patterns("*.pyc", "csrc")
-        shutil.copytree(Path(folder), tmp_path / package, ignore=ignored)
+        shutil.copytree(folder, tmp_path / package, ignore=ignored)
     kernels = importlib.util.find_spec("ezo._kernels")
     if kernels is not None and kernels.origin:
         shutil.copy(kernels.origin, tmp_path / "ezo")

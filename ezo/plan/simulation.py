@@ -48,12 +48,11 @@ def simulate(prepare: Prepare) -> Simulation:
         ValueError: a shape depends on values.
     """
     shapes = _Shapes()
-    with contextlib.ExitStack() as stack:
+    # The device: whatever the default, where a kernel's result names none.
+    with torch.device("cpu"), contextlib.ExitStack() as stack:
         for file in catalogue.members("precision"):  # first: some look at numbers before
             if hasattr(file, "on_shapes"):
                 stack.enter_context(file.on_shapes(shapes.spend))
-        # whatever the default, where a kernel's result names no device
-        stack.enter_context(torch.device("cpu"))
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(fake_tensor.FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(perturb.shapes_only(shapes.spend))
