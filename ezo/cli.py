@@ -108,22 +108,26 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="cpu, cuda or another torch device")
     add("--threads", type=int, help="CPU threads; by default torch's choice")
     add("--checkpoint-steps", type=int, default=1000, help="steps between checkpoints")
-    groups: dict[type, list[str]] = {}  # precisions by their hyperparameters
+    titles: dict[type, str] = {}  # of precisions by their hyperparameters
     for precision in catalogue.members("precision"):
-        groups.setdefault(precision.HYPER, []).extend(precision.NAMES)
-    owners: dict[str, dict[str, Field[Any]]] = {}  # by option, then by precisions
-    for hyper, names in groups.items():
+        names = [titles[precision.HYPER]] if precision.HYPER in titles else []
+        titles[precision.HYPER] = " and ".join([*names, *precision.NAMES])
+    options: dict[str, dict[str, Field[Any]]] = {}  # by name, then by title
+    for hyper, title in titles.items():
         for field in fields(hyper):
-            owners.setdefault(field.name, {})[" and ".join(names)] = field
-    shared = [name for name, own in owners.items() if len(own) > 1]
-    for title in (*(" and ".join(names) for names in groups.values()), "several precisions"):
-        group = parser.add_argument_group(f"hyperparameters of {title}", _FROM)
-        for name, own in owners.items():
-            if name not in shared and title in own:
-                _add_hyper(group, own[title], _told(own[title]))
-            elif name in shared and title == "several precisions":
-                told = "; ".join(f"in {of}: {_told(field)}" for of, field in own.items())
-                _add_hyper(group, next(iter(own.values())), told)
+            options.setdefault(field.name, {})[title] = field
+    groups = {
+        t: parser.add_argument_group(f"hyperparameters of {t}", _FROM) for t in titles.values()
+    }
+    for name, own in options.items():
+        told = {t: f"{f.metadata['help']} (untuned: {f.default})" for t, f in own.items()}
+        title, field = next(iter(own.items()))
+        groups[title].add_argument(
+            "--" + name.replace("_", "-"),
+            type=_number_or_none if "None" in str(field.type) else type(field.default),
+            default=argparse.SUPPRESS,
+            help=told[title] if len(told) == 1 else "; ".join(f"in {t}: {told[t]}" for t in told),
+        )
 
 
 _FROM = (
@@ -131,16 +135,6 @@ _FROM = (
     "nearest that were, else the method's own, which are as a rule those called untuned here; one "
     "that the method does not read is an error"
 )
-
-
-def _told(field: Field[Any]) -> str:
-    return f"{field.metadata['help']} (untuned: {field.default})"
-
-
-def _add_hyper(group: Any, field: Field[Any], text: str) -> None:
-    kind = _number_or_none if "None" in str(field.type) else type(field.default)
-    name = "--" + field.name.replace("_", "-")
-    group.add_argument(name, type=kind, default=argparse.SUPPRESS, help=text)
 
 
 def _joined(words: Sequence[str]) -> Iterator[str]:

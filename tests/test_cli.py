@@ -130,7 +130,10 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
             ["--precision", "int8", "--method", "full-bp-checkpoint"],
             "expected a method with an integer form, elastic-<k>, .*, got full-bp-checkpoint; give",
         ),
-        (["--precision", "int8", "--queries", "0"], "expected queries of 1 to 1024, got 0"),
+        (
+            ["--model", "plain", "--precision", "int8", "--queries", "0"],
+            "expected queries to be an integer from 1 to 1024, got 0",
+        ),
         (["--precision", "int8"], "can't convert model.2, BatchNorm1d.*: no integer form"),
         (["--threads", "0"], "expected --threads of 1 or more, got 0"),
         (["--device", "nonsense"], "expected a device that works here, got 'nonsense'"),

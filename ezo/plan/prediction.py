@@ -182,20 +182,9 @@ def plan(
         )
     if methods is None:
         methods = _of_splits(len(names), splits, lean) if splits or lean else METHODS
-    make = _Steps(model, x, precision, loss, bp_optimizer)
-    inference = simulate(functools.partial(make.of, None))
-    predictions, impossible = [], []
-    for method in dict.fromkeys(catalogue.expand(methods, len(names))):
-        try:
-            found = simulate(functools.partial(make.of, method))
-        except Impossible as error:
-            impossible.append((method, str(error)))
-            continue
-        k = make.bp_layers
-        begins = names[len(names) - k] if k else ""
-        time = found.seconds / (2 * inference.seconds)
-        predictions.append(Prediction(method, k, begins, found.peak, time))
-    return Plan(inference.peak, tuple(predictions), limit, tuple(impossible))
+    steps = _Steps(precision, model, x, loss, bp_optimizer)
+    inference, predictions, impossible = steps.predict(names, methods)
+    return Plan(inference, tuple(predictions), limit, tuple(impossible))
 
 
 def _of_splits(layers: int, splits: Iterable[int] | None, lean: bool) -> list[str]:
@@ -206,34 +195,47 @@ def _of_splits(layers: int, splits: Iterable[int] | None, lean: bool) -> list[st
     return [ends.get(k, f"{kind}-{k}") for k in chosen]
 
 
+@dataclass
 class _Steps:
     """Makes a precision's steps of a model's shape on a batch's."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        x: Any,
-        precision: str,
-        loss: Callable[[Any], Tensor] | None,
-        bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None,
-    ) -> None:
-        self._model, self._x, self._precision = model, x, precision
-        self._loss, self._bp_optimizer = loss, bp_optimizer
-        self.bp_layers = 0  # of the last step
+    precision: str
+    model: nn.Module
+    x: Any
+    loss: Callable[[Any], Tensor] | None
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None
+    bp_layers: int = 0  # of the last step
+
+    def predict(
+        self, names: list[str], methods: Iterable[str]
+    ) -> tuple[Peak, list[Prediction], list[tuple[str, str]]]:
+        """Inference's peak, the needs of each method, and those that have no step."""
+        inference = simulate(functools.partial(self.of, None))
+        predictions, impossible = [], []
+        for method in dict.fromkeys(catalogue.expand(methods, len(names))):
+            try:
+                found = simulate(functools.partial(self.of, method))
+            except Impossible as error:
+                impossible.append((method, str(error)))
+                continue
+            begins = names[-self.bp_layers] if self.bp_layers else ""
+            time = found.seconds / (2 * inference.seconds)
+            predictions.append(Prediction(method, self.bp_layers, begins, found.peak, time))
+        return inference.peak, predictions, impossible
 
     def of(self, method: str | None) -> tuple[nn.Module, Callable[[], Any]]:
         """A method's step, or a pass of inference and its loss, for `simulate`."""
-        file, loss = catalogue.find("precision", self._precision), self._loss
+        file, loss = catalogue.find("precision", self.precision), self.loss
         step = file.make_step(
-            self._precision,
-            _shape_of(self._model),
+            self.precision,
+            _shape_of(self.model),
             method,
             file.default(method),
             loss=None if loss is None else lambda output, labels: loss(output),
-            bp_optimizer=self._bp_optimizer,
+            bp_optimizer=self.bp_optimizer,
         )
         self.bp_layers = step.bp_layers
-        x = tree_map_only(Tensor, _shape, self._x)
+        x = tree_map_only(Tensor, _shape, self.x)
         first = next(t for t in tree_iter(x) if isinstance(t, Tensor))
         labels = None
         if loss is None:

@@ -22,7 +22,6 @@ from ezo.int8 import (
 )
 from ezo.int8.loss import NAT, tables
 from ezo.int8.ops import SumTooLong
-from ezo.int8.optim import BP_GRADIENTS, LARGEST_QUERIES
 from ezo.methods import Parts
 from ezo.methods._hyper import about
 from ezo.precisions import EVALUATION_BATCH, Impossible, Step
@@ -113,7 +112,8 @@ def reads(method: str) -> frozenset[str]:
 
 def check(method: str, hyper: Int8Hyper) -> None:
     """Raises:
-    ValueError: the method has no integer form, or a value is out of range.
+    ValueError: the method has no integer form, or a value is out of range; the optimiser checks the
+        rest.
     """
     _parts(method)
     for field in fields(hyper):
@@ -125,13 +125,6 @@ def check(method: str, hyper: Int8Hyper) -> None:
     for name in ("growth", "zo_growth"):
         if not 0 <= getattr(hyper, name) <= 6:
             raise ValueError(f"expected {name} from 0 to 6 bits, got {getattr(hyper, name)}")
-    if hyper.bp_gradient not in BP_GRADIENTS:
-        raise ValueError(
-            f"expected bp_gradient to be one of {', '.join(BP_GRADIENTS)}, got "
-            f"{hyper.bp_gradient!r}"
-        )
-    if not 1 <= hyper.queries <= LARGEST_QUERIES:
-        raise ValueError(f"expected queries of 1 to {LARGEST_QUERIES}, got {hyper.queries}")
     SparseNoise(hyper.r_max, hyper.p_zero)
     factor(hyper.schedule, 0, 1)
     if not 0 <= hyper.mu_drop <= hyper.mu + 20:
