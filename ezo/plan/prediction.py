@@ -168,9 +168,7 @@ def plan(
         >>> found.best.method, found.best.peak.peak_bytes
         ('elastic-1', 648)
     """
-    limit = parse_bytes(budget) if isinstance(budget, str) else budget
-    if limit is not None and limit < 1:
-        raise ValueError(f"expected a budget of 1 byte or more, got {budget}")
+    limit = _limit(budget)
     if not any(isinstance(t, Tensor) for t in tree_iter(x)):
         raise ValueError(f"expected an input with a tensor, got {x!r}")
     names = [name or "(model)" for name in catalogue.find("precision", precision).layers(model)]
@@ -185,6 +183,13 @@ def plan(
     steps = _Steps(precision, model, x, loss, bp_optimizer)
     inference, predictions, impossible = steps.predict(names, methods)
     return Plan(inference, tuple(predictions), limit, tuple(impossible))
+
+
+def _limit(budget: int | str | None) -> int | None:
+    limit = parse_bytes(budget) if isinstance(budget, str) else budget
+    if limit is not None and limit < 1:
+        raise ValueError(f"expected a budget of 1 byte or more, got {budget}")
+    return limit
 
 
 def _of_splits(layers: int, splits: Iterable[int] | None, lean: bool) -> list[str]:
