@@ -1,16 +1,16 @@
 """Find models, data sets, methods and precisions: a file in their folder is one, by being there.
 
 A file of a kind defines ``NAMES``, the names it answers to, and the function of its kind
-(``build``, ``load``, ``optimizer``, ``trainer``: see `KINDS`). A name may hold one placeholder for
-an integer, ``elastic-<k>``; the function gets the name as the caller wrote it, and `number` reads
-the integer.
+(``build``, ``load``, ``optimizer``, ``make_step``: see `KINDS`). A name may hold one placeholder
+for an integer, ``elastic-<k>``; the function gets the name as the caller wrote it, and `number`
+reads the integer.
 Nothing is registered anywhere: to add a model, write ``ezo/models/yours.py``.
 """
 
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 KINDS = {
@@ -52,6 +52,23 @@ def find(kind: str, name: str) -> ModuleType:
         if any(_pattern(known).fullmatch(name) for known in module.NAMES):
             return module
     raise ValueError(f"unknown {kind} '{name}'; known: {', '.join(names(kind))}")
+
+
+def expand(methods: Iterable[str], layers: int) -> list[str]:
+    """Methods, with ``elastic-*`` as every split point of a model, 1 to ``layers`` - 1.
+
+    Raises:
+        ValueError: a method is unknown.
+
+    >>> expand(["full-zo", "elastic-*"], layers=3)
+    ['full-zo', 'elastic-1', 'elastic-2']
+    """
+    found = []
+    for method in methods:
+        begin, star, _ = method.partition("*")
+        found += [f"{begin}{k}" for k in range(1, layers)] if star else [method]
+        find("method", f"{begin}1" if star else method)
+    return found
 
 
 def number(name: str) -> int:

@@ -21,7 +21,7 @@ an update is rounded to the grid, and below half its spacing, 1.2e-7, it is lost
 import contextlib
 import importlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -38,18 +38,22 @@ except ImportError:
 
 GRID = {torch.float32: 2.0**-22, torch.float64: 2.0**-51}
 SCRATCH_BYTES = 64 * 1024
+SWEEP_SECONDS = 0.5e-9  # a parameter, for one of a step's three sweeps; a core, roughly
 _warned = False
 _world: ContextVar[dict[Any, Any] | None] = ContextVar("world", default=None)
 sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are scratch
 
 
 @contextlib.contextmanager
-def shapes_only() -> Iterator[None]:
+def shapes_only(spend: Callable[[float], None] = lambda seconds: None) -> Iterator[None]:
     """Within, sweeps take the memory they need and leave parameters alone: for `ezo.plan`.
 
     Its parameters are shapes without numbers, which the compiled path could not write to.
+
+    Args:
+        spend: is told the seconds that a step's compiled sweeps would take, roughly.
     """
-    token = _world.set({})
+    token = _world.set({"spend": spend})
     try:
         yield
     finally:
@@ -113,7 +117,8 @@ class Sweeper:
             warn_once()
             self._rest = list(enumerate(parameters, start=first_tensor))
             self._fits, self._compiled = [], []
-        if world() is not None:
+        if (shapes := world()) is not None:
+            shapes["spend"](3 * SWEEP_SECONDS * sum(p.numel() for p in self._fits))
             self._fits, self._compiled = [], []
 
     def shift(self, place: tuple[int, int, int], eps: float, times: float) -> None:
