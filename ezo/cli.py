@@ -140,7 +140,7 @@ def _train(given: argparse.Namespace) -> int:
             raise ValueError(f"expected --threads of 1 or more, got {given.threads}")
         torch.set_num_threads(given.threads)
     _check_device(given.device)
-    for kind in catalogue.KINDS:
+    for kind in catalogue.OF_A_RUN:
         catalogue.find(kind, getattr(given, kind))
     run = Run(
         given.model,

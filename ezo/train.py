@@ -59,7 +59,7 @@ class Run:
             ValueError: a name is unknown, a number out of range, or the method has no form in this
                 precision.
         """
-        for kind in catalogue.KINDS:
+        for kind in catalogue.OF_A_RUN:
             catalogue.find(kind, getattr(self, kind))
         for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
             if getattr(self, name) < least:

@@ -30,6 +30,7 @@ FUNCTIONS = {
     "data": ("load", ["name", "root"]),
     "method": ("optimizer", ["name", "model", "hyper", "seed"]),
     "precision": ("trainer", ["name", "model", "data", "method", "hyper", "seed", "device"]),
+    "estimator": ("difference", ["losses"]),
 }
 LONGEST_LINE = 110
 NUMBERS = {"<points>": "256", "<degrees>": "45", "<k>": "1"}
@@ -105,6 +106,7 @@ def test_an_unknown_name_lists_the_known_names(kind: str, name: str) -> None:
             "precision",
             "def trainer(name, model, data, method, hyper, seed, device): return name",
         ),
+        ("estimator", "POINTS = (1, -1)\ndef difference(losses): return losses[1] - losses[-1]"),
     ],
 )
 def test_a_new_file_is_found_by_being_there(

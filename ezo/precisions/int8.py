@@ -58,8 +58,7 @@ class Int8Hyper:
     p_zero: float = about(0.0, "share of weights that a perturbation leaves alone")
     magnitude: str = about(
         "absolute",
-        "ZO step size: sign (the paper's), relative to the loss difference's running mean, or "
-        "absolute, in proportion to the loss difference",
+        "ZO step size: sign (the paper's), or absolute, in proportion to the loss difference",
     )
     largest_difference: int = about(
         525, "bound on the mean loss difference that magnitude absolute takes, in 2^-10 bit"
@@ -83,8 +82,7 @@ class Int8Hyper:
     )
     bp_gradient: str = about(
         "plus",
-        "where the BP gradient is taken: plus or minus for one of a step's passes, mean for both, "
-        "unperturbed for one more",
+        "where the BP gradient is taken: mean, plus, minus, last or unperturbed",
         later=True,
     )
     queries: int = about(1, "ZO perturbations a step", later=True)
