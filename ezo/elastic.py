@@ -36,7 +36,7 @@ class Elastic(Optimizer):
         self._steps = 0
         self.applied: list[tuple[Any, ...]] = []
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. See the class."""
         if closure is None:
             raise ValueError(
