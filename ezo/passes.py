@@ -160,7 +160,7 @@ class Passes:
         vectors: list[Tensor] = []
         while (given := self._run(lambda: next(parts, end), bp)) is not end:
             value, examples = self._checked(given, bp)
-            if (examples is not None) != (len(vectors) == count):
+            if count and (examples is not None) != bool(vectors):
                 raise ValueError(
                     "expected the closure to yield scalars or vectors, got both; yield each "
                     "micro-batch's losses in one form"
