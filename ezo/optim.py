@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from ezo import check, perturb
 from ezo.elastic import Elastic
 from ezo.noise import NOISES
-from ezo.passes import Passes
+from ezo.passes import Passes, PassLoss
 from ezo.perturb import SCRATCH_BYTES
 from ezo.phases import phase
 from ezo.split import Split, split
 from ezo.spsa import slope
-from ezo.step import Difference, Losses, step, visits
+from ezo.step import Difference, Losses, course, step
 
 GROUP: dict[str, tuple[Callable[[Any], Any], str]] = {  # what a ZO group may set
     "lr": (lambda v: check.finite(v) and v >= 0, "a finite number of 0 or more"),
@@ -182,7 +182,7 @@ class ElasticZO(Elastic):
             make = bp_optimizer or functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)
             self.bp_optimizer = _make(make, bp_parameters)
             self.param_groups += self.bp_optimizer.param_groups
-        self.estimates: list[Estimate] = []
+        self._losses: list[dict[int, PassLoss]] = []  # the last step's
         self._model = model
         self._norms = [m for m in model.modules() if isinstance(m, _NormBase)]
         self._noise, self._scratch_bytes = noise, scratch_bytes
@@ -209,32 +209,35 @@ class ElasticZO(Elastic):
         zo = [p for group in weights.groups for p in group["params"]]
         bp = [p for g in self.param_groups if not g.get("zo", False) for p in g["params"]]
         where = self._bp_gradient if bp else None
-        course = visits(self._points, self._queries if zo else 0, where)
-        share = 1 / max(sum(visit.bp for visit in course), 1)
+        visits, taken = course(self._points, self._queries if zo else 0, where)
         self._stepping = True
         try:
-            with Passes(closure, self._model, self._norms, zo, bp, share) as passes:
-                found = step([weights], passes, self._difference, course)
+            with Passes(closure, self._model, self._norms, zo, bp, 1 / max(taken, 1)) as passes:
+                found = step([weights], passes, self._difference, visits)
         finally:
             self._stepping = False
         if self.bp_optimizer is not None and found.finite:
             with phase("update"):
                 self.bp_optimizer.step()
         self._steps += 1
-        self.applied = found.applied
-        self.estimates = [
-            Estimate(*(of[p].mean if p in of else None for p in (1, -1, 0))) for of in found.losses
-        ]
-        losses = [x for e in self.estimates for x in e if x is not None]
+        self.applied, self._losses = found.applied, found.losses
+        losses = [x.mean for of in found.losses for x in of.values()]
         if found.theta is not None:
             losses = [found.theta.mean]
         loss = sum(losses) / len(losses)
         return torch.scalar_tensor(loss, dtype=passes.dtype, device=passes.device)
 
+    @property
+    def estimates(self) -> list[Estimate]:
+        """The last step's losses, for each query; empty with no ZO part."""
+        return [
+            Estimate(*(of[p].mean if p in of else None for p in (1, -1, 0))) for of in self._losses
+        ]
+
     def _weights(self) -> "_Weights":
         groups = [g for g in self.param_groups if g.get("zo", False) and g["params"]]
-        how = {"noise": self._noise, "scratch_bytes": self._scratch_bytes}
-        return _Weights(groups, self._seed, self._steps, self._queries, **how)
+        place = (self._seed, self._steps)
+        return _Weights(groups, place, self._queries, self._noise, self._scratch_bytes)
 
     def _perturbations(self) -> list["_Weights"]:
         return [self._weights()]
@@ -269,13 +272,22 @@ class _Weights:
     """The perturbation of the ZO weights, e = eps z, of a `ezo.step.Perturbation`'s face."""
 
     def __init__(
-        self, groups: list[dict[str, Any]], seed: int, step: int, queries: int, **how: Any
+        self,
+        groups: list[dict[str, Any]],
+        place: tuple[int, int],
+        queries: int,
+        noise: str,
+        scratch_bytes: int,
     ) -> None:
-        self.groups, self._queries, self._place = groups, queries, (seed, step)
+        self.groups, self._place, self._queries = groups, place, queries
         self._sweepers: list[perturb.Sweeper] = []
         first = 0  # a group's first tensor, in the noise stream
         for group in groups:
-            self._sweepers.append(perturb.Sweeper(group["params"], first_tensor=first, **how))
+            self._sweepers.append(
+                perturb.Sweeper(
+                    group["params"], noise=noise, first_tensor=first, scratch_bytes=scratch_bytes
+                )
+            )
             first += len(group["params"])
 
     def move(self, query: int, start: int, end: int) -> None:

@@ -93,7 +93,9 @@ class Passes:
                 if examples is not None:
                     with torch.enable_grad() if visit.bp else _nothing:
                         value = value.mean()
-                found = PassLoss(self._taken(value, visit.bp), examples)
+                if visit.bp:
+                    self._backward(value)
+                found = PassLoss(self.read(value), examples)
         except RuntimeError as error:
             if "backward through the graph a second time" in str(
                 error
@@ -112,7 +114,7 @@ class Passes:
 
     def finite(self, losses: list[PassLoss]) -> bool:
         """Whether every loss is."""
-        return all(math.isfinite(loss.mean) for loss in losses)
+        return all(map(math.isfinite, [loss.mean for loss in losses]))
 
     def read(self, loss: Tensor) -> float:
         """The number in a tensor: the one place where a step waits for its device."""
@@ -120,8 +122,12 @@ class Passes:
 
     def _run(self, function: Callable[[], Any], bp: bool) -> Any:
         gradients = [p.grad for p in self._bp]
-        with phase("forward"), torch.enable_grad() if bp else _nothing:
-            given = function()
+        with phase("forward"):
+            if bp:
+                with torch.enable_grad():
+                    given = function()
+            else:
+                given = function()
         for p, gradient in zip(self._bp, gradients, strict=True):
             p.grad = gradient  # the closure may have cleared what an earlier pass left
         return given
@@ -136,21 +142,19 @@ class Passes:
                     "loss.item()"
                 )
             loss = torch.as_tensor(loss)
-        if loss.dim() != 1 and loss.numel() != 1:
+        dimensions = loss.dim()
+        if dimensions > 1 and loss.numel() != 1:
             raise ValueError(
                 "expected the closure to return a scalar loss or each example's, (N,), got shape "
                 f"{tuple(loss.shape)}; reduce it, for example with mean()"
             )
         if not self._ran:
             self.dtype, self.device = loss.dtype, loss.device
-        return loss, loss.detach() if loss.dim() == 1 else None
+        return loss, loss.detach() if dimensions == 1 else None
 
-    def _taken(self, value: Tensor, bp: bool) -> float:
-        """A loss's number, after its gradient."""
-        if bp:
-            with phase("backward"):
-                value.backward(torch.full_like(value, self._weight))
-        return self.read(value)
+    def _backward(self, value: Tensor) -> None:
+        with phase("backward"):
+            value.backward(torch.full_like(value, self._weight))
 
     def _micro_batches(self, parts: Any, bp: bool) -> PassLoss:
         earlier = [p.grad for p in self._bp]  # of other passes
@@ -169,7 +173,9 @@ class Passes:
                 vectors.append(examples)
                 with torch.enable_grad() if bp else _nothing:
                     value = value.sum()
-            total += self._taken(value, bp)
+            if bp:
+                self._backward(value)
+            total += self.read(value)
             count += 1
             self.first += 0 if examples is None else len(examples)
             del given, value

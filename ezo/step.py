@@ -33,6 +33,13 @@ class Visit(NamedTuple):
     bp: bool
 
 
+class Course(NamedTuple):
+    """The passes of a step, and how many of them take BP's gradient."""
+
+    visits: tuple[Visit, ...]
+    taken: int
+
+
 class Perturbation(Protocol):
     """Noise on something that the passes compute with, each query its own."""
 
@@ -77,7 +84,7 @@ class Found(NamedTuple):
 
 
 @functools.cache
-def visits(points: tuple[int, ...], queries: int, bp_gradient: str | None) -> tuple[Visit, ...]:
+def course(points: tuple[int, ...], queries: int, bp_gradient: str | None) -> Course:
     """The passes of a step, in order.
 
     Theta comes first where the estimator has a point there, and is visited once. The BP gradient is
@@ -89,7 +96,7 @@ def visits(points: tuple[int, ...], queries: int, bp_gradient: str | None) -> tu
         queries: perturbations a step; 0 for a pass at theta alone.
         bp_gradient: one of `BP_GRADIENTS`; None where BP trains nothing.
 
-    >>> visits((1, -1), 1, "plus")
+    >>> course((1, -1), 1, "plus").visits
     (Visit(query=0, point=-1, bp=False), Visit(query=0, point=1, bp=True))
     """
     last = max(queries - 1, 0)
@@ -101,18 +108,16 @@ def visits(points: tuple[int, ...], queries: int, bp_gradient: str | None) -> tu
         around.append((last, 0))
     elif 0 in points:
         around.insert(0, (last, 0))
-    mean, none = bp_gradient == "mean", bp_gradient is None
-    return tuple(
-        Visit(*at, bp=not none and (mean or i == len(around)))
-        for i, at in enumerate(around, start=1)
-    )
+    n = len(around)
+    taken = {"mean": n, None: 0}.get(bp_gradient, 1)
+    return Course(tuple(Visit(*at, bp=i >= n - taken) for i, at in enumerate(around)), taken)
 
 
 def step(
     perturbations: Sequence[Perturbation],
     passes: Passes,
     difference: Difference,
-    course: Sequence[Visit],
+    visits: Sequence[Visit],
 ) -> Found:
     """One step on the perturbed part: every pass, and the update, the mean of the queries'.
 
@@ -122,10 +127,11 @@ def step(
         perturbations: of the weights, and of anything else; all move together.
         passes: runs the closure, and takes BP's gradient.
         difference: the estimator's.
-        course: from `visits`.
+        visits: the passes, from `course`.
     """
     losses: list[dict[int, Any]] = []
     at_theta: dict[int, Any] = {}
+    every: list[Any] = []
     query = stand = 0  # all stand at theta + stand e, with the e of this query
 
     def move(end: int) -> None:
@@ -137,23 +143,24 @@ def step(
             stand = end
 
     try:
-        for visit in course:
+        for visit in visits:
             if visit.query != query:
                 move(0)
                 query = visit.query
             move(visit.point)
             if visit.point and visit.query == len(losses):
                 losses.append({})
-            found = losses[visit.query] if visit.point else at_theta
-            found[visit.point] = passes.loss(visit)
-        losses = [{**at_theta, **of} for of in losses]
-        every = [loss for of in (at_theta, *losses) for loss in of.values()]
+            loss = passes.loss(visit)
+            (losses[visit.query] if visit.point else at_theta)[visit.point] = loss
+            every.append(loss)
         finite = passes.finite(every)
+        if at_theta:
+            losses = [{**at_theta, **of} for of in losses]
         applied = []
         if finite:
             applied = [
-                tuple(p.learn(q, losses[q], difference) for p in perturbations)
-                for q in reversed(range(len(losses)))  # the last first: its e is still there
+                tuple([p.learn(q, losses[q], difference) for p in perturbations])
+                for q in range(len(losses) - 1, -1, -1)  # the last first: its e is still there
             ]
             for updates in applied:
                 with phase("update"):

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import ezo
-from ezo import int8, phases
-from ezo.step import BP_GRADIENTS, Visit, visits
+from ezo import int8, phases, step
+from ezo.step import BP_GRADIENTS, Visit
 
 F = nn.functional
 Y = torch.arange(16) % 4
@@ -61,8 +61,8 @@ class Kind:
 
     def train(self, model: Any, optimizer: Any, steps: int = 1, first: int = 0) -> list[float]:
         found = []
-        for step in range(first, first + steps):
-            loss = optimizer.step(lambda step=step: self.loss(model, step))
+        for k in range(first, first + steps):
+            loss = optimizer.step(lambda k=k: self.loss(model, k))
             found.append(float(loss) if self.name == "float" else loss.mean())
         return found
 
@@ -90,7 +90,7 @@ def test_a_course_visits_every_point_once_and_takes_the_gradient_last(
 ) -> None:
     if POINTS.get(where or "") in (1, -1) and POINTS[where or ""] not in points:
         return
-    course = visits(points, queries, where)
+    course = step.course(points, queries, where).visits
     around = [(v.query, v.point) for v in course if v.point]
     assert sorted(around) == sorted((q, p) for q in range(queries) for p in points if p)
     assert [q for q, _ in around] == sorted(q for q, _ in around)
@@ -108,7 +108,7 @@ def test_a_course_visits_every_point_once_and_takes_the_gradient_last(
 
 
 def test_without_queries_there_is_one_pass_at_theta() -> None:
-    assert visits((1, -1), 0, "minus") == (Visit(0, 0, True),)
+    assert step.course((1, -1), 0, "minus") == ((Visit(0, 0, True),), 1)
 
 
 @both
@@ -193,8 +193,8 @@ def test_recorded_updates_replay_to_the_same_bits(kind: Kind, how: dict[str, Any
     model, optimizer = kind.make(bp=1, **how)
     other, again = kind.make(bp=1, **how)
     journal, zo = [], 4
-    for step in range(3):
-        kind.train(model, optimizer, first=step)
+    for k in range(3):
+        kind.train(model, optimizer, first=k)
         journal += optimizer.applied
     again.replay(journal)
     assert len(journal) == 3 * how.get("queries", 1)

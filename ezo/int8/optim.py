@@ -18,7 +18,7 @@ from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
 from ezo.int8.rounding import LARGEST, bit_width, shift
 from ezo.int8.tensor import Int8Tensor
 from ezo.phases import phase
-from ezo.step import BP_GRADIENTS, Difference, Losses, Visit, step, visits
+from ezo.step import BP_GRADIENTS, Course, Difference, Losses, Visit, course, step
 
 __all__ = ["BP_GRADIENTS", "ElasticZO", "Update"]
 
@@ -205,12 +205,12 @@ class ElasticZO(Elastic):
         Returns:
             The loss at theta where there was a pass, else at theta + z.
         """
-        zo = any(group["zo"] for group in self.param_groups)
+        perturbations = self._perturbations()
         where = self._bp_gradient if self._bp else None
-        course = visits(self._points, self._queries if zo else 0, where)
-        passes = _Passes(closure, self._model, self._bp_layers, self._seed, self._steps, course)
+        way = course(self._points, self._queries if perturbations else 0, where)
+        passes = _Passes(closure, self._model, self._bp_layers, self._seed, self._steps, way)
         try:
-            found = step(self._perturbations(), passes, self._difference, course)
+            found = step(perturbations, passes, self._difference, way.visits)
             for group in self.param_groups:
                 if not group["zo"]:
                     with phase("update"):
@@ -220,7 +220,7 @@ class ElasticZO(Elastic):
                 layer.weight_gradient = layer.bias_gradient = None
         self._steps += 1
         self.applied = found.applied
-        self.g = found.applied[0][0].g if zo else None
+        self.g = found.applied[0][0].g if perturbations else None
         if found.theta is not None:
             return found.theta
         return found.losses[-1].get(1) or found.losses[-1][-1]
@@ -265,18 +265,19 @@ class _Weights:
 
     def __init__(self, of: ElasticZO, group: dict[str, Any]) -> None:
         self._of, self._group, self._parameters = of, group, group["params"]
-        self._place = {"seed": of._seed, "step": of._steps}
+        self._place = of._seed, of._steps
 
     def move(self, query: int, start: int, end: int) -> None:
-        where = {"times": end - start, "stream": query, **self._place}
-        perturb.shift_(self._parameters, self._of._noise, **where)
+        seed, step = self._place
+        how = {"seed": seed, "step": step, "stream": query, "times": end - start}
+        perturb.shift_(self._parameters, self._of._noise, **how)
 
     def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
         change = difference({point: loss.total() for point, loss in losses.items()})
         examples = len(next(iter(losses.values())).target)
         rate = self._of._rate(self._group["rate"], abs(change), examples)
         g = (change > 0) - (change < 0)
-        return Update(**self._place, query=query, g=g, rate=rate)
+        return Update(*self._place, query, g, rate)
 
     def apply(self, update: Update, start: int) -> None:
         perturb.update_(
@@ -302,11 +303,11 @@ class _Passes:
         layers: list[Weighted],
         seed: int,
         step: int,
-        course: tuple[Visit, ...],
+        way: Course,
     ) -> None:
         self._closure, self._model, self._layers = closure, model, layers
-        self._seed, self._step, self._last = seed, step, course[-1].query
-        self._many = sum(visit.bp for visit in course) > 2
+        self._seed, self._step, self._last = seed, step, way.visits[-1].query
+        self._many = way.taken > 2
 
     def finite(self, losses: list[Loss]) -> bool:
         return True
@@ -332,18 +333,18 @@ class _Passes:
     def _run(self) -> Loss:
         with phase("forward"):
             loss = self._closure()
+        if isinstance(loss, Loss):
+            return loss
         if isinstance(loss, GeneratorType):
             raise ValueError(
                 "expected the closure to return an ezo.int8.Loss, got a generator; give the batch "
                 "whole: its activations share their exponents, so micro-batches would be another "
                 "step"
             )
-        if not isinstance(loss, Loss):
-            raise ValueError(
-                f"expected the closure to return an ezo.int8.Loss, got {type(loss).__name__}; "
-                "return Loss(model(x), y) itself, not its mean()"
-            )
-        return loss
+        raise ValueError(
+            f"expected the closure to return an ezo.int8.Loss, got {type(loss).__name__}; return "
+            "Loss(model(x), y) itself, not its mean()"
+        )
 
     def _words(self, like: Tensor, visit: Visit) -> Tensor:
         """What rounds the error: each pass of a step has its own, as counted from the last."""
