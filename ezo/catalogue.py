@@ -1,9 +1,9 @@
-"""Find models, data sets, methods and precisions: a file in their folder is one, by being there.
+"""Find models, data sets, methods and more: a file in a kind's folder is one, by being there.
 
 A file of a kind defines ``NAMES``, the names it answers to, and the function of its kind
-(``build``, ``load``, ``optimizer``, ``make_step``: see `KINDS`). A name may hold one placeholder
-for an integer, ``elastic-<k>``; the function gets the name as the caller wrote it, and `number`
-reads the integer.
+(``build``, ``load``, ``optimizer``, ``make_step``, ``difference``: see `KINDS`). A name may hold
+one placeholder for an integer, ``elastic-<k>``; the function gets the name as the caller wrote it,
+and `number` reads the integer.
 Nothing is registered anywhere: to add a model, write ``ezo/models/yours.py``.
 """
 
@@ -18,14 +18,16 @@ KINDS = {
     "data": "ezo.data",
     "method": "ezo.methods",
     "precision": "ezo.precisions",
+    "estimator": "ezo.estimators",
 }
+OF_A_RUN = ("model", "data", "method", "precision")  # a training run names one of each
 
 
 def members(kind: str) -> Iterator[ModuleType]:
     """Every member of a kind, in the order of their file names.
 
     Args:
-        kind: ``model``, ``data``, ``method`` or ``precision``.
+        kind: a key of `KINDS`.
     """
     package = importlib.import_module(KINDS[kind])
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):

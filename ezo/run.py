@@ -56,7 +56,7 @@ class Run:
             ValueError: a name is unknown, a number out of range, the method has no form in this
                 precision, or does not read what is changed.
         """
-        files = {kind: catalogue.find(kind, getattr(self, kind)) for kind in catalogue.KINDS}
+        files = {kind: catalogue.find(kind, getattr(self, kind)) for kind in catalogue.OF_A_RUN}
         for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} of {least} or more, got {getattr(self, name)}")

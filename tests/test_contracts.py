@@ -38,6 +38,7 @@ FUNCTIONS = {
         "make_step",
         ["name", "model", "method", "hyper", "seed", "device", "loss", "bp_optimizer"],
     ),
+    "estimator": ("difference", ["losses"]),
 }
 LONGEST_LINE = 110
 NUMBERS = {"<points>": "256", "<degrees>": "45", "<k>": "1"}
@@ -114,6 +115,7 @@ def test_an_unknown_name_lists_the_known_names(kind: str, name: str) -> None:
             "def make_step(name, model, method, hyper, seed, device, loss, bp_optimizer):"
             " return name",
         ),
+        ("estimator", "POINTS = (1, -1)\ndef difference(losses): return losses[1] - losses[-1]"),
     ],
 )
 def test_a_new_file_is_found_by_being_there(

@@ -83,8 +83,7 @@ class Int8Hyper:
     )
     bp_gradient: str = about(
         "plus",
-        "where the BP gradient is taken: plus or minus for one of a step's passes, mean for both, "
-        "unperturbed for one more",
+        "where the BP gradient is taken: mean, plus, minus, last or unperturbed",
         later=True,
     )
     queries: int = about(1, "ZO perturbations a step", later=True)
