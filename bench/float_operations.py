@@ -14,8 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.workload import CLASSES
-from ezo import catalogue, rows
-from ezo.int8 import fast
+from ezo import catalogue, kernels, rows
 from ezo.int8.convert import from_float
 from ezo.int8.loss import Loss
 from ezo.int8.optim import ElasticZO
@@ -61,7 +60,7 @@ def measure(case: Case) -> list[Row]:
     def step() -> None:
         optimizer.step(lambda: Loss(network(batch), y))
 
-    with fast.instruction_set("reference"):
+    with kernels.using("reference"):
         step()
         with _Count() as count:
             step()

@@ -23,17 +23,14 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-from ezo import catalogue, perturb
-from ezo.int8 import shapes as int8_shapes
+from ezo import catalogue, kernels
 from ezo.int8.ops import SumTooLong
 from ezo.livebytes import KINDS, LiveBytes, Peak, Prepare, step_peak
-from ezo.split import split
 
 # A core of a processor, roughly: what one forward pass costs beside another's backward pass.
 FLOP_SECONDS = 1 / 40e9
 BYTE_SECONDS = 1 / 8e9
 OPERATION_SECONDS = 5e-6
-SWEEP_SECONDS = 0.5e-9  # an element of a ZO parameter, for one of a step's three sweeps
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 INPUTS = {"image": 10, "points": 40}  # classes
@@ -47,7 +44,7 @@ class Simulation:
 
     Attributes:
         peak: what is alive when it needs the most.
-        seconds: a rough time on one core, for comparing steps; without the sweeps over parameters.
+        seconds: a rough time on one core, for comparing steps.
     """
 
     peak: Peak
@@ -66,9 +63,7 @@ class Prediction:
             gradients and optimiser state.
         relative_time: a step's time over that of two inference passes. Rough: from counted
             operations and bytes, on a processor of a usual balance.
-        form: of an integer step: ``tiles``, where a layer's int32 sums are never whole, or
-            ``whole`` (`ezo.int8.network.Network.tiles`); both give the same bits. Of floats,
-            ``lean`` or nothing.
+        form: of floats, ``lean`` or nothing; of integers nothing.
     """
 
     method: str
@@ -84,7 +79,7 @@ class Plan:
     """Every split's needs, from full ZO to full BP.
 
     Attributes:
-        inference: peak of a forward pass and its loss, without gradients; of integers in tiles.
+        inference: peak of a forward pass and its loss, without gradients.
         predictions: one for each split and form, by number of BP layers.
         budget: bytes that a step may take, or None for no bound.
         impossible: (method, why) of splits that have no step, in integers: where the sum of a
@@ -116,9 +111,8 @@ class Plan:
     def table(self) -> str:
         """A line for each split, and the choice."""
         width = max(len(name) for name in ["BP begins at", *(p.begins for p in self.predictions)])
-        integers = any(p.form in ("tiles", "whole") for p in self.predictions)
         lines = [
-            f"{'method':<14} {'BP begins at':<{width}} {'int32 sums ' if integers else ''}"
+            f"{'method':<14} {'BP begins at':<{width}} "
             f"{'peak bytes':>14} {'/ inference':>11} "
             f"{'relative time':>13}  {'fits' if self.budget is not None else ''}".rstrip()
         ]
@@ -127,15 +121,14 @@ class Plan:
             ratio = p.peak.peak_bytes / self.inference.peak_bytes
             lines.append(
                 f"{p.method:<14} {p.begins or '-':<{width}} "
-                f"{f'{p.form:<10} ' if integers else ''}{p.peak.peak_bytes:>14,} {ratio:>11.3f} "
+                f"{p.peak.peak_bytes:>14,} {ratio:>11.3f} "
                 f"{p.relative_time:>13.2f}  {fits}".rstrip()
             )
         lines += [f"{method} can't run: {why}" for method, why in self.impossible]
         if self.budget is not None and self.predictions:
             least = min(p.peak.peak_bytes for p in self.predictions)
             chosen = (
-                f"{self.best.method}{_sums(self.best.form)}, the most BP that fits in "
-                f"{self.budget:,} B"
+                f"{self.best.method}, the most BP that fits in {self.budget:,} B"
                 if self.best
                 else f"nothing fits in {self.budget:,} B: the least is {least:,} B; {self._less()}"
             )
@@ -169,28 +162,19 @@ class Plan:
             ) from error
         figure = figure_module.Figure(figsize=(7.4, 5), layout="constrained")
         above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
-        forms = list(dict.fromkeys(p.form for p in self.predictions))
-        width = 0.8 / len(forms)
-        beside = [(forms.index(p.form) - (len(forms) - 1) / 2) * width for p in self.predictions]
-        k = [p.bp_layers + by for p, by in zip(self.predictions, beside, strict=True)]
+        k = [p.bp_layers for p in self.predictions]
         bottom = [0.0] * len(k)
         greys = [f"{0.1 + 0.85 * i / (len(KINDS) - 1):.2f}" for i in range(len(KINDS))]
         for kind, grey in zip(KINDS, greys, strict=True):
             heights = [p.peak.kinds[kind] / 1e6 for p in self.predictions]
-            above.bar(k, heights, width, bottom, label=kind, color=grey, edgecolor="0.1", lw=0.4)
+            above.bar(k, heights, 0.8, bottom, label=kind, color=grey, edgecolor="0.1", lw=0.4)
             bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
         above.axhline(self.inference.peak_bytes / 1e6, color="tab:blue", ls=":", label="inference")
         if self.budget is not None:
             above.axhline(self.budget / 1e6, color="tab:red", ls="--", label="budget")
-        title = f"int32 sums, left to right: {', '.join(forms)}" if len(forms) > 1 else None
-        above.set(ylabel="predicted peak of a step (MB)", title=title)
+        above.set(ylabel="predicted peak of a step (MB)")
         figure.legend(loc="outside right upper", fontsize=8)
-        for form, marker, line in zip(forms, ".x", ("-", "--"), strict=False):
-            of = [p for p in self.predictions if p.form == form]
-            times = [p.relative_time for p in of]
-            below.plot([p.bp_layers for p in of], times, line, c="0.1", marker=marker, label=form)
-        if len(forms) > 1:
-            below.legend(fontsize=8)
+        below.plot(k, [p.relative_time for p in self.predictions], "-", c="0.1", marker=".")
         below.set(xlabel="BP layers", ylabel="time / two\nforward passes", ylim=(0, None))
         below.xaxis.get_major_locator().set_params(integer=True)
         figure.savefig(path)
@@ -221,8 +205,8 @@ def plan(
             ``12MB`` or ``1.5GiB``. None for no bound.
         precision: a name that ``ezo list`` shows. For ``int8`` and ``int8*`` the model is a float
             one that `ezo.int8.from_float` can convert, and a step is the training loop's, with a
-            fraction beside each trained weight; on the CPU by the compiled path, where there is
-            one, each split with int32 sums in tiles and whole.
+            fraction beside each trained weight; on the CPU by the compiled kernels, where there
+            are any.
         loss: the loss of the model's output; by default cross-entropy with a class for each of
             the batch's examples. Integers have no other.
         bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak. Not for integers.
@@ -269,17 +253,13 @@ def plan(
             except SumTooLong as error:
                 impossible[method] = str(error)
                 continue
-            seconds = found.seconds
-            if precision == "fp32":  # the integer sweeps are counted as they are called
-                zo, _ = split(model, "all" if k == n else k)
-                seconds += 3 * SWEEP_SECONDS * sum(p.numel() for p in zo)
             predictions.append(
                 Prediction(
                     method=method,
                     bp_layers=k,
                     begins=names[n - k] if k else "",
                     peak=found.peak,
-                    relative_time=seconds / (2 * inference.seconds),
+                    relative_time=found.seconds / (2 * inference.seconds),
                     form=form,
                 )
             )
@@ -299,10 +279,9 @@ def simulate(prepare: Prepare) -> Simulation:
     shapes = _Shapes()
     with (
         torch.device("cpu"),  # whatever the default, where a kernel's result names no device
-        int8_shapes.shapes_only(shapes.spend),
+        kernels.simulated(shapes.spend),
         warnings.catch_warnings(),
         fake_tensor.FakeTensorMode(allow_non_fake_inputs=True),
-        perturb.shapes_only(),
     ):
         # Module.__deepcopy__ asks where a tensor lies; for a fake one torch answers, and warns.
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
@@ -399,12 +378,6 @@ def _shape(tensor: Tensor) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(found, requires_grad=tensor.requires_grad)
     return found
-
-
-def _sums(form: str) -> str:
-    """What a form means, in the line that names the choice."""
-    names = {"tiles": " with int32 sums in tiles", "whole": " with whole int32 sums"}
-    return names.get(form, "")
 
 
 # The command line

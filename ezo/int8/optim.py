@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ezo import noise as _noise
-from ezo.int8 import fast, perturb
+from ezo import kernels
+from ezo.int8 import perturb
 from ezo.int8.layers import Weighted
-from ezo.int8.loss import FRACTION_BITS, Loss
+from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
 from ezo.int8.network import Network
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
-from ezo.int8.rounding import LARGEST, bit_width, shift
 from ezo.int8.tensor import Int8Tensor
+from ezo.kernels import Place
 from ezo.optim import watched
 
 BP_GRADIENTS = ("mean", "plus", "minus", "unperturbed")
@@ -27,25 +27,6 @@ RELATIVE_BITS = 8  # of |loss+ - loss-| over its running mean
 LARGEST_RELATIVE = 3 << RELATIVE_BITS
 MEAN_BITS = 6  # the running mean is over about 2^6 queries
 LARGEST_QUERIES = 1 << 10
-
-
-def _descend(weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> None:
-    """W <- clip(W - PSR(gradient, bits(gradient) - mu)), in place."""
-    if fast.usable(gradient):
-        fast.bp_update(weight, fraction, gradient, mu, LARGEST)
-        return
-    bits = bit_width(gradient)
-    if fraction is None:
-        new = weight.to(torch.int16) - shift(gradient, bits - mu, "pseudo-stochastic")
-        weight.copy_(new.clamp_(-LARGEST, LARGEST))
-        return
-    fine = bits - mu - perturb.FRACTION_BITS
-    one = 1 << perturb.FRACTION_BITS
-    new = weight.to(torch.int64) * one + fraction
-    new -= shift(gradient, fine, "pseudo-stochastic", wide=True)
-    new.clamp_(-LARGEST * one, LARGEST * one + one - 1)
-    weight.copy_(new >> perturb.FRACTION_BITS)
-    fraction.copy_(new & (one - 1))
 
 
 def _checked(loss: Any) -> Loss:
@@ -159,7 +140,7 @@ class ElasticZO(Optimizer):
                 f"expected queries to be an integer from 1 to {LARGEST_QUERIES}, got {queries!r}"
             )
         self._largest_rate = 1 << (24 if magnitude == "absolute" else RATE_BITS)
-        fast.warn_where_missing()
+        kernels.warn_where_missing()
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
         cut = len(weighted) - bp
         zo_parameters = [p for layer in weighted[:cut] if zo for p in layer.parameters()]
@@ -185,7 +166,7 @@ class ElasticZO(Optimizer):
         self._model, self._bp = model, bp
         self._magnitude, self._seed, self._bp_gradient = magnitude, seed, bp_gradient
         self._queries = queries
-        self._largest_difference = largest_difference << (FRACTION_BITS - 10)
+        self._largest_difference = largest_difference << (LOSS_FRACTION_BITS - 10)
         if fraction:
             for group in self.param_groups:
                 for p in group["params"]:
@@ -288,7 +269,7 @@ class ElasticZO(Optimizer):
             return rate // self._queries
         if self._magnitude == "absolute":
             mean = min(difference // max(examples, 1), self._largest_difference)
-            return min((rate * mean) >> FRACTION_BITS, 1 << RATE_BITS) // self._queries
+            return min((rate * mean) >> LOSS_FRACTION_BITS, 1 << RATE_BITS) // self._queries
         self._mean = (
             self._mean + ((difference - self._mean) >> MEAN_BITS) if self._mean else difference
         )
@@ -327,12 +308,8 @@ class ElasticZO(Optimizer):
             self._model.keep(0)
 
     def _words(self, like: Tensor, stream: int) -> Tensor:
-        if fast.usable(like):
-            n = like.numel()
-            return fast.words(self._seed, self._steps, stream, n).view(like.shape)
-        groups = -(-like.numel() // _noise.GROUP)
-        words = _noise.words(self._seed, self._steps, 0, stream, 0, groups, like.device)
-        return words.flatten()[: like.numel()].view(like.shape)
+        place = Place(self._seed, self._steps, stream)
+        return kernels.words(place, like.numel(), like.device).view(like.shape)
 
     def _bp_step(self, mu: int) -> None:
         for layer in self._bp_layers:
@@ -342,7 +319,7 @@ class ElasticZO(Optimizer):
             ):
                 if parameter is not None and gradient is not None:
                     fraction = self.state.get(parameter, {}).get("fraction")
-                    _descend(parameter, fraction, gradient.m, mu)
+                    kernels.bp_update(parameter, fraction, gradient.m, mu)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but the weights."""

@@ -95,7 +95,7 @@ class Int8Hyper:
 
 
 HYPER = Int8Hyper
-FORMS = ("tiles", "whole")  # int32 sums: `ezo.int8.network.Network.tiles`
+FORMS = ("",)
 
 
 def default(method: str) -> Int8Hyper:
@@ -236,7 +236,6 @@ def prepare(
         )
     hyper = Int8Hyper()
     network = from_float(model, headroom=hyper.r_max)
-    network.tiles = form == "tiles"
     (given,) = inputs
     x = Int8Tensor(torch.empty_like(given, dtype=torch.int8), -7)
     y = torch.zeros(len(given), dtype=torch.int64, device=given.device)

@@ -1,0 +1,399 @@
+"""Kernels in C++ for the CPU: the reference's bits, several times sooner.
+
+A layer's product, ReLU and maximum are one sweep. What is requantized must know the largest
+accumulator of all first; so each tile of accumulators is requantized by the last pass's shift and
+thrown away, and where the largest then asks for another shift, the layer is computed again.
+Backward, errors of a layer's input are such a product too.
+
+Layouts: images lie in memory as (N, H, W, C), torch's channels_last, whatever their shape says.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ezo.int8.loss import tables
+from ezo.int8.ops import check_length, sum_type
+from ezo.int8.rounding import LARGEST, batch_shift
+from ezo.kernels import After, Layer, Noise, Place, Sweeps, _simulated
+from ezo.noise import GROUP, NOISES
+
+_kernels: Any
+try:
+    _kernels = importlib.import_module("ezo._kernels")
+except ImportError:
+    _kernels = None
+
+RANK = None if _kernels is None else 10
+FLOATS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+
+
+def instruction_sets() -> list[str]:
+    """Those of the kernels that this processor can run, the best first."""
+    return [] if _kernels is None else list(_kernels.instruction_sets())
+
+
+class Backend:
+    """Kernels of one instruction set.
+
+    Args:
+        isa: its name; the best by default.
+        native: in place of them, for plans.
+
+    Raises:
+        ValueError: there are no kernels, or none of that name.
+    """
+
+    def __init__(self, isa: str = "", *, native: Any = None) -> None:
+        if native is None and _kernels is None:
+            raise ValueError("expected compiled kernels, got none; install with a C++17 compiler")
+        self._native = native or _kernels.Kernels(isa)
+        self.name = isa or instruction_sets()[0]
+
+    def simulated(self, spend: Callable[[float], None]) -> "Backend":
+        return type(self)(native=_simulated.Native(spend))
+
+    def sweeps(
+        self, numbered: list[tuple[int, Tensor]], noise: str, scratch_bytes: int
+    ) -> tuple[list[Sweeps], list[tuple[int, Tensor]]]:
+        taken, rest, targets = [], [], []
+        for t, p in numbered:
+            kind = FLOATS.get(p.dtype) if p.is_cpu else None  # the cheap form of `device.type`
+            if kind is None or p.dim() > _kernels.LARGEST_RANK:
+                rest.append((t, p))
+                continue
+            lies = ((), ()) if p.is_contiguous() else (tuple(p.shape), p.stride())
+            taken.append(p)
+            targets.append((p.data_ptr(), p.numel(), t, kind, *lies))
+        return ([_Sweeps(self._native, noise, taken, targets)] if taken else []), rest
+
+    def sparse_shift(
+        self,
+        parameters: Sequence[Tensor],
+        noise: Noise,
+        place: Place,
+        first_tensor: int,
+        times: int,
+    ) -> Any:
+        if not all(map(_takes, parameters)):
+            return NotImplemented
+        weights = _weights(parameters, None, first_tensor)
+        how = (noise.threshold, noise.multiplier)
+        self._native.sparse_shift(weights, how, place, times, torch.get_num_threads())
+
+    def sparse_update(
+        self,
+        parameters: Sequence[Tensor],
+        fractions: Sequence[Tensor] | None,
+        noise: Noise,
+        place: Place,
+        first_tensor: int,
+        move: tuple[int, int, int],
+    ) -> Any:
+        if not all(map(_takes, parameters)):
+            return NotImplemented
+        weights = _weights(parameters, fractions, first_tensor)
+        how = (noise.threshold, noise.multiplier)
+        g, rate, restore = move
+        by = (g, rate, noise.bound, restore)
+        self._native.sparse_update(weights, how, place, by, torch.get_num_threads())
+
+    def bp_update(self, weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> Any:
+        if not _takes(gradient):
+            return NotImplemented
+        self._native.bp_update(
+            weight.data_ptr(),
+            _address(fraction),
+            gradient.contiguous().data_ptr(),
+            weight.numel(),
+            mu,
+            LARGEST,
+            gradient.dtype == torch.int64,
+        )
+
+    def accumulators(self, x: Tensor, layer: Layer) -> Any:
+        return self._product(x, layer, After(), -1)[0] if _takes(x) else NotImplemented
+
+    def product(self, x: Tensor, layer: Layer, after: After, guess: int) -> Any:
+        if not _takes(x):
+            return NotImplemented
+        if after.over_points and not after.where:  # (N, O) accumulators take little memory
+            acc, bits = self._product(x, layer, after, -1)
+            s = batch_shift(bits)
+            return self._requantize(acc, s), s, None
+        where = None
+        if after.over_points:
+            where = torch.empty((len(x), len(layer.weight)), dtype=torch.int32)
+        return *_guessed(lambda s: self._product(x, layer, after, s, where), guess), where
+
+    def error(
+        self, err: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
+    ) -> Any:
+        if not _takes(err):
+            return NotImplemented
+        if where is not None:
+            weight = layer.weight
+            return _guessed(lambda s: self._point_error(err, weight, where, points, s), guess)
+        back = turned(layer)
+        return _guessed(lambda s: self._product(err, back, After(), s), guess)
+
+    def gradients(self, err: Tensor, x: Tensor, layer: Layer, where: Tensor | None) -> Any:
+        if not _takes(err):
+            return NotImplemented
+        images = layer.weight.dim() == 4
+        outputs = len(layer.weight)
+        x, err = (_images(x), _images(err)) if images else (x.contiguous(), err.contiguous())
+        products = (err.numel() // outputs) if images else x.numel() // x.shape[-1]
+        kind = sum_type(products)
+        if images:
+            of, channels, kernel, _ = layer.weight.shape
+            weight = torch.empty((of, kernel, kernel, channels), dtype=kind)
+        else:
+            weight = torch.empty(layer.weight.shape, dtype=kind)
+        bias = None if layer.bias is None else torch.empty(outputs, dtype=kind)
+        to = (weight.data_ptr(), _address(bias))
+        wide = kind == torch.int64
+        if images:
+            self._native.convolution_gradient(
+                err.data_ptr(), _described(x), _numbers(layer), *to, wide
+            )
+            return weight.permute(0, 3, 1, 2).contiguous(), bias
+        points, inputs = 1 if where is None else x.shape[1], x.shape[-1]
+        sizes = (err.numel() // outputs, points, outputs, inputs)
+        self._native.linear_gradient(
+            err.data_ptr(), _address(where), x.data_ptr(), *to, *sizes, wide
+        )
+        return weight, bias
+
+    def max_pool2d(self, x: Tensor, size: int) -> Any:
+        if not _takes(x) or x.dtype != torch.int8 or size > 16:  # 256 places fit a byte
+            return NotImplemented
+        n, channels, height, width = x.shape
+        x = _images(x)
+        shape = (n, channels, height // size, width // size)
+        y = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
+        where = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+        self._native.max_pool(_described(x), channels, size, y.data_ptr(), where.data_ptr())
+        return y, where
+
+    def max_pool2d_backward(self, err: Tensor, where: Tensor, shape: torch.Size, size: int) -> Any:
+        if not _takes(err) or where.dtype != torch.uint8:
+            return NotImplemented
+        n, channels, height, width = shape
+        err = _images(err)
+        found = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
+        self._native.max_pool_backward(
+            err.data_ptr(), where.data_ptr(), found.data_ptr(), n, height, width, channels, size
+        )
+        return found
+
+    def flatten(self, x: Tensor) -> Any:
+        if not _takes(x) or x.dim() != 4 or x.dtype != torch.int8:
+            return NotImplemented
+        n, channels, height, width = x.shape
+        x = _images(x)
+        out = torch.empty((n, channels * height * width), dtype=torch.int8)
+        self._native.flatten(x.data_ptr(), out.data_ptr(), n, height * width, channels)
+        return out
+
+    def loss(self, logits: Tensor, exponent: int, target: Tensor) -> Any:
+        if not _classified(logits, target):
+            return NotImplemented
+        exp2, log2 = tables(logits.device)
+        both = (exp2.data_ptr(), log2.data_ptr())
+        n, classes = logits.shape
+        return self._native.loss(logits.data_ptr(), n, classes, exponent, target.data_ptr(), both)
+
+    def loss_error(self, logits: Tensor, exponent: int, target: Tensor, u: Tensor) -> Any:
+        if not _classified(logits, target):
+            return NotImplemented
+        u = u.to(torch.int64).expand(logits.shape).contiguous()
+        exp2, log2 = tables(logits.device)
+        both = (exp2.data_ptr(), log2.data_ptr())
+        found = torch.empty(logits.shape, dtype=torch.int8)
+        what = (logits.data_ptr(), *logits.shape, exponent, target.data_ptr(), both)
+        self._native.loss_error(*what, u.data_ptr(), found.data_ptr())
+        return found
+
+    def words(self, place: Place, n: int, device: torch.device) -> Any:
+        if device.type != "cpu" or n == 0:
+            return NotImplemented
+        out = torch.empty(-(-n // GROUP) * GROUP, dtype=torch.int64)
+        self._native.words(place, out.data_ptr(), out.numel())
+        return out[:n]
+
+    def _product(
+        self, x: Tensor, layer: Layer, after: After, shift: int, where: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        """Requantized by ``shift``, or accumulators where it is -1, and the largest one's bits."""
+        _check(x, layer)
+        numbers = _numbers(layer)
+        channels, outputs, kernel, padding = numbers[:4]
+        check_length(channels * kernel * kernel, layer.bias is not None)
+        kind = torch.int32 if shift < 0 else torch.int8
+        if layer.weight.dim() == 4:
+            x = _images(x)
+            images, _, height, width = x.shape
+            grown, pool = 2 * padding - kernel + 1, after.pool
+            shape = (images, outputs, (height + grown) // pool, (width + grown) // pool)
+            out = torch.empty(shape, dtype=kind, memory_format=torch.channels_last)
+        else:
+            x, height = x.contiguous(), 1
+            if after.over_points:
+                images, width = x.shape[:2]
+                out = torch.empty((images, outputs), dtype=kind)
+            else:
+                images, width = 1, x.numel() // channels
+                out = torch.empty((*x.shape[:-1], outputs), dtype=kind)
+        largest = self._native.product(
+            (x.data_ptr(), images, height, width),
+            numbers,
+            (after.relu, after.pool, after.over_points, shift),
+            out.data_ptr(),
+            _address(where),
+            torch.get_num_threads(),
+        )
+        return out, largest.bit_length()
+
+    def _point_error(
+        self, err: Tensor, weight: Tensor, where: Tensor, points: int, shift: int
+    ) -> tuple[Tensor, int]:
+        outputs, inputs = weight.shape
+        check_length(outputs)
+        err = err.contiguous()
+        found = torch.empty((len(err), points, inputs), dtype=torch.int8)
+        addresses = [t.data_ptr() for t in (err, where, weight, found)]
+        sizes = (len(err), points, outputs, inputs)
+        return found, self._native.point_error(*addresses, *sizes, shift).bit_length()
+
+    def _requantize(self, acc: Tensor, s: int) -> Tensor:
+        """int32 to int8, divided by 2^s and rounded to nearest; the memory format stays."""
+        out = torch.empty_like(acc, dtype=torch.int8)
+        self._native.requantize(acc.data_ptr(), out.data_ptr(), acc.numel(), s)
+        return out
+
+
+class _Sweeps:
+    """A table of weights, read by the kernels once for all sweeps of a step."""
+
+    def __init__(
+        self, native: Any, noise: str, parameters: list[Tensor], targets: list[tuple[Any, ...]]
+    ) -> None:
+        self._native, self._noise = native, NOISES.index(noise)
+        self._parameters, self._table = parameters, native.table(targets)
+        self._addresses = [target[0] for target in targets]
+
+    def shift(self, place: tuple[int, int, int], eps: float, times: float) -> None:
+        self._native.shift(*self._where(place), (eps, times), torch.get_num_threads())
+
+    def update(
+        self, place: tuple[int, int, int], eps: float, rate: float, decay: float, restore: bool
+    ) -> None:
+        how = (eps, eps - rate, decay, restore)
+        self._native.update(*self._where(place), how, torch.get_num_threads())
+
+    def fill(self, place: tuple[int, int, int]) -> None:
+        self._native.fill(*self._where(place), torch.get_num_threads())
+
+    def _where(self, place: tuple[int, int, int]) -> tuple[Any, ...]:
+        """The kernels' first arguments; addresses are looked at again before they are written to.
+
+        Raises:
+            RuntimeError: a parameter has been moved.
+        """
+        if [p.data_ptr() for p in self._parameters] != self._addresses:
+            raise RuntimeError(
+                "expected the parameters to stay where they are during a step, but one got "
+                "new memory; don't move or convert the model in the closure"
+            )
+        return self._table, self._noise, place
+
+
+def turned(layer: Layer) -> Layer:
+    """The layer whose product with errors of the output is the errors of the input."""
+    if layer.weight.dim() == 2:
+        return Layer(layer.weight.t().contiguous())
+    weight = layer.weight.flip(2, 3).transpose(0, 1).contiguous()
+    return Layer(weight, padding=weight.shape[2] - 1 - layer.padding)
+
+
+def _takes(x: Tensor) -> bool:
+    return x.is_cpu and x.numel() > 0
+
+
+def _classified(logits: Tensor, target: Tensor) -> bool:
+    """Whether these are int32 logits with a class for each example."""
+    return (
+        _takes(logits)
+        and logits.dtype == torch.int32
+        and logits.dim() == 2
+        and logits.is_contiguous()
+        and target.is_cpu
+        and target.dtype == torch.int64
+        and target.shape == logits.shape[:1]
+        and target.is_contiguous()
+    )
+
+
+def _guessed(run: Callable[[int], tuple[Tensor, int]], guess: int) -> tuple[Tensor, int]:
+    """What ``run`` gives by the shift that its own largest accumulator asks for, and the shift."""
+    m, bits = run(guess)
+    s = batch_shift(bits)
+    if s != guess:
+        del m  # so that a second pass needs no more memory than a first
+        m, _ = run(s)
+    return m, s
+
+
+def _check(x: Tensor, layer: Layer) -> None:
+    """What the kernels, which see addresses alone, rely on."""
+    weight = layer.weight
+    images = weight.dim() == 4
+    fits = x.dtype == torch.int8
+    if fits and images:
+        fits = x.dim() == 4 and x.shape[1] == weight.shape[1]
+        fits = fits and min(x.shape[2:]) + 2 * layer.padding >= weight.shape[2]
+    elif fits:
+        fits = x.dim() > 1 and x.shape[-1] == weight.shape[1]
+    if not fits:
+        raise ValueError(
+            f"expected int8 input that fits weights of shape {tuple(weight.shape)}, "
+            f"{'(N, C, H, W)' if images else '(..., I)'}, got {x.dtype} {tuple(x.shape)}"
+        )
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _images(x: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, H, W, C) in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _described(x: Tensor) -> tuple[int, int, int, int]:
+    """The kernels' Images, of (N, C, H, W) in channels_last."""
+    images, _, height, width = x.shape
+    return x.data_ptr(), images, height, width
+
+
+def _numbers(layer: Layer) -> tuple[int, int, int, int, int, int, int]:
+    """The kernels' Layer."""
+    shape = layer.weight.shape
+    kernel = shape[2] if len(shape) == 4 else 1
+    addresses = layer.weight.data_ptr(), _address(layer.bias)
+    return shape[1], shape[0], kernel, layer.padding, *addresses, layer.bias_left
+
+
+def _weights(
+    parameters: Sequence[Tensor], fractions: Sequence[Tensor] | None, first: int
+) -> list[tuple[int, int, int, int]]:
+    if fractions is None:
+        return [(p.data_ptr(), 0, p.numel(), t) for t, p in enumerate(parameters, start=first)]
+    both = zip(parameters, fractions, strict=True)
+    return [
+        (p.data_ptr(), f.data_ptr(), p.numel(), t) for t, (p, f) in enumerate(both, start=first)
+    ]
