@@ -12,8 +12,8 @@ takes all. Every backend gives the same bits.
     pooling              `max_pool2d`, `max_pool2d_backward`, `flatten`
     loss                 `loss`, `loss_error`, `words`
 
-A backend that a plan can play (`simulated`) has a method ``simulated(spend)`` that returns one which
-allocates the same and computes nothing.
+A backend that a plan can play (`simulated`) has a method ``simulated(spend)`` that returns one
+which allocates the same and computes nothing.
 
 Index letters: N example, P point, C input channel, O output, H W position, K kernel.
 """
@@ -147,7 +147,7 @@ def using(backend: Any, **options: Any) -> contextlib.AbstractContextManager[Non
 
 
 def simulated(spend: Callable[[float], None]) -> contextlib.AbstractContextManager[None]:
-    """Within, in this thread, backends allocate what they would and compute nothing: for `ezo.plan`.
+    """Within, in this thread, backends allocate what they would and compute nothing, for plans.
 
     Enter it before tensors without numbers are made.
 
