@@ -18,7 +18,6 @@ being smaller than the grid. (Except with Rademacher noise, whose eps z is no ra
 an update is rounded to the grid, and below half its spacing, 1.2e-7, it is lost.)
 """
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,22 +65,24 @@ class Sweeper:
     ) -> None:
         if noise not in NOISES:
             raise ValueError(f"expected noise to be one of {', '.join(NOISES)}, got '{noise}'")
-        with _kernels.using("reference") if reference else contextlib.nullcontext():
-            self._parts = _kernels.sweeps(parameters, noise, first_tensor, scratch_bytes)
+        what = (parameters, noise, first_tensor, scratch_bytes)
+        if reference:
+            with _kernels.using("reference"):
+                self._parts = _kernels.sweeps(*what)
+        else:
+            self._parts = _kernels.sweeps(*what)
 
-    def shift(self, place: tuple[int, int, int], eps: float, times: float) -> None:
+    def shift(self, place: Place, eps: float, times: float) -> None:
         """theta <- snap(theta) + times snap(eps z), in place."""
         for part in self._parts:
             part.shift(place, eps, times)
 
-    def update(
-        self, place: tuple[int, int, int], eps: float, rate: float, decay: float, restore: bool
-    ) -> None:
+    def update(self, place: Place, eps: float, rate: float, decay: float, restore: bool) -> None:
         """theta <- theta - rate z - decay theta, in place, from theta - e where ``restore``."""
         for part in self._parts:
             part.update(place, eps, rate, decay, restore)
 
-    def fill(self, place: tuple[int, int, int]) -> None:
+    def fill(self, place: Place) -> None:
         """theta <- z, in place."""
         for part in self._parts:
             part.fill(place)
@@ -141,4 +142,4 @@ def _place(seed: int, step: int, stream: int) -> Place:
     for name, value, bits in (("seed", seed, 64), ("step", step, 32), ("stream", stream, 32)):
         if not 0 <= value < 1 << bits:
             raise ValueError(f"expected {name} in [0, 2^{bits}), got {value}")
-    return Place(seed, step, stream)
+    return seed, step, stream

@@ -1,7 +1,6 @@
 """A plan of integers: predicted bytes against those of real integer steps, and what it says."""
 
 import gc
-import inspect
 import threading
 
 import pytest
@@ -9,15 +8,18 @@ import torch
 from torch import nn
 
 from bench.memory import peak_bytes
+from bench.precisions import Whole
 from bench.workload import Workload
-from ezo import catalogue
+from ezo import catalogue, kernels
 from ezo.cli import main
-from ezo.int8 import ElasticZO, Int8Tensor, Loss, SparseNoise, fast, from_float, ops, shapes
+from ezo.int8 import ElasticZO, Int8Tensor, Loss, SparseNoise, from_float, ops
 from ezo.int8 import loss as int8_loss
+from ezo.kernels import Layer, _simulated, compiled
 from ezo.livebytes import step_peak
 from ezo.plan import plan
+from tests.backends import ISAS
 
-compiled = pytest.mark.skipif(fast._kernels is None, reason="no compiled kernels")
+needs_kernels = pytest.mark.skipif(not ISAS, reason="no compiled kernels")
 IMAGES = (32, 1, 28, 28)
 
 
@@ -39,13 +41,12 @@ MODELS = {
 }
 
 
-def prepared(make, k, form):
+def prepared(make, k):
     """A real integer model and its step, built from `ezo.int8` alone; inference without ``k``."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model, x = make()
     network = from_float(model, headroom=15)
-    network.tiles = form == "tiles"
     batch = Int8Tensor((x * 30).clamp(-127, 127).to(torch.int8), -5)
     y = torch.zeros(len(x), dtype=torch.int64)
     if k is None:
@@ -55,12 +56,12 @@ def prepared(make, k, form):
     return network, lambda: optimizer.step(lambda: Loss(network(batch), y))
 
 
-def measured(make, k, form):
+def measured(make, k):
     """Peak bytes of a real step, by the instrument of `bench`."""
-    int8_loss._tables.cache_clear()  # a process that trains has them
+    kernels.kept().clear()  # a process that trains has the loss's tables
     gc.collect()
     others = peak_bytes(lambda: None)
-    network, step = prepared(make, k, form)
+    network, step = prepared(make, k)
     step()
     gc.collect()
     found = peak_bytes(step) - others
@@ -72,31 +73,39 @@ def measured(make, k, form):
 def test_predicted_peak_is_the_measured_one_to_the_byte(name):
     make, splits = MODELS[name]
     found = plan(*make(), precision="int8", splits=splits)
-    assert found.inference.peak_bytes == measured(make, None, "tiles")
-    assert [(p.bp_layers, p.form) for p in found.predictions] == [
-        (k, form) for k in splits for form in ("tiles", "whole")
-    ]
+    assert found.inference.peak_bytes == measured(make, None)
+    assert [p.bp_layers for p in found.predictions] == list(splits)
     for p in found.predictions:
-        assert p.peak.peak_bytes == measured(make, p.bp_layers, p.form)
+        assert p.peak.peak_bytes == measured(make, p.bp_layers)
         assert sum(p.peak.kinds.values()) == sum(p.peak.modules.values()) == p.peak.peak_bytes
 
 
-def test_without_kernels_the_reference_is_predicted_and_tiles_change_nothing():
-    with fast.instruction_set("reference"):
-        tiles, whole = plan(*small(), precision="int8", splits=[1]).predictions
-        assert tiles.peak.peak_bytes == measured(small, 1, "tiles")
-    assert tiles.peak == whole.peak
-    assert tiles.peak.kinds["scratch"] > 0
+def test_where_the_reference_serves_it_is_predicted():
+    with kernels.using("reference"):
+        for k in (0, 1, 2):
+            (p,) = plan(*small(), precision="int8", splits=[k]).predictions
+            assert p.peak.peak_bytes == measured(small, k)
+            assert p.peak.kinds["scratch"] > 0 or k == 2
+
+
+@needs_kernels
+def test_accumulators_held_whole_are_predicted_too():
+    whole = Whole()
+    with kernels.using(whole):
+        (p,) = plan(*of_ours("lenet5", *IMAGES)(), precision="int8", splits=[0]).predictions
+        assert p.peak.peak_bytes == measured(of_ours("lenet5", *IMAGES), 0)
+    standing = 2 * 107_786 + 32 * 784 + 32 * 8 + 2 * 257 * 8 + 32 * 10 * 4
+    assert p.peak.peak_bytes == standing + (4 + 1) * 32 * 6 * 14 * 14
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8*"])
 def test_the_step_of_the_training_loop_is_what_is_predicted(precision):
-    int8_loss._tables.cache_clear()
+    kernels.kept().clear()
     gc.collect()
     others = peak_bytes(lambda: None)
     threads = torch.get_num_threads()
     try:
-        model, step = Workload("lenet5", "elastic-2", 8, precision=precision).prepare()
+        _, step = Workload("lenet5", "elastic-2", 8, precision=precision).prepare()
         step()
         step()
         gc.collect()
@@ -104,60 +113,58 @@ def test_the_step_of_the_training_loop_is_what_is_predicted(precision):
     finally:
         torch.set_num_threads(threads)
     make = of_ours("lenet5", 8, 1, 28, 28)
-    tiles, _ = plan(*make(), precision=precision, splits=[2]).predictions
-    assert tiles.peak.peak_bytes == real
-    assert model.tiles
+    (found,) = plan(*make(), precision=precision, splits=[2]).predictions
+    assert found.peak.peak_bytes == real
 
 
-@compiled
+@needs_kernels
 @pytest.mark.parametrize("k", [0, 2, 5])
 def test_taking_a_real_step_apart_does_not_change_its_peak(k):
     make, _ = MODELS["lenet5"]
-    int8_loss._tables.cache_clear()
-    real = step_peak(lambda: prepared(make, k, "tiles"))
-    assert real.peak_bytes == measured(make, k, "tiles")
+    kernels.kept().clear()
+    real = step_peak(lambda: prepared(make, k))
+    assert real.peak_bytes == measured(make, k)
     predicted = plan(*make(), precision="int8", splits=[k]).predictions[0].peak
     assert real.kinds == predicted.kinds
     assert real.modules == predicted.modules
 
 
-@compiled
+@needs_kernels
 def test_lenet5_by_hand():
     found = plan(*of_ours("lenet5", *IMAGES)(), precision="int8", splits=[0, 3, 5])
     weights = 107_786  # and as many fractions
     batch = 32 * 784 + 32 * 8 + 2 * 257 * 8  # with the loss's two tables of 257 numbers
     first, second = 32 * 6 * 14 * 14, 32 * 16 * 7 * 7  # pooled convolutions
     standing = 2 * weights + batch + 32 * 10 * 4  # with the first pass's logits
-    of = {(p.method, p.form): p.peak for p in found.predictions}
-    assert of["full-zo", "tiles"].peak_bytes == standing + first + second
-    assert of["full-zo", "whole"].peak_bytes == standing + 4 * first + first
+    of = {p.method: p.peak for p in found.predictions}
+    assert of["full-zo"].peak_bytes == standing + first + second
     tail = 4 * (784 * 120 + 120 + 120 * 84 + 84 + 84 * 10 + 10)  # int32 gradients
-    assert of["elastic-3", "tiles"].kinds["gradients"] == tail
+    assert of["elastic-3"].kinds["gradients"] == tail
     # Beside the gradients: what fc1 had as input, its error, both passes' logits, their error.
     backward = standing + tail + 32 * (784 + 120) + 32 * 10 * 4 + 32 * 10
-    assert of["elastic-3", "tiles"].peak_bytes == backward
-    kinds = of["full-bp", "tiles"].kinds
+    assert of["elastic-3"].peak_bytes == backward
+    kinds = of["full-bp"].kinds
     assert kinds["parameters"] == kinds["optimizer"] == weights
-    assert of["full-bp", "tiles"].modules["layers.11", "gradients"] == 4 * (84 * 10 + 10)
+    assert of["full-bp"].modules["layers.11", "gradients"] == 4 * (84 * 10 + 10)
     # Kept while the second ReLU goes backward: its output and the first one's, before pooling, and
     # what of the first one's is largest, and where.
     assert kinds["activations"] == 32 * (16 * 14 * 14 + 6 * 28 * 28 + 2 * 6 * 14 * 14)
 
 
-@compiled
+@needs_kernels
 def test_pointnet_needs_a_tenth_of_floats_and_nothing_as_wide_as_what_the_maximum_is_over():
     make, splits = of_ours("pointnet", 32, 1024, 3), [4, 5, 6, 7, 8]
     whole, integers = (plan(*make(), precision=name, splits=splits) for name in ("fp32", "int8"))
-    for float_, p in zip(whole.predictions, integers.predictions[::2], strict=True):
-        assert (float_.method, "tiles") == (p.method, p.form)
+    for float_, p in zip(whole.predictions, integers.predictions, strict=True):
+        assert float_.method == p.method
         assert float_.peak.peak_bytes > 10 * p.peak.peak_bytes
         assert max(p.peak.modules.values()) < 32 * 1024 * 1024 / 4  # 128 channels, and weights
 
 
-@compiled
+@needs_kernels
 def test_a_layer_computed_again_needs_no_more():
     make, _ = MODELS["lenet5"]
-    network, step = prepared(make, None, "tiles")
+    network, step = prepared(make, None)
     step()
     gc.collect()
     usual = peak_bytes(step)
@@ -166,23 +173,23 @@ def test_a_layer_computed_again_needs_no_more():
     assert peak_bytes(step) == usual
 
 
-@compiled
+@needs_kernels
 @pytest.mark.parametrize(
     ("budget", "chosen"),
     [
-        (309_028, ("elastic-2", "tiles")),  # which needs no more than full ZO
-        ("450KB", ("elastic-2", "tiles")),
-        ("1GB", ("full-bp", "tiles")),
+        (309_028, "elastic-2"),  # which needs no more than full ZO
+        ("450KB", "elastic-2"),
+        ("1GB", "full-bp"),
     ],
 )
-def test_the_most_bp_that_fits_is_chosen_with_its_form(budget, chosen):
+def test_the_most_bp_that_fits_is_chosen(budget, chosen):
     found = plan(*of_ours("lenet5", *IMAGES)(), budget, precision="int8")
-    assert (found.best.method, found.best.form) == chosen
-    line = f"{chosen[0]} with int32 sums in tiles, the most BP that fits in "
+    assert found.best.method == chosen
+    line = f"{chosen}, the most BP that fits in "
     assert found.table().splitlines()[-1].startswith(line)
 
 
-@compiled
+@needs_kernels
 def test_where_nothing_fits_it_says_what_would():
     found = plan(*of_ours("lenet5", *IMAGES)(), 309_027, precision="int8", splits=[0])
     assert found.best is None
@@ -195,58 +202,58 @@ def test_a_split_whose_sums_could_overflow_is_told_and_left_out():
         return nn.Sequential(*layers), torch.zeros(2, 1, 15, 15)
 
     found = plan(*wide(), "1GB", precision="int8", splits=[2, 3])
-    assert [p.method for p in found.predictions] == ["elastic-2"] * 2
+    assert [p.method for p in found.predictions] == ["elastic-2"]
     ((method, why),) = found.impossible
     assert method == "full-bp" and "133144 products a sum" in why and "got 135000" in why
     assert f"full-bp can't run: {why}" in found.table()
     assert found.best.method == "elastic-2"
     with pytest.raises(ops.SumTooLong, match="got 135000"):
-        prepared(wide, 3, "tiles")[1]()
+        prepared(wide, 3)[1]()
 
 
-def test_relative_time_grows_with_the_backward_pass_and_with_whole_sums():
+def test_relative_time_grows_with_the_backward_pass():
     found = plan(*of_ours("lenet5", *IMAGES)(), precision="int8")
-    times = {(p.method, p.form): p.relative_time for p in found.predictions}
-    assert 1 <= times["full-zo", "tiles"] < times["elastic-1", "tiles"]
-    assert times["elastic-2", "tiles"] < times["elastic-3", "tiles"] < times["elastic-4", "tiles"]
-    assert times["full-bp", "tiles"] > 2  # a gradient's sums take longer than a product's
+    times = {p.method: p.relative_time for p in found.predictions}
+    assert 1 <= times["full-zo"] < times["elastic-1"]
+    assert times["elastic-2"] < times["elastic-3"] < times["elastic-4"]
+    assert times["full-bp"] > 2  # a gradient's sums take longer than a product's
 
 
-@compiled
+@needs_kernels
 def test_stand_ins_take_what_the_kernels_take_and_count_their_time():
-    real = {name for name in dir(fast._kernels) if name.startswith("int8_")}
-    stand_ins = dict(inspect.getmembers(shapes._Shapes, inspect.isfunction))
-    assert {name for name in stand_ins if name.startswith("int8_")} == real
+    real = {name for name in dir(compiled._kernels.Kernels) if not name.startswith("_")}
+    assert {name for name in dir(_simulated.Native) if not name.startswith("_")} == real
     spent = []
-    with shapes.shapes_only(spent.append), shapes.perturb.shapes_only():
-        y, _ = fast.product(torch.ones(8, 5, dtype=torch.int8), torch.ones(3, 5).char(), None, 0)
+    x, layer = torch.ones(8, 5, dtype=torch.int8), Layer(torch.ones(3, 5).char())
+    with kernels.simulated(spent.append):
+        y = kernels.accumulators(x, layer)
     assert y.shape == (8, 3)
-    assert spent == [pytest.approx(8 * 3 * (5 * shapes.PRODUCT_SECONDS + shapes.SUM_SECONDS))]
+    seconds = 5 * _simulated.PRODUCT_SECONDS + _simulated.ACCUMULATOR_SECONDS
+    assert spent == [pytest.approx(8 * 3 * seconds)]
 
 
-@compiled
+@needs_kernels
 def test_another_thread_trains_on_while_a_plan_is_made():
     x = torch.full((4, 8), 2, dtype=torch.int8)
-    sums = []
-    with shapes.shapes_only(lambda _: None), shapes.perturb.shapes_only():
-        other = threading.Thread(target=lambda: sums.append(fast.product(x, x, None, 0)))
+    found = []
+    with kernels.simulated(lambda _: None):
+        other = threading.Thread(target=lambda: found.append(kernels.accumulators(x, Layer(x))))
         other.start()
         other.join()
-    assert sums[0][0].eq(2 * 2 * 8).all() and sums[0][1] == 6
+    assert found[0].eq(2 * 2 * 8).all()
 
 
 def test_model_input_and_later_steps_are_left_alone():
     make, _ = MODELS["small"]
     model, x = make()
-    int8_loss._tables.cache_clear()
+    kernels.kept().clear()
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    kernels, random = fast._kernels, torch.get_rng_state()
+    random = torch.get_rng_state()
     plan(model, x, precision="int8")
-    assert fast._kernels is kernels
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert int8_loss.tables()[0].tolist() == list(int8_loss._EXP2)  # real ones, not shapes
-    assert prepared(make, 1, "tiles")[1]().total() > 0
+    assert prepared(make, 1)[1]().total() > 0
 
 
 def test_a_layer_without_an_integer_form_is_an_error():
@@ -277,7 +284,7 @@ def test_every_precision_can_be_planned(precision):
     found = plan(*small(), precision=precision)
     forms = [form for form in file.FORMS if form != "lean"]
     assert [p.form for p in found.predictions] == forms * 3
-    assert [p.begins for p in found.predictions] == [name for name in ("", "4", "0") for _ in forms]
+    assert [p.begins for p in found.predictions] == ["", "4", "0"]
 
 
 def test_frozen_layers_count_in_integers():
@@ -293,9 +300,10 @@ def test_command_line_prints_the_table_and_draws(capsys, tmp_path):
     out = capsys.readouterr().out
     make = of_ours("lenet5", 8, 1, 28, 28)
     assert out == plan(*make(), "1MB", precision="int8").table() + "\n"
-    rows = [line.split() for line in out.splitlines()[1:13]]
-    assert [row[2] for row in rows] == ["tiles", "whole"] * 6
-    assert "int32 sums, left to right: tiles, whole" in plot.read_text()
+    assert [line.split()[0] for line in out.splitlines()[1:7]] == [
+        "full-zo", "elastic-1", "elastic-2", "elastic-3", "elastic-4", "full-bp",
+    ]  # fmt: skip
+    assert "inference" in plot.read_text()
 
 
 def test_command_line_names_the_layer_that_has_no_integer_form(capsys):

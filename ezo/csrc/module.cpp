@@ -16,6 +16,18 @@
 
 namespace nb = nanobind;
 
+namespace ezo {
+
+// A target whose elements lie in row-major order, as most do: read in half the time.
+struct Plain {
+  void* data;
+  std::size_t n;
+  std::uint32_t tensor;
+  Type type;
+};
+
+}  // namespace ezo
+
 namespace nanobind::detail {
 
 // A struct from a tuple of its fields.
@@ -71,6 +83,10 @@ EZO_STRUCT(Target, Address, std::size_t, u32, int, std::vector<std::int64_t>,
   return {pointer<void>(data), n, tensor, static_cast<ezo::Type>(type), std::move(shape),
           std::move(strides)};
 }
+EZO_STRUCT(Plain, Address, std::size_t, u32, int)
+(Address data, std::size_t n, u32 tensor, int type) {
+  return {pointer<void>(data), n, tensor, static_cast<ezo::Type>(type)};
+}
 EZO_STRUCT(Sparse, u32, u32)(u32 threshold, u32 multiplier) { return {threshold, multiplier}; }
 EZO_STRUCT(SparseUpdate, int, int, int, int)(int g, int rate, int bound, int restore) {
   return {g, rate, bound, restore};
@@ -117,7 +133,10 @@ struct Handle {
 };
 
 void bind_sweeps(nb::class_<Handle>& handle) {
-  handle.def("table", [](Handle, std::vector<Target> targets) { return Table{std::move(targets)}; });
+  handle.def("table", [](Handle, const std::vector<Plain>& plain, std::vector<Target> targets) {
+    for (const Plain& p : plain) targets.push_back({p.data, p.n, p.tensor, p.type, {}, {}});
+    return Table{std::move(targets)};
+  });
   handle.def("fill", [](Handle h, const Table& table, int noise, Place place, int threads) {
     nb::gil_scoped_release release;
     fill(h.kernels, table.targets, static_cast<Noise>(noise), place, threads);

@@ -108,7 +108,7 @@ class Network(nn.Module):
         """Errors of the logits (N, classes) back to the last ``bp_layers`` layers."""
         first = self._first(bp_layers)
         for i in range(len(self.layers) - 1, first - 1, -1):
-            err = self.layers[i].backward(err, to_input=i > first)
+            err = self.layers[i].backward(err, i > first)
 
     def _first(self, bp_layers: int) -> int:
         if not 0 <= bp_layers < len(self._first_bp):

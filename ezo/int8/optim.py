@@ -15,7 +15,6 @@ from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
 from ezo.int8.network import Network
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
 from ezo.int8.tensor import Int8Tensor
-from ezo.kernels import Place
 from ezo.optim import watched
 
 BP_GRADIENTS = ("mean", "plus", "minus", "unperturbed")
@@ -308,7 +307,7 @@ class ElasticZO(Optimizer):
             self._model.keep(0)
 
     def _words(self, like: Tensor, stream: int) -> Tensor:
-        place = Place(self._seed, self._steps, stream)
+        place = (self._seed, self._steps, stream)
         return kernels.words(place, like.numel(), like.device).view(like.shape)
 
     def _bp_step(self, mu: int) -> None:

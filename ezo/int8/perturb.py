@@ -37,7 +37,6 @@ from torch import Tensor
 from ezo import kernels
 from ezo import noise as _noise
 from ezo.int8.rounding import LARGEST
-from ezo.kernels import Place
 
 SPARSE_GROUP = 512  # elements per group: 64 lanes of four words of two halves
 RATE_BITS = 16  # a rate of 2^16 moves a weight by z
@@ -130,7 +129,7 @@ def shift_(
         times: how often to add z.
     """
     _check(parameters)
-    kernels.sparse_shift(parameters, noise, Place(seed, step, stream), first_tensor, times)
+    kernels.sparse_shift(parameters, noise, (seed, step, stream), first_tensor, times)
 
 
 def update_(
@@ -164,7 +163,7 @@ def update_(
     if not 0 <= rate <= 1 << RATE_BITS:
         raise ValueError(f"expected rate in [0, 2^{RATE_BITS}], got {rate}")
     _check(parameters)
-    where = (noise, Place(seed, step, stream), first_tensor)
+    where = (noise, (seed, step, stream), first_tensor)
     kernels.sparse_update(parameters, fractions, *where, (g, rate, restore))
 
 

@@ -33,12 +33,9 @@ from torch import Tensor
 sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are scratch
 
 
-class Place(NamedTuple):
-    """Where in the noise stream (`ezo.noise`): below 2^64, 2^32 and 2^32."""
-
-    seed: int
-    step: int
-    stream: int
+# Where in the noise stream (`ezo.noise`): (seed, step, stream), below 2^64, 2^32, 2^32. No class,
+# which would cost a small network's sweep a tenth of its time.
+Place = tuple[int, int, int]
 
 
 class Layer(NamedTuple):
@@ -71,6 +68,9 @@ class After(NamedTuple):
     where: bool = False
 
 
+NOTHING = After()
+
+
 class Noise(Protocol):
     """Sparse noise (`ezo.int8.perturb.SparseNoise`), as far as a sweep needs it."""
 
@@ -85,20 +85,33 @@ class Noise(Protocol):
 class Sweeps(Protocol):
     """Sweeps over the float weights that one backend takes (`ezo.perturb`)."""
 
-    def shift(self, place: tuple[int, int, int], eps: float, times: float) -> None: ...
+    def shift(self, place: Place, eps: float, times: float) -> None: ...
     def update(
-        self, place: tuple[int, int, int], eps: float, rate: float, decay: float, restore: bool
+        self, place: Place, eps: float, rate: float, decay: float, restore: bool
     ) -> None: ...
-    def fill(self, place: tuple[int, int, int]) -> None: ...
+    def fill(self, place: Place) -> None: ...
 
 
 # --- the choice -----------------------------------------------------------------------------------
 
 
-class _Choice(NamedTuple):
-    backends: tuple[Any, ...]  # in the order in which they are asked
-    kept: dict[Any, Any]  # `kept`
-    automatic: bool = False
+OPERATIONS = (
+    *("sweeps", "sparse_shift", "sparse_update", "bp_update", "accumulators", "product", "error"),
+    *("gradients", "max_pool2d", "max_pool2d_backward", "flatten", "loss", "loss_error", "words"),
+)
+
+
+class _Choice:
+    """Backends in the order in which they are asked."""
+
+    def __init__(
+        self, backends: tuple[Any, ...], kept: dict[Any, Any], automatic: bool = False
+    ) -> None:
+        self.backends, self.kept, self.automatic = backends, kept, automatic
+        self.runs = {
+            name: tuple(getattr(b, name) for b in backends if hasattr(b, name))
+            for name in OPERATIONS
+        }
 
 
 _chosen: ContextVar[_Choice | None] = ContextVar("kernels", default=None)
@@ -172,12 +185,10 @@ def serving() -> str:
 
 def _call(operation: str, *arguments: Any) -> Any:
     """The operation by the first backend that takes the arguments."""
-    for backend in (_chosen.get() or _automatic()).backends:
-        run = getattr(backend, operation, None)
-        if run is not None:
-            found = run(*arguments)
-            if found is not NotImplemented:
-                return found
+    for run in (_chosen.get() or _automatic()).runs[operation]:
+        found = run(*arguments)
+        if found is not NotImplemented:
+            return found
     raise NotImplementedError(f"expected a backend with {operation} for these tensors, got none")
 
 
@@ -197,12 +208,13 @@ def sweeps(
     choice = _chosen.get() or _automatic()
     rest = list(enumerate(parameters, start=first_tensor))
     found: list[Sweeps] = []
-    for backend in choice.backends:
-        if rest and hasattr(backend, "sweeps"):
-            if choice.automatic and backend is choice.backends[-1]:
-                _say_what_is_slow([tensor for _, tensor in rest])
-            taken, rest = backend.sweeps(rest, noise, scratch_bytes)
-            found += taken
+    for run in choice.runs["sweeps"]:
+        if choice.automatic and run is choice.runs["sweeps"][-1]:
+            _say_what_is_slow([tensor for _, tensor in rest])
+        taken, rest = run(rest, noise, scratch_bytes)
+        found += taken
+        if not rest:
+            break
     return found
 
 

@@ -31,8 +31,8 @@ class Native:
     def __init__(self, spend: Callable[[float], None]) -> None:
         self._spend = spend
 
-    def table(self, targets: list[tuple[Any, ...]]) -> int:
-        return sum(n for _, n, *_ in targets)
+    def table(self, *targets: list[tuple[Any, ...]]) -> int:
+        return sum(n for some in targets for _, n, *_ in some)
 
     def shift(self, n: int, *_: Any) -> None:
         self._spend(n * SWEEP_SECONDS)

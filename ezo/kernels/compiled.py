@@ -18,7 +18,7 @@ from torch import Tensor
 from ezo.int8.loss import tables
 from ezo.int8.ops import check_length, sum_type
 from ezo.int8.rounding import LARGEST, batch_shift
-from ezo.kernels import After, Layer, Noise, Place, Sweeps, _simulated
+from ezo.kernels import NOTHING, After, Layer, Noise, Place, Sweeps, _simulated
 from ezo.noise import GROUP, NOISES
 
 _kernels: Any
@@ -59,16 +59,26 @@ class Backend:
     def sweeps(
         self, numbered: list[tuple[int, Tensor]], noise: str, scratch_bytes: int
     ) -> tuple[list[Sweeps], list[tuple[int, Tensor]]]:
-        taken, rest, targets = [], [], []
+        plain: list[Any] = []  # in row-major order
+        laid: list[Any] = []  # in any other
+        plain_tensors, laid_tensors, rest = [], [], []
         for t, p in numbered:
             kind = FLOATS.get(p.dtype) if p.is_cpu else None  # the cheap form of `device.type`
-            if kind is None or p.dim() > _kernels.LARGEST_RANK:
+            if kind is None:
                 rest.append((t, p))
-                continue
-            lies = ((), ()) if p.is_contiguous() else (tuple(p.shape), p.stride())
-            taken.append(p)
-            targets.append((p.data_ptr(), p.numel(), t, kind, *lies))
-        return ([_Sweeps(self._native, noise, taken, targets)] if taken else []), rest
+            elif p.is_contiguous():
+                plain_tensors.append(p)
+                plain.append((p.data_ptr(), p.numel(), t, kind))
+            elif p.dim() <= _kernels.LARGEST_RANK:
+                laid_tensors.append(p)
+                laid.append((p.data_ptr(), p.numel(), t, kind, tuple(p.shape), p.stride()))
+            else:
+                rest.append((t, p))
+        if not plain and not laid:
+            return [], rest
+        table = self._native.table(plain, laid)
+        addresses = [target[0] for target in plain + laid]
+        return [_Sweeps(self._native, noise, table, plain_tensors + laid_tensors, addresses)], rest
 
     def sparse_shift(
         self,
@@ -115,7 +125,7 @@ class Backend:
         )
 
     def accumulators(self, x: Tensor, layer: Layer) -> Any:
-        return self._product(x, layer, After(), -1)[0] if _takes(x) else NotImplemented
+        return self._product(x, layer, NOTHING, -1)[0] if _takes(x) else NotImplemented
 
     def product(self, x: Tensor, layer: Layer, after: After, guess: int) -> Any:
         if not _takes(x):
@@ -127,44 +137,55 @@ class Backend:
         where = None
         if after.over_points:
             where = torch.empty((len(x), len(layer.weight)), dtype=torch.int32)
-        return *_guessed(lambda s: self._product(x, layer, after, s, where), guess), where
+        m, bits = self._product(x, layer, after, guess, where)
+        if (s := batch_shift(bits)) != guess:
+            del m  # so that a second pass needs no more memory than a first
+            m, _ = self._product(x, layer, after, s, where)
+        return m, s, where
 
     def error(
         self, err: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
     ) -> Any:
         if not _takes(err):
             return NotImplemented
-        if where is not None:
-            weight = layer.weight
-            return _guessed(lambda s: self._point_error(err, weight, where, points, s), guess)
-        back = turned(layer)
-        return _guessed(lambda s: self._product(err, back, After(), s), guess)
+        if where is None:
+            return self.product(err, turned(layer), NOTHING, guess)[:2]
+        m, bits = self._point_error(err, layer.weight, where, points, guess)
+        if (s := batch_shift(bits)) != guess:
+            del m
+            m, _ = self._point_error(err, layer.weight, where, points, s)
+        return m, s
 
     def gradients(self, err: Tensor, x: Tensor, layer: Layer, where: Tensor | None) -> Any:
         if not _takes(err):
             return NotImplemented
-        images = layer.weight.dim() == 4
-        outputs = len(layer.weight)
-        x, err = (_images(x), _images(err)) if images else (x.contiguous(), err.contiguous())
-        products = (err.numel() // outputs) if images else x.numel() // x.shape[-1]
-        kind = sum_type(products)
-        if images:
-            of, channels, kernel, _ = layer.weight.shape
-            weight = torch.empty((of, kernel, kernel, channels), dtype=kind)
-        else:
-            weight = torch.empty(layer.weight.shape, dtype=kind)
+        shape = layer.weight.shape
+        outputs, inputs = shape[:2]
+        images = len(shape) == 4
+        kind = sum_type((err.numel() // outputs) if images else x.numel() // inputs)
+        wide = kind is torch.int64
         bias = None if layer.bias is None else torch.empty(outputs, dtype=kind)
-        to = (weight.data_ptr(), _address(bias))
-        wide = kind == torch.int64
         if images:
-            self._native.convolution_gradient(
-                err.data_ptr(), _described(x), _numbers(layer), *to, wide
-            )
+            x, err, kernel = _images(x), _images(err), shape[2]
+            weight = torch.empty((outputs, kernel, kernel, inputs), dtype=kind)
+            to = (weight.data_ptr(), _address(bias), wide)
+            what = (err.data_ptr(), _described(x), _numbers(layer, shape))
+            self._native.convolution_gradient(*what, *to)
             return weight.permute(0, 3, 1, 2).contiguous(), bias
-        points, inputs = 1 if where is None else x.shape[1], x.shape[-1]
-        sizes = (err.numel() // outputs, points, outputs, inputs)
+        x, err = x.contiguous(), err.contiguous()
+        weight = torch.empty(shape, dtype=kind)
+        points = 1 if where is None else x.shape[1]
         self._native.linear_gradient(
-            err.data_ptr(), _address(where), x.data_ptr(), *to, *sizes, wide
+            err.data_ptr(),
+            _address(where),
+            x.data_ptr(),
+            weight.data_ptr(),
+            _address(bias),
+            err.numel() // outputs,
+            points,
+            outputs,
+            inputs,
+            wide,
         )
         return weight, bias
 
@@ -202,7 +223,7 @@ class Backend:
     def loss(self, logits: Tensor, exponent: int, target: Tensor) -> Any:
         if not _classified(logits, target):
             return NotImplemented
-        exp2, log2 = tables(logits.device)
+        exp2, log2 = tables()
         both = (exp2.data_ptr(), log2.data_ptr())
         n, classes = logits.shape
         return self._native.loss(logits.data_ptr(), n, classes, exponent, target.data_ptr(), both)
@@ -211,7 +232,7 @@ class Backend:
         if not _classified(logits, target):
             return NotImplemented
         u = u.to(torch.int64).expand(logits.shape).contiguous()
-        exp2, log2 = tables(logits.device)
+        exp2, log2 = tables()
         both = (exp2.data_ptr(), log2.data_ptr())
         found = torch.empty(logits.shape, dtype=torch.int8)
         what = (logits.data_ptr(), *logits.shape, exponent, target.data_ptr(), both)
@@ -229,29 +250,31 @@ class Backend:
         self, x: Tensor, layer: Layer, after: After, shift: int, where: Tensor | None = None
     ) -> tuple[Tensor, int]:
         """Requantized by ``shift``, or accumulators where it is -1, and the largest one's bits."""
-        _check(x, layer)
-        numbers = _numbers(layer)
+        size, of = x.shape, layer.weight.shape
+        _check(x.dtype, size, of, layer.padding)
+        numbers = _numbers(layer, of)
         channels, outputs, kernel, padding = numbers[:4]
         check_length(channels * kernel * kernel, layer.bias is not None)
         kind = torch.int32 if shift < 0 else torch.int8
-        if layer.weight.dim() == 4:
+        relu, pool, over_points, _ = after
+        if len(of) == 4:
             x = _images(x)
-            images, _, height, width = x.shape
-            grown, pool = 2 * padding - kernel + 1, after.pool
+            images, _, height, width = size
+            grown = 2 * padding - kernel + 1
             shape = (images, outputs, (height + grown) // pool, (width + grown) // pool)
             out = torch.empty(shape, dtype=kind, memory_format=torch.channels_last)
         else:
             x, height = x.contiguous(), 1
-            if after.over_points:
-                images, width = x.shape[:2]
+            if over_points:
+                images, width, _ = size
                 out = torch.empty((images, outputs), dtype=kind)
             else:
                 images, width = 1, x.numel() // channels
-                out = torch.empty((*x.shape[:-1], outputs), dtype=kind)
+                out = torch.empty((*size[:-1], outputs), dtype=kind)
         largest = self._native.product(
             (x.data_ptr(), images, height, width),
             numbers,
-            (after.relu, after.pool, after.over_points, shift),
+            (relu, pool, over_points, shift),
             out.data_ptr(),
             _address(where),
             torch.get_num_threads(),
@@ -280,31 +303,28 @@ class _Sweeps:
     """A table of weights, read by the kernels once for all sweeps of a step."""
 
     def __init__(
-        self, native: Any, noise: str, parameters: list[Tensor], targets: list[tuple[Any, ...]]
+        self, native: Any, noise: str, table: Any, tensors: list[Tensor], addresses: list[int]
     ) -> None:
-        self._native, self._noise = native, NOISES.index(noise)
-        self._parameters, self._table = parameters, native.table(targets)
-        self._addresses = [target[0] for target in targets]
+        self._native, self._noise, self._table = native, NOISES.index(noise), table
+        self._tensors, self._addresses = tensors, addresses
 
-    def shift(self, place: tuple[int, int, int], eps: float, times: float) -> None:
+    def shift(self, place: Place, eps: float, times: float) -> None:
         self._native.shift(*self._where(place), (eps, times), torch.get_num_threads())
 
-    def update(
-        self, place: tuple[int, int, int], eps: float, rate: float, decay: float, restore: bool
-    ) -> None:
+    def update(self, place: Place, eps: float, rate: float, decay: float, restore: bool) -> None:
         how = (eps, eps - rate, decay, restore)
         self._native.update(*self._where(place), how, torch.get_num_threads())
 
-    def fill(self, place: tuple[int, int, int]) -> None:
+    def fill(self, place: Place) -> None:
         self._native.fill(*self._where(place), torch.get_num_threads())
 
-    def _where(self, place: tuple[int, int, int]) -> tuple[Any, ...]:
+    def _where(self, place: Place) -> tuple[Any, ...]:
         """The kernels' first arguments; addresses are looked at again before they are written to.
 
         Raises:
             RuntimeError: a parameter has been moved.
         """
-        if [p.data_ptr() for p in self._parameters] != self._addresses:
+        if [p.data_ptr() for p in self._tensors] != self._addresses:
             raise RuntimeError(
                 "expected the parameters to stay where they are during a step, but one got "
                 "new memory; don't move or convert the model in the closure"
@@ -338,30 +358,17 @@ def _classified(logits: Tensor, target: Tensor) -> bool:
     )
 
 
-def _guessed(run: Callable[[int], tuple[Tensor, int]], guess: int) -> tuple[Tensor, int]:
-    """What ``run`` gives by the shift that its own largest accumulator asks for, and the shift."""
-    m, bits = run(guess)
-    s = batch_shift(bits)
-    if s != guess:
-        del m  # so that a second pass needs no more memory than a first
-        m, _ = run(s)
-    return m, s
-
-
-def _check(x: Tensor, layer: Layer) -> None:
+def _check(dtype: torch.dtype, size: torch.Size, of: torch.Size, padding: int) -> None:
     """What the kernels, which see addresses alone, rely on."""
-    weight = layer.weight
-    images = weight.dim() == 4
-    fits = x.dtype == torch.int8
-    if fits and images:
-        fits = x.dim() == 4 and x.shape[1] == weight.shape[1]
-        fits = fits and min(x.shape[2:]) + 2 * layer.padding >= weight.shape[2]
+    fits = dtype is torch.int8
+    if fits and len(of) == 4:
+        fits = len(size) == 4 and size[1] == of[1] and min(size[2:]) + 2 * padding >= of[2]
     elif fits:
-        fits = x.dim() > 1 and x.shape[-1] == weight.shape[1]
+        fits = len(size) > 1 and size[-1] == of[1]
     if not fits:
         raise ValueError(
-            f"expected int8 input that fits weights of shape {tuple(weight.shape)}, "
-            f"{'(N, C, H, W)' if images else '(..., I)'}, got {x.dtype} {tuple(x.shape)}"
+            f"expected int8 input that fits weights of shape {tuple(of)}, "
+            f"{'(N, C, H, W)' if len(of) == 4 else '(..., I)'}, got {dtype} {tuple(size)}"
         )
 
 
@@ -380,12 +387,11 @@ def _described(x: Tensor) -> tuple[int, int, int, int]:
     return x.data_ptr(), images, height, width
 
 
-def _numbers(layer: Layer) -> tuple[int, int, int, int, int, int, int]:
-    """The kernels' Layer."""
-    shape = layer.weight.shape
-    kernel = shape[2] if len(shape) == 4 else 1
-    addresses = layer.weight.data_ptr(), _address(layer.bias)
-    return shape[1], shape[0], kernel, layer.padding, *addresses, layer.bias_left
+def _numbers(layer: Layer, of: torch.Size) -> tuple[int, int, int, int, int, int, int]:
+    """The kernels' Layer, of weights of such a shape."""
+    kernel = of[2] if len(of) == 4 else 1
+    weight, bias, left, padding = layer
+    return of[1], of[0], kernel, padding, weight.data_ptr(), _address(bias), left
 
 
 def _weights(

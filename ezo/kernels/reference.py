@@ -207,28 +207,24 @@ class _Sweeps:
         self._backend, self._numbered = backend, numbered
         self._noise, self._scratch_bytes = noise, scratch_bytes
 
-    def shift(self, place: tuple[int, int, int], eps: float, times: float) -> None:
+    def shift(self, place: Place, eps: float, times: float) -> None:
         for theta, z, grid in self._pieces(place):
             e = _snap(z.mul_(eps), grid)
             theta.put(_snap(theta.take(), grid).add_(e.mul_(times)))
 
-    def update(
-        self, place: tuple[int, int, int], eps: float, rate: float, decay: float, restore: bool
-    ) -> None:
+    def update(self, place: Place, eps: float, rate: float, decay: float, restore: bool) -> None:
         for theta, z, grid in self._pieces(place):
             e = _snap(z * eps, grid)
             old = theta.take().add_(e) if restore else _snap(theta.take(), grid)
             wanted = _snap(z.mul_(eps - rate).sub_(old * decay), grid)
             theta.put(old.add_(wanted.sub_(e)))
 
-    def fill(self, place: tuple[int, int, int]) -> None:
+    def fill(self, place: Place) -> None:
         for theta, z, _ in self._pieces(place):
             theta.put(z)
 
     @torch.no_grad()
-    def _pieces(
-        self, place: tuple[int, int, int]
-    ) -> Iterator[tuple["_Piece", Tensor, float | None]]:
+    def _pieces(self, place: Place) -> Iterator[tuple["_Piece", Tensor, float | None]]:
         """Pieces of all parameters, each with its noise in the type to compute in, and its grid."""
         seed, step, stream = place
         group = _noise.GROUP

@@ -21,7 +21,6 @@ from ezo.int8.network import Network as Integers
 from ezo.int8.optim import ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.tensor import Int8Tensor, quantize
-from ezo.kernels import Place
 from ezo.models import lenet5, pointnet
 from tests.backends import ISAS, on
 
@@ -207,7 +206,7 @@ def test_the_sweeps_are_the_reference_s(isa, n, how):
 @pytest.mark.parametrize("isa", ISAS)
 def test_words_are_the_stream_s(isa):
     with on(isa):
-        found = kernels.words(Place(**PLACE, stream=5), 600, torch.device("cpu"))
+        found = kernels.words((PLACE["seed"], PLACE["step"], 5), 600, torch.device("cpu"))
     wanted = noise.words(PLACE["seed"], PLACE["step"], 0, 5, 0, 3, "cpu")
     assert torch.equal(found, wanted.flatten()[:600])
 

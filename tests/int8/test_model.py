@@ -135,7 +135,7 @@ def test_gradients_of_the_largest_numbers_are_exact_at_any_batch_size(layer, x, 
     with on(isa):
         layer.keeping = True
         layer._kept = filled(*x).m, 0
-        layer.backward(filled(*err, m=sign * 127), to_input=False)
+        layer.backward(filled(*err, m=sign * 127), False)
     gradients = layer.weight_gradient, layer.bias_gradient
     for found, one in zip(gradients, (sign * 127**2, sign * 127), strict=True):
         if found is None:
