@@ -61,7 +61,7 @@ class LiveBytes(TorchDispatchMode):
         self._start: list[_Block] = []
         self._events: list[tuple[_Block, int]] = []
         self._inside: list[str] = []
-        self._names: dict[nn.Module, str] = {}
+        self._names: Any = weakref.WeakKeyDictionary()  # by module
 
     def add(self, tensors: Iterable[Any], kind: str = "", module: str = "") -> None:
         """Count these from now on; what is not a tensor is passed over."""

@@ -98,7 +98,7 @@ using Any = Pairs;
 #endif
 
 template <class E>
-constexpr int kGroup = 4 / sizeof(typename E::Input);
+constexpr int kInputs = 4 / sizeof(typename E::Input);
 
 }  // namespace
 }  // namespace EZO_ISA

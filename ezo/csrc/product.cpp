@@ -6,10 +6,10 @@
 // or saturates, so every one gives the same bits.
 //
 // Index letters: o output, b block of kLanes outputs, l lane (output within a block), y row of the
-// kernel, i input element within that row (column, channel), g group of kGroup inputs, j input
+// kernel, i input element within that row (column, channel), g group of kInputs inputs, j input
 // within a group, r position of a register block.
 //
-// A packed layer, of 3 outputs, a kernel of 1 x 3 and one channel, where kLanes is 2, kGroup 2:
+// A packed layer, of 3 outputs, a kernel of 1 x 3 and one channel, where kLanes is 2, kInputs 2:
 //
 //     start: what the accumulators begin with      one int32 an output, to a multiple of 64 bytes
 //       bias[0] bias[1] | bias[2] 0                less what an encoding's offset will add
@@ -41,11 +41,11 @@ inline std::size_t start_bytes(const Layer& layer) {
 }
 template <class E>
 int groups(const Layer& layer) {  // of one row of the kernel
-  return (layer.kernel * layer.channels + kGroup<E> - 1) / kGroup<E>;
+  return (layer.kernel * layer.channels + kInputs<E> - 1) / kInputs<E>;
 }
 template <class E>
 std::size_t weights_of_block(const Layer& layer) {
-  return static_cast<std::size_t>(layer.kernel) * groups<E>(layer) * kGroup<E> * kLanes;
+  return static_cast<std::size_t>(layer.kernel) * groups<E>(layer) * kInputs<E> * kLanes;
 }
 template <class E>
 std::size_t packed_bytes(const Layer& layer) {
@@ -65,7 +65,7 @@ struct Scratch {
   Scratch(const Layer& layer, int height, int width, char* memory) {
     const std::size_t wide = width + 2 * layer.padding, tall = height + 2 * layer.padding;
     const std::size_t columns = (wide - layer.kernel + 1) * kLanes;
-    take(image, memory, tall * wide * layer.channels + kGroup<E>);
+    take(image, memory, tall * wide * layer.channels + kInputs<E>);
     take(row, memory, columns);
     take(best, memory, columns);
     take(small, memory, columns);
@@ -90,7 +90,7 @@ inline void group(const std::int8_t* from, std::int16_t* to) {
 template <class E>
 void pack(const Layer& layer, const std::int32_t* bias_of, void* packed) {
   using Weight = typename E::Weight;
-  constexpr int kOf = kGroup<E>;
+  constexpr int kOf = kInputs<E>;
   auto* start = static_cast<std::int32_t*>(packed);
   auto* to = reinterpret_cast<Weight*>(static_cast<char*>(packed) + start_bytes(layer));
   const int k = layer.kernel, c = layer.channels, n = k * c;
@@ -137,7 +137,7 @@ void product(const typename E::Input* x, std::ptrdiff_t step, std::ptrdiff_t row
   for (int r = 0; r < n; ++r) acc[r] = load(start);
   for (int y = 0; y < kernel; ++y, x += row) {
     const typename E::Input* at = x;
-    for (int g = 0; g < per_row; ++g, at += kGroup<E>, weights += kLanes * kGroup<E>) {
+    for (int g = 0; g < per_row; ++g, at += kInputs<E>, weights += kLanes * kInputs<E>) {
       const Lanes w = load(weights);
       EZO_UNROLL
       for (int r = 0; r < n; ++r) {
@@ -195,7 +195,7 @@ void widen(const Layer& layer, const std::int8_t* x, int height, int width,
     to += inner;
     zeros(border);
   }
-  zeros(layer.padding * wide + kGroup<E>);
+  zeros(layer.padding * wide + kInputs<E>);
 }
 
 // Rows of kLanes to the places of one block of outputs among all of a position. `room`: elements
