@@ -113,16 +113,14 @@ inline void sweep(const View& v, std::size_t begin, std::size_t end, Place at, A
     const std::size_t n = std::min(kGroup, end - start);
     draw<noise>(z, start / kGroup, stream);
     Number* q = direct ? static_cast<Number*>(v.data) + start : buffer;
-    if (!direct) {
-      places(v, start, n, where);
-      gather(v, where, n, buffer);
-    }
+    if (v.rank > 0) places(v, start, n, where);
+    if (!direct) gather(v, start, where, n, buffer);
     if (n == kGroup) {
       for (std::size_t i = 0; i < kGroup; ++i) q[i] = apply(q[i], static_cast<Number>(z[i]));
     } else {
       for (std::size_t i = 0; i < n; ++i) q[i] = apply(q[i], static_cast<Number>(z[i]));
     }
-    if (!direct) scatter(v, where, n, buffer);
+    if (!direct) scatter(v, start, where, n, buffer);
   }
 }
 

@@ -51,12 +51,9 @@ inline std::uint16_t to_float16(float x) {  // to nearest, halves to even
   return static_cast<std::uint16_t>(sign >> 16 | (twice > 0xFF000000u ? 0x7E00u : rest));
 }
 
-// Where elements first .. first + n - 1, in row-major order, lie from the first of all.
+// Where elements first .. first + n - 1, in row-major order, lie from the first of all; of a rank
+// above 0.
 inline void places(const View& v, std::size_t first, std::size_t n, std::ptrdiff_t* where) {
-  if (v.rank == 0) {
-    for (std::size_t i = 0; i < n; ++i) where[i] = static_cast<std::ptrdiff_t>(first + i);
-    return;
-  }
   std::int64_t index[kLargestRank];
   std::ptrdiff_t at = 0;
   for (int d = v.rank - 1; d >= 0; --d) {
@@ -78,32 +75,50 @@ inline void places(const View& v, std::size_t first, std::size_t n, std::ptrdiff
   }
 }
 
-// to[i] = the element at where[i], as a number to compute with.
+// to[i] = element first + i, at where[i], as a number to compute with.
 template <class Number>
-inline void gather(const View& v, const std::ptrdiff_t* where, std::size_t n, Number* to) {
+inline void gather(const View& v, std::size_t first, const std::ptrdiff_t* where, std::size_t n,
+                   Number* to) {
   auto each = [&](auto* from, auto read) {
-    for (std::size_t i = 0; i < n; ++i) to[i] = static_cast<Number>(read(from[where[i]]));
+    if (v.rank == 0) {
+      for (std::size_t i = 0; i < n; ++i) to[i] = static_cast<Number>(read(from[first + i]));
+    } else {
+      for (std::size_t i = 0; i < n; ++i) to[i] = static_cast<Number>(read(from[where[i]]));
+    }
   };
   switch (v.type) {
     case Type::float32: return each(static_cast<float*>(v.data), [](float x) { return x; });
     case Type::float64: return each(static_cast<double*>(v.data), [](double x) { return x; });
-    case Type::float16: return each(static_cast<std::uint16_t*>(v.data), of_float16);
-    case Type::bfloat16: return each(static_cast<std::uint16_t*>(v.data), of_bfloat16);
+    case Type::float16:
+      return each(static_cast<std::uint16_t*>(v.data),
+                  [](std::uint16_t x) { return of_float16(x); });
+    case Type::bfloat16:
+      return each(static_cast<std::uint16_t*>(v.data),
+                  [](std::uint16_t x) { return of_bfloat16(x); });
   }
 }
 
-// The element at where[i] = from[i], rounded to the tensor's type.
+// Element first + i, at where[i], = from[i], rounded to the tensor's type.
 template <class Number>
-inline void scatter(const View& v, const std::ptrdiff_t* where, std::size_t n, const Number* from) {
+inline void scatter(const View& v, std::size_t first, const std::ptrdiff_t* where, std::size_t n,
+                    const Number* from) {
   auto each = [&](auto* to, auto write) {
-    for (std::size_t i = 0; i < n; ++i) to[where[i]] = write(from[i]);
+    if (v.rank == 0) {
+      for (std::size_t i = 0; i < n; ++i) to[first + i] = write(from[i]);
+    } else {
+      for (std::size_t i = 0; i < n; ++i) to[where[i]] = write(from[i]);
+    }
   };
   switch (v.type) {
     case Type::float32:
       return each(static_cast<float*>(v.data), [](Number x) { return static_cast<float>(x); });
     case Type::float64: return each(static_cast<double*>(v.data), [](Number x) { return x; });
-    case Type::float16: return each(static_cast<std::uint16_t*>(v.data), to_float16);
-    case Type::bfloat16: return each(static_cast<std::uint16_t*>(v.data), to_bfloat16);
+    case Type::float16:
+      return each(static_cast<std::uint16_t*>(v.data),
+                  [](Number x) { return to_float16(static_cast<float>(x)); });
+    case Type::bfloat16:
+      return each(static_cast<std::uint16_t*>(v.data),
+                  [](Number x) { return to_bfloat16(static_cast<float>(x)); });
   }
 }
 
