@@ -129,7 +129,7 @@ def shift_(
         times: how often to add z.
     """
     _check(parameters)
-    kernels.sparse_shift(parameters, noise, (seed, step, stream), first_tensor, times)
+    kernels.sparse_shift(parameters, (noise, (seed, step, stream), first_tensor), times)
 
 
 def update_(
@@ -163,8 +163,8 @@ def update_(
     if not 0 <= rate <= 1 << RATE_BITS:
         raise ValueError(f"expected rate in [0, 2^{RATE_BITS}], got {rate}")
     _check(parameters)
-    where = (noise, (seed, step, stream), first_tensor)
-    kernels.sparse_update(parameters, fractions, *where, (g, rate, restore))
+    drawn = (noise, (seed, step, stream), first_tensor)
+    kernels.sparse_update(parameters, fractions, drawn, (g, rate, restore))
 
 
 def _check(parameters: Sequence[Tensor]) -> None:

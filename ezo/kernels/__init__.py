@@ -36,6 +36,9 @@ sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are
 # Where in the noise stream (`ezo.noise`): (seed, step, stream), below 2^64, 2^32, 2^32. No class,
 # which would cost a small network's sweep a tenth of its time.
 Place = tuple[int, int, int]
+Weights = Sequence[Tensor]
+# Sparse noise (an `ezo.int8.perturb.SparseNoise`) of a step, and the number of the first tensor.
+Drawn = tuple[Any, Place, int]
 
 
 class Layer(NamedTuple):
@@ -71,17 +74,6 @@ class After(NamedTuple):
 NOTHING = After()
 
 
-class Noise(Protocol):
-    """Sparse noise (`ezo.int8.perturb.SparseNoise`), as far as a sweep needs it."""
-
-    @property
-    def threshold(self) -> int: ...
-    @property
-    def multiplier(self) -> int: ...
-    @property
-    def bound(self) -> int: ...
-
-
 class Sweeps(Protocol):
     """Sweeps over the float weights that one backend takes (`ezo.perturb`)."""
 
@@ -95,12 +87,6 @@ class Sweeps(Protocol):
 # --- the choice -----------------------------------------------------------------------------------
 
 
-OPERATIONS = (
-    *("sweeps", "sparse_shift", "sparse_update", "bp_update", "accumulators", "product", "error"),
-    *("gradients", "max_pool2d", "max_pool2d_backward", "flatten", "loss", "loss_error", "words"),
-)
-
-
 class _Choice:
     """Backends in the order in which they are asked."""
 
@@ -108,10 +94,8 @@ class _Choice:
         self, backends: tuple[Any, ...], kept: dict[Any, Any], automatic: bool = False
     ) -> None:
         self.backends, self.kept, self.automatic = backends, kept, automatic
-        self.runs = {
-            name: tuple(getattr(b, name) for b in backends if hasattr(b, name))
-            for name in OPERATIONS
-        }
+        names = {name for b in backends for name in dir(b) if not name.startswith("_")}
+        self.runs = {n: [getattr(b, n) for b in backends if hasattr(b, n)] for n in names}
 
 
 _chosen: ContextVar[_Choice | None] = ContextVar("kernels", default=None)
@@ -221,27 +205,20 @@ def sweeps(
 # --- int8 weights ---------------------------------------------------------------------------------
 
 
-def sparse_shift(
-    parameters: Sequence[Tensor], noise: Noise, place: Place, first_tensor: int, times: int
-) -> None:
+def sparse_shift(weights: Weights, drawn: Drawn, times: int) -> None:
     """theta <- theta + times z, in place (`ezo.int8.perturb.shift_`)."""
-    _call("sparse_shift", parameters, noise, place, first_tensor, times)
+    _call("sparse_shift", weights, drawn, times)
 
 
 def sparse_update(
-    parameters: Sequence[Tensor],
-    fractions: Sequence[Tensor] | None,
-    noise: Noise,
-    place: Place,
-    first_tensor: int,
-    move: tuple[int, int, int],
+    weights: Weights, fractions: Weights | None, drawn: Drawn, move: tuple[int, int, int]
 ) -> None:
     """theta <- clip(theta - g sign(z) ((|z| rate + u) >> 16)), in place.
 
     Args:
         move: (g, rate, restore) of `ezo.int8.perturb.update_`.
     """
-    _call("sparse_update", parameters, fractions, noise, place, first_tensor, move)
+    _call("sparse_update", weights, fractions, drawn, move)
 
 
 def bp_update(weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> None:
@@ -264,8 +241,7 @@ def accumulators(x: Tensor, layer: Layer) -> Tensor:
     Raises:
         ValueError: x does not fit the weights, or an accumulator could overflow.
     """
-    found: Tensor = _call("accumulators", x, layer)
-    return found
+    return _call("accumulators", x, layer)
 
 
 def product(x: Tensor, layer: Layer, after: After, guess: int) -> tuple[Tensor, int, Tensor | None]:
@@ -281,8 +257,7 @@ def product(x: Tensor, layer: Layer, after: After, guess: int) -> tuple[Tensor, 
     Returns:
         (int8, the shift, int32 points (N, O) where ``after`` wants them, else None).
     """
-    found: tuple[Tensor, int, Tensor | None] = _call("product", x, layer, after, guess)
-    return found
+    return _call("product", x, layer, after, guess)
 
 
 def error(
@@ -297,63 +272,47 @@ def error(
     Returns:
         (int8, of the input's shape, the shift).
     """
-    found: tuple[Tensor, int] = _call("error", err, layer, guess, where, points)
-    return found
+    return _call("error", err, layer, guess, where, points)
 
 
 def gradients(
     err: Tensor, x: Tensor, layer: Layer, where: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of a layer's weight and bias, of `ezo.int8.ops.sum_type`.
-
-    Args:
-        err, where: as for `error`.
-        x: the layer's input.
-    """
-    found: tuple[Tensor, Tensor | None] = _call("gradients", err, x, layer, where)
-    return found
+    """The gradients of weight and bias, of `ezo.int8.ops.sum_type`; arguments as for `error`."""
+    return _call("gradients", err, x, layer, where)
 
 
-# --- pooling --------------------------------------------------------------------------------------
+# --- pooling, loss --------------------------------------------------------------------------------
 
 
 def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """`ezo.int8.ops.max_pool2d`; the type of the places is the backend's own."""
-    found: tuple[Tensor, Tensor] = _call("max_pool2d", x, size)
-    return found
+    return _call("max_pool2d", x, size)
 
 
 def max_pool2d_backward(err: Tensor, where: Tensor, shape: torch.Size, size: int) -> Tensor:
     """`ezo.int8.ops.max_pool2d_backward`, with the places that `max_pool2d` gave."""
-    found: Tensor = _call("max_pool2d_backward", err, where, shape, size)
-    return found
+    return _call("max_pool2d_backward", err, where, shape, size)
 
 
 def flatten(x: Tensor) -> Tensor:
     """(N, ...) to (N, the rest in one dimension), any integers."""
-    found: Tensor = _call("flatten", x)
-    return found
-
-
-# --- loss -----------------------------------------------------------------------------------------
+    return _call("flatten", x)
 
 
 def loss(logits: Tensor, exponent: int, target: Tensor) -> int:
     """The sum of `ezo.int8.loss.cross_entropy` over a batch."""
-    total: int = _call("loss", logits, exponent, target)
-    return total
+    return _call("loss", logits, exponent, target)
 
 
 def loss_error(logits: Tensor, exponent: int, target: Tensor, u: Tensor) -> Tensor:
     """`ezo.int8.loss.cross_entropy_gradient`, int8, rounded by ``u``."""
-    found: Tensor = _call("loss_error", logits, exponent, target, u)
-    return found
+    return _call("loss_error", logits, exponent, target, u)
 
 
 def words(place: Place, n: int, device: torch.device) -> Tensor:
     """The first ``n`` words of tensor 0 (`ezo.noise.words`), int64."""
-    found: Tensor = _call("words", place, n, device)
-    return found
+    return _call("words", place, n, device)
 
 
 # --- what is said once ----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ Layouts: images lie in memory as (N, H, W, C), torch's channels_last, whatever t
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from ezo.int8.loss import tables
 from ezo.int8.ops import check_length, sum_type
 from ezo.int8.rounding import LARGEST, batch_shift
-from ezo.kernels import NOTHING, After, Layer, Noise, Place, Sweeps, _simulated
+from ezo.kernels import NOTHING, After, Drawn, Layer, Place, Sweeps, Weights, _simulated
 from ezo.noise import GROUP, NOISES
 
 _kernels: Any
@@ -59,70 +59,45 @@ class Backend:
     def sweeps(
         self, numbered: list[tuple[int, Tensor]], noise: str, scratch_bytes: int
     ) -> tuple[list[Sweeps], list[tuple[int, Tensor]]]:
-        plain: list[Any] = []  # in row-major order
-        laid: list[Any] = []  # in any other
-        plain_tensors, laid_tensors, rest = [], [], []
+        rest, taken, plain, laid = [], [], [], []  # plain: in row-major order
         for t, p in numbered:
             kind = FLOATS.get(p.dtype) if p.is_cpu else None  # the cheap form of `device.type`
-            if kind is None:
+            if kind is None or not (p.is_contiguous() or p.dim() <= _kernels.LARGEST_RANK):
                 rest.append((t, p))
-            elif p.is_contiguous():
-                plain_tensors.append(p)
-                plain.append((p.data_ptr(), p.numel(), t, kind))
-            elif p.dim() <= _kernels.LARGEST_RANK:
-                laid_tensors.append(p)
-                laid.append((p.data_ptr(), p.numel(), t, kind, tuple(p.shape), p.stride()))
+                continue
+            address = p.data_ptr()
+            taken.append((p, address))
+            if p.is_contiguous():
+                plain.append((address, p.numel(), t, kind))
             else:
-                rest.append((t, p))
-        if not plain and not laid:
-            return [], rest
+                laid.append((address, p.numel(), t, kind, tuple(p.shape), p.stride()))
         table = self._native.table(plain, laid)
-        addresses = [target[0] for target in plain + laid]
-        return [_Sweeps(self._native, noise, table, plain_tensors + laid_tensors, addresses)], rest
+        return ([_Sweeps(self._native, noise, table, taken)] if taken else []), rest
 
-    def sparse_shift(
-        self,
-        parameters: Sequence[Tensor],
-        noise: Noise,
-        place: Place,
-        first_tensor: int,
-        times: int,
-    ) -> Any:
-        if not all(map(_takes, parameters)):
+    def sparse_shift(self, weights: Weights, drawn: Drawn, times: int) -> Any:
+        if not all(map(_takes, weights)):
             return NotImplemented
-        weights = _weights(parameters, None, first_tensor)
-        how = (noise.threshold, noise.multiplier)
-        self._native.sparse_shift(weights, how, place, times, torch.get_num_threads())
+        noise, place, first = drawn
+        how, threads = (noise.threshold, noise.multiplier), torch.get_num_threads()
+        self._native.sparse_shift(_table(weights, None, first), how, place, times, threads)
 
     def sparse_update(
-        self,
-        parameters: Sequence[Tensor],
-        fractions: Sequence[Tensor] | None,
-        noise: Noise,
-        place: Place,
-        first_tensor: int,
-        move: tuple[int, int, int],
+        self, weights: Weights, fractions: Weights | None, drawn: Drawn, move: tuple[int, int, int]
     ) -> Any:
-        if not all(map(_takes, parameters)):
+        if not all(map(_takes, weights)):
             return NotImplemented
-        weights = _weights(parameters, fractions, first_tensor)
-        how = (noise.threshold, noise.multiplier)
+        noise, place, first = drawn
+        how, threads = (noise.threshold, noise.multiplier), torch.get_num_threads()
         g, rate, restore = move
         by = (g, rate, noise.bound, restore)
-        self._native.sparse_update(weights, how, place, by, torch.get_num_threads())
+        self._native.sparse_update(_table(weights, fractions, first), how, place, by, threads)
 
     def bp_update(self, weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> Any:
         if not _takes(gradient):
             return NotImplemented
-        self._native.bp_update(
-            weight.data_ptr(),
-            _address(fraction),
-            gradient.contiguous().data_ptr(),
-            weight.numel(),
-            mu,
-            LARGEST,
-            gradient.dtype == torch.int64,
-        )
+        addresses = weight.data_ptr(), _address(fraction), gradient.contiguous().data_ptr()
+        wide = gradient.dtype is torch.int64
+        self._native.bp_update(*addresses, weight.numel(), mu, LARGEST, wide)
 
     def accumulators(self, x: Tensor, layer: Layer) -> Any:
         return self._product(x, layer, NOTHING, -1)[0] if _takes(x) else NotImplemented
@@ -143,9 +118,7 @@ class Backend:
             m, _ = self._product(x, layer, after, s, where)
         return m, s, where
 
-    def error(
-        self, err: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
-    ) -> Any:
+    def error(self, err: Tensor, layer: Layer, guess: int, where: Any, points: int) -> Any:
         if not _takes(err):
             return NotImplemented
         if where is None:
@@ -168,25 +141,16 @@ class Backend:
         if images:
             x, err, kernel = _images(x), _images(err), shape[2]
             weight = torch.empty((outputs, kernel, kernel, inputs), dtype=kind)
+            images_of = (_described(x), _numbers(layer, shape))
             to = (weight.data_ptr(), _address(bias), wide)
-            what = (err.data_ptr(), _described(x), _numbers(layer, shape))
-            self._native.convolution_gradient(*what, *to)
+            self._native.convolution_gradient(err.data_ptr(), *images_of, *to)
             return weight.permute(0, 3, 1, 2).contiguous(), bias
         x, err = x.contiguous(), err.contiguous()
         weight = torch.empty(shape, dtype=kind)
         points = 1 if where is None else x.shape[1]
-        self._native.linear_gradient(
-            err.data_ptr(),
-            _address(where),
-            x.data_ptr(),
-            weight.data_ptr(),
-            _address(bias),
-            err.numel() // outputs,
-            points,
-            outputs,
-            inputs,
-            wide,
-        )
+        sizes = (err.numel() // outputs, points, outputs, inputs, wide)
+        what = (err.data_ptr(), _address(where), x.data_ptr(), weight.data_ptr(), _address(bias))
+        self._native.linear_gradient(*what, *sizes)
         return weight, bias
 
     def max_pool2d(self, x: Tensor, size: int) -> Any:
@@ -223,19 +187,14 @@ class Backend:
     def loss(self, logits: Tensor, exponent: int, target: Tensor) -> Any:
         if not _classified(logits, target):
             return NotImplemented
-        exp2, log2 = tables()
-        both = (exp2.data_ptr(), log2.data_ptr())
-        n, classes = logits.shape
-        return self._native.loss(logits.data_ptr(), n, classes, exponent, target.data_ptr(), both)
+        return self._native.loss(*_logits(logits, exponent, target))
 
     def loss_error(self, logits: Tensor, exponent: int, target: Tensor, u: Tensor) -> Any:
         if not _classified(logits, target):
             return NotImplemented
         u = u.to(torch.int64).expand(logits.shape).contiguous()
-        exp2, log2 = tables()
-        both = (exp2.data_ptr(), log2.data_ptr())
         found = torch.empty(logits.shape, dtype=torch.int8)
-        what = (logits.data_ptr(), *logits.shape, exponent, target.data_ptr(), both)
+        what = _logits(logits, exponent, target)
         self._native.loss_error(*what, u.data_ptr(), found.data_ptr())
         return found
 
@@ -303,10 +262,10 @@ class _Sweeps:
     """A table of weights, read by the kernels once for all sweeps of a step."""
 
     def __init__(
-        self, native: Any, noise: str, table: Any, tensors: list[Tensor], addresses: list[int]
+        self, native: Any, noise: str, table: Any, taken: list[tuple[Tensor, int]]
     ) -> None:
         self._native, self._noise, self._table = native, NOISES.index(noise), table
-        self._tensors, self._addresses = tensors, addresses
+        self._taken = taken  # and where they lie
 
     def shift(self, place: Place, eps: float, times: float) -> None:
         self._native.shift(*self._where(place), (eps, times), torch.get_num_threads())
@@ -324,7 +283,7 @@ class _Sweeps:
         Raises:
             RuntimeError: a parameter has been moved.
         """
-        if [p.data_ptr() for p in self._tensors] != self._addresses:
+        if any(p.data_ptr() != address for p, address in self._taken):
             raise RuntimeError(
                 "expected the parameters to stay where they are during a step, but one got "
                 "new memory; don't move or convert the model in the closure"
@@ -346,16 +305,17 @@ def _takes(x: Tensor) -> bool:
 
 def _classified(logits: Tensor, target: Tensor) -> bool:
     """Whether these are int32 logits with a class for each example."""
-    return (
-        _takes(logits)
-        and logits.dtype == torch.int32
-        and logits.dim() == 2
-        and logits.is_contiguous()
-        and target.is_cpu
-        and target.dtype == torch.int64
-        and target.shape == logits.shape[:1]
-        and target.is_contiguous()
-    )
+    of = logits.shape
+    types = logits.dtype is torch.int32 and target.dtype is torch.int64
+    ordered = logits.is_contiguous() and target.is_contiguous() and target.is_cpu
+    return types and ordered and _takes(logits) and len(of) == 2 and target.shape == of[:1]
+
+
+def _logits(logits: Tensor, exponent: int, target: Tensor) -> tuple[Any, ...]:
+    """The kernels' arguments."""
+    exp2, log2 = tables()
+    both = (exp2.data_ptr(), log2.data_ptr())
+    return logits.data_ptr(), *logits.shape, exponent, target.data_ptr(), both
 
 
 def _check(dtype: torch.dtype, size: torch.Size, of: torch.Size, padding: int) -> None:
@@ -394,12 +354,8 @@ def _numbers(layer: Layer, of: torch.Size) -> tuple[int, int, int, int, int, int
     return of[1], of[0], kernel, padding, weight.data_ptr(), _address(bias), left
 
 
-def _weights(
-    parameters: Sequence[Tensor], fractions: Sequence[Tensor] | None, first: int
-) -> list[tuple[int, int, int, int]]:
+def _table(weights: Weights, fractions: Weights | None, first: int) -> list[tuple[int, ...]]:
     if fractions is None:
-        return [(p.data_ptr(), 0, p.numel(), t) for t, p in enumerate(parameters, start=first)]
-    both = zip(parameters, fractions, strict=True)
-    return [
-        (p.data_ptr(), f.data_ptr(), p.numel(), t) for t, (p, f) in enumerate(both, start=first)
-    ]
+        return [(w.data_ptr(), 0, w.numel(), t) for t, w in enumerate(weights, first)]
+    both = enumerate(zip(weights, fractions, strict=True), first)
+    return [(w.data_ptr(), f.data_ptr(), w.numel(), t) for t, (w, f) in both]

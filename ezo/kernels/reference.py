@@ -1,7 +1,7 @@
 """Plain torch, on any device: what the formulas say, and what every other backend is held to."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from ezo.int8 import loss as _loss
 from ezo.int8 import ops
 from ezo.int8 import perturb as _perturb
 from ezo.int8.rounding import LARGEST, batch_shift, bit_width, shift
-from ezo.kernels import After, Layer, Place, Sweeps, sweeping
+from ezo.kernels import After, Drawn, Layer, Place, Sweeps, Weights, sweeping
 from ezo.perturb import GRID
 
 RANK = 1000  # the last
@@ -46,31 +46,20 @@ class Backend:
     ) -> tuple[list[Sweeps], list[tuple[int, Tensor]]]:
         return [_Sweeps(self, numbered, noise, scratch_bytes)], []
 
-    def sparse_shift(
-        self,
-        parameters: Sequence[Tensor],
-        noise: Any,
-        place: Place,
-        first_tensor: int,
-        times: int,
-    ) -> None:
-        for t, parameter in enumerate(parameters, start=first_tensor):
+    def sparse_shift(self, weights: Weights, drawn: Drawn, times: int) -> None:
+        noise, place, first = drawn
+        for t, parameter in enumerate(weights, start=first):
             for theta, at, z, _ in self._sparse_pieces(parameter, noise, place, t):
                 theta[at] += (z * times).to(torch.int8)
 
     def sparse_update(
-        self,
-        parameters: Sequence[Tensor],
-        fractions: Sequence[Tensor] | None,
-        noise: Any,
-        place: Place,
-        first_tensor: int,
-        move: tuple[int, int, int],
+        self, weights: Weights, fractions: Weights | None, drawn: Drawn, move: tuple[int, int, int]
     ) -> None:
+        noise, place, first = drawn
         g, rate, restore = move
         bits = 0 if fractions is None else _perturb.FRACTION_BITS
-        for t, parameter in enumerate(parameters):
-            for theta, at, z, u in self._sparse_pieces(parameter, noise, place, first_tensor + t):
+        for t, parameter in enumerate(weights):
+            for theta, at, z, u in self._sparse_pieces(parameter, noise, place, first + t):
                 old = theta[at].to(torch.int64)
                 old += restore * z
                 old <<= bits
