@@ -1,7 +1,8 @@
 """Integer training (ElasticZO-INT8, arXiv 2501.04287): tensors, layers, loss and step.
 
 The definitions, in plain torch: `tensor`, `rounding`, `ops`, `loss`, `perturb`; what trains:
-`layers`, `network`, `trace`, `convert`, `optim` (`ElasticZO`). Which kernels serve, `ezo.kernels` says.
+`layers`, `network`, `trace`, `convert`, `optim` (`ElasticZO`). `ezo.kernels` says which kernels
+serve.
 `float_loss` is the one module of floating-point numbers, for int8*. `ezo.precisions.int8` brings
 all of it to the training loop.
 """

@@ -12,7 +12,7 @@ from ezo import phases
 from ezo.int8.convert import from_float
 from ezo.int8.layers import Conv2d, Linear, MaxOverPoints, Weighted, _sum
 from ezo.int8.network import Network as Integers
-from ezo.int8.ops import LONGEST_SUM, SumTooLong, aligned
+from ezo.int8.ops import LONGEST_SUM, aligned
 from ezo.int8.tensor import Int8Tensor, quantize
 from ezo.models import lenet5, pointnet
 from tests.backends import PATHS, on
