@@ -32,7 +32,6 @@ from torch import Tensor
 
 sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are scratch
 
-
 # Where in the noise stream (`ezo.noise`): (seed, step, stream), below 2^64, 2^32, 2^32. No class,
 # which would cost a small network's sweep a tenth of its time.
 Place = tuple[int, int, int]

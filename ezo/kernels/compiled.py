@@ -32,7 +32,7 @@ FLOATS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 
 
 
 def instruction_sets() -> list[str]:
-    """Those of the kernels that this processor can run, the best first."""
+    """Those that this processor can run, the best first."""
     return [] if _kernels is None else list(_kernels.instruction_sets())
 
 
@@ -147,8 +147,7 @@ class Backend:
             return weight.permute(0, 3, 1, 2).contiguous(), bias
         x, err = x.contiguous(), err.contiguous()
         weight = torch.empty(shape, dtype=kind)
-        points = 1 if where is None else x.shape[1]
-        sizes = (err.numel() // outputs, points, outputs, inputs, wide)
+        sizes = (err.numel() // outputs, 1 if where is None else x.shape[1], *shape, wide)
         what = (err.data_ptr(), _address(where), x.data_ptr(), weight.data_ptr(), _address(bias))
         self._native.linear_gradient(*what, *sizes)
         return weight, bias
@@ -167,12 +166,11 @@ class Backend:
     def max_pool2d_backward(self, err: Tensor, where: Tensor, shape: torch.Size, size: int) -> Any:
         if not _takes(err) or where.dtype != torch.uint8:
             return NotImplemented
-        n, channels, height, width = shape
+        n, channels, *sizes = shape
         err = _images(err)
         found = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
-        self._native.max_pool_backward(
-            err.data_ptr(), where.data_ptr(), found.data_ptr(), n, height, width, channels, size
-        )
+        addresses = [t.data_ptr() for t in (err, where, found)]
+        self._native.max_pool_backward(*addresses, n, *sizes, channels, size)
         return found
 
     def flatten(self, x: Tensor) -> Any:
@@ -194,8 +192,8 @@ class Backend:
             return NotImplemented
         u = u.to(torch.int64).expand(logits.shape).contiguous()
         found = torch.empty(logits.shape, dtype=torch.int8)
-        what = _logits(logits, exponent, target)
-        self._native.loss_error(*what, u.data_ptr(), found.data_ptr())
+        to = (u.data_ptr(), found.data_ptr())
+        self._native.loss_error(*_logits(logits, exponent, target), *to)
         return found
 
     def words(self, place: Place, n: int, device: torch.device) -> Any:
@@ -243,12 +241,11 @@ class Backend:
     def _point_error(
         self, err: Tensor, weight: Tensor, where: Tensor, points: int, shift: int
     ) -> tuple[Tensor, int]:
-        outputs, inputs = weight.shape
-        check_length(outputs)
+        check_length(len(weight))
         err = err.contiguous()
-        found = torch.empty((len(err), points, inputs), dtype=torch.int8)
+        found = torch.empty((len(err), points, weight.shape[1]), dtype=torch.int8)
         addresses = [t.data_ptr() for t in (err, where, weight, found)]
-        sizes = (len(err), points, outputs, inputs)
+        sizes = (len(err), points, *weight.shape)
         return found, self._native.point_error(*addresses, *sizes, shift).bit_length()
 
     def _requantize(self, acc: Tensor, s: int) -> Tensor:
