@@ -13,17 +13,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.workload import CLASSES
+from bench.workload import CLASSES, prepared
 from ezo import catalogue, kernels, rows
-from ezo.int8.convert import from_float
-from ezo.int8.loss import Loss
-from ezo.int8.optim import ElasticZO
-from ezo.int8.perturb import SparseNoise
-from ezo.int8.tensor import quantize
 from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
-NOISE = SparseNoise(r_max=15, p_zero=0.5)
+P_ZERO = 0.5  # so that weights are left alone, too
 POINTS = 64  # of a cloud; their number changes no operation
 
 
@@ -51,19 +46,14 @@ def measure(case: Case) -> list[Row]:
     classes, image = CLASSES[module.INPUT], module.INPUT == "image"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = from_float(module.build(case.model, classes, 1 if image else 3), NOISE.r_max)
+        model = module.build(case.model, classes, 1 if image else 3)
         x = torch.randn(case.batch_size, *((1, 28, 28) if image else (POINTS, 3)))
         y = torch.randint(0, classes, (case.batch_size,))
-    batch = quantize(x)
-    optimizer = ElasticZO(network, _bp_layers(case.method, network), noise=NOISE)
-
-    def step() -> None:
-        optimizer.step(lambda: Loss(network(batch), y))
-
+    step, batch, y = prepared("int8", case.method, model, x, y, p_zero=P_ZERO)
     with kernels.using("reference"):
-        step()
+        step(batch, y)
         with _Count() as count:
-            step()
+            step(batch, y)
     return [
         Row(
             case=case.name,
@@ -80,11 +70,6 @@ def measure(case: Case) -> list[Row]:
             **rows.provenance(),
         )
     ]
-
-
-def _bp_layers(method: str, network: Any) -> int:
-    known = {"full-zo": 0, "full-bp": len(network.weighted())}
-    return known[method] if method in known else catalogue.number(method)
 
 
 class _Count(TorchDispatchMode):

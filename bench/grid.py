@@ -104,15 +104,15 @@ class Grid:
 
 def expand(model: str, methods: Iterable[str]) -> Iterator[str]:
     """Methods, with ``elastic-*`` as every split point of the model."""
+    methods = list(methods)
+    if not any(method.endswith("-*") for method in methods):
+        yield from methods
+        return
+    module = catalogue.find("model", model)
+    with torch.device("meta"):
+        depth = len(layers(module.build(model, CLASSES[module.INPUT], 3)))
     for method in methods:
-        if method.endswith("-*"):
-            catalogue.find("method", f"{method[:-1]}1")
-            module = catalogue.find("model", model)
-            with torch.device("meta"):
-                depth = len(layers(module.build(model, CLASSES[module.INPUT], 3)))
-            yield from (f"{method[:-1]}{k}" for k in range(1, depth))
-        else:
-            yield method
+        yield from catalogue.expand([method], depth) if method.endswith("-*") else [method]
 
 
 def predicted_seconds(benchmark: ModuleType, case: Any) -> float:

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from bench.memory import peak_bytes
 from bench.timing import check, visit
-from bench.workload import CLASSES
+from bench.workload import CLASSES, prepared
 from ezo import catalogue, rows
-from ezo.methods._hyper import tuned
 from ezo.plan import simulate
 from ezo.rows import Row
 
@@ -79,16 +78,8 @@ class Series:
                 shape = (1, 28, 28) if image else (has["points"], 3)
                 x = torch.randn(has["batch"], *shape)
             y = torch.randint(0, classes, (has["batch"],))
-
-        def closure() -> Tensor:
-            return nn.functional.cross_entropy(model(x), y)
-
-        if self.method == "inference":
-            return model, torch.no_grad()(closure)
-        method = catalogue.find("method", self.method)
-        hyper = tuned(self.model, "", self.method)
-        optimizer = method.optimizer(self.method, model, hyper, seed=0)
-        return model, lambda: optimizer.step(closure)
+        step, batch, labels = prepared("fp32", self.method, model, x, y)
+        return step.model, lambda: step(batch, labels)
 
 
 def convnet(width: int, depth: int) -> nn.Sequential:

@@ -1,7 +1,7 @@
 """What is measured: a step of a method, or a pass of inference, on random data of real shape."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,13 +9,37 @@ from torch import Tensor, nn
 
 from bench import peers
 from ezo import catalogue
-from ezo.data import Dataset
-from ezo.methods._hyper import tuned
+from ezo.precisions import Step
 from ezo.rows import Row, provenance
 
 CLASSES = {"image": 10, "points": 40}
 IMAGE = (1, 28, 28)  # channels, height, width, of a model that doesn't say
 PRECISIONS = tuple(catalogue.names("precision"))
+
+
+def prepared(
+    precision: str,
+    method: str,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    device: str = "cpu",
+    **changes: Any,
+) -> tuple[Step, Any, Tensor]:
+    """A precision's step of a method, or a pass of ``inference``, and the batch as it takes it.
+
+    Args:
+        precision, method: names.
+        model: at its initial weights, in floating point.
+        x, y: a batch and its labels.
+        device: where the step is done.
+        changes: of the default hyperparameters.
+    """
+    file, name = catalogue.find("precision", precision), None if method == "inference" else method
+    hyper = replace(file.default(name), **changes)
+    place = None if device == "cpu" else torch.device(device)  # there are shapes that can't move
+    step: Step = file.make_step(precision, model, name, hyper, device=place)
+    return step, step.calibrate(x).to(device), y.to(device)
 
 
 @dataclass(frozen=True)
@@ -88,42 +112,16 @@ class Workload:
             model = module.build(self.model, classes, self.channels)
             x = torch.randn(self.batch_size, *self.example)
             y = torch.randint(0, classes, (self.batch_size,))
-        if self.precision != "fp32":
-            return self._trained(model, x, y)
-        model, x, y = model.to(self.device), x.to(self.device), y.to(self.device)
-        loss_function = nn.CrossEntropyLoss()
+        if self.precision == "fp32" and self.method in peers.names():
+            model, x, y = model.to(self.device), x.to(self.device), y.to(self.device)
+            loss = nn.CrossEntropyLoss()
 
-        def closure(backward: bool = False) -> Tensor:
-            return loss_function(model(x), y)
+            def closure(backward: bool = False) -> Tensor:
+                return loss(model(x), y)
 
-        if self.method == "inference":
-            return model, torch.no_grad()(closure)
-        if self.method in peers.names():
             return model, peers.find(self.method).step(self.method, model, closure)
-        hyper = tuned(self.model, "", self.method)
-        method = catalogue.find("method", self.method)
-        optimizer = method.optimizer(self.method, model, hyper, seed=0)
-        return model, lambda: optimizer.step(closure)
-
-    def _trained(
-        self, model: nn.Module, x: Tensor, y: Tensor
-    ) -> tuple[nn.Module, Callable[[], float]]:
-        """The same by a precision's own trainer."""
-        method = "full-zo" if self.method == "inference" else self.method
-        precision = catalogue.find("precision", self.precision)
-        hyper = tuned(self.model, "", method, self.precision)
-        data = Dataset(x, y, x[:1], y[:1], classes=int(y.max()) + 1)
-        device = torch.device(self.device)
-        trainer = precision.trainer(self.precision, model, data, method, hyper, 0, device)
-        batch, labels = trainer.batch(torch.arange(self.batch_size), torch.Generator())
-        trainer.train_x = trainer.test_x = trainer.train_x[:0].clone()  # the batch is enough
-        trainer.train_y = trainer.test_y = trainer.train_y[:0].clone()
-        if self.method == "inference":
-            del trainer.optimizer  # and with it the fractions of weights
-            return trainer.model, lambda: trainer.loss(batch, labels)
-        return trainer.model, lambda: trainer.mean_loss(
-            trainer.step(batch, labels, 0, 1), 1, self.batch_size
-        )
+        step, batch, y = prepared(self.precision, self.method, model, x, y, self.device)
+        return step.model, lambda: step.mean_loss(step(batch, y), 1, self.batch_size)
 
     def synchronise(self) -> None:
         """Wait until the device has done what it was given; a clock read before sees too little."""

@@ -1,16 +1,16 @@
-"""Find models, data sets, methods and precisions: a file in their folder is one, by being there.
+"""Find models, data sets, methods and more: a file in a kind's folder is one, by being there.
 
 A file of a kind defines ``NAMES``, the names it answers to, and the function of its kind
-(``build``, ``load``, ``optimizer``, ``trainer``: see `KINDS`). A name may hold one placeholder for
-an integer, ``elastic-<k>``; the function gets the name as the caller wrote it, and `number` reads
-the integer.
+(``build``, ``load``, ``optimizer``, ``make_step``, ``difference``: see `KINDS`). A name may hold
+one placeholder for an integer, ``elastic-<k>``; the function gets the name as the caller wrote it,
+and `number` reads the integer.
 Nothing is registered anywhere: to add a model, write ``ezo/models/yours.py``.
 """
 
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 KINDS = {
@@ -18,14 +18,16 @@ KINDS = {
     "data": "ezo.data",
     "method": "ezo.methods",
     "precision": "ezo.precisions",
+    "estimator": "ezo.estimators",
 }
+OF_A_RUN = ("model", "data", "method", "precision")  # a training run names one of each
 
 
 def members(kind: str) -> Iterator[ModuleType]:
     """Every member of a kind, in the order of their file names.
 
     Args:
-        kind: ``model``, ``data``, ``method`` or ``precision``.
+        kind: a key of `KINDS`.
     """
     package = importlib.import_module(KINDS[kind])
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
@@ -52,6 +54,23 @@ def find(kind: str, name: str) -> ModuleType:
         if any(_pattern(known).fullmatch(name) for known in module.NAMES):
             return module
     raise ValueError(f"unknown {kind} '{name}'; known: {', '.join(names(kind))}")
+
+
+def expand(methods: Iterable[str], layers: int) -> list[str]:
+    """Methods, with ``elastic-*`` as every split point of a model, 1 to ``layers`` - 1.
+
+    Raises:
+        ValueError: a method is unknown.
+
+    >>> expand(["full-zo", "elastic-*"], layers=3)
+    ['full-zo', 'elastic-1', 'elastic-2']
+    """
+    found = []
+    for method in methods:
+        begin, star, _ = method.partition("*")
+        found += [f"{begin}{k}" for k in range(1, layers)] if star else [method]
+        find("method", f"{begin}1" if star else method)
+    return found
 
 
 def number(name: str) -> int:

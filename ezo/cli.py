@@ -3,25 +3,26 @@
 import argparse
 import math
 import os
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import fields, replace
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
+from dataclasses import Field, fields
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ezo import catalogue, plan, rows, train
-from ezo.methods._hyper import tuned
-from ezo.train import Run
+from ezo import catalogue, rows, train
+from ezo.plan import command as plan
+from ezo.run import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0, 1 (diverged, or no split fits), 2 (unusable arguments), 130 (stopped by the user) or 141 (the
-    reader is gone).
+    0, 1 (diverged, or no method fits), 2 (unusable arguments), 130 (stopped by the user) or 141
+    (the reader is gone).
     """
     parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
     parser.add_argument("--version", action="version", version=f"ezo {rows.version_of('ezo')}")
@@ -38,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan.add_arguments(
         commands.add_parser(
             "plan",
-            help="predict memory and time of every split of a model",
+            help="predict memory and time of a model's step by each method",
             description="Predict the peak bytes and the relative time of a step, for every split "
-            "of a model, and say which has the most BP that fits a budget.",
+            "of a model or the methods given, and say which has the most BP that fits a budget.",
             formatter_class=_Help,
         )
     )
     commands.add_parser("list", help="list the models, data sets, methods and precisions")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(list(_joined(sys.argv[1:] if arguments is None else arguments)))
     if given.command is None:
         parser.print_help(sys.stderr)
         parser.exit(2)
@@ -107,27 +108,43 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="cpu, cuda or another torch device")
     add("--threads", type=int, help="CPU threads; by default torch's choice")
     add("--checkpoint-steps", type=int, default=1000, help="steps between checkpoints")
-    known: set[str] = set()
+    titles: dict[type, str] = {}  # of precisions by their hyperparameters
     for precision in catalogue.members("precision"):
-        group = parser.add_argument_group(
-            f"hyperparameters of {' and '.join(precision.NAMES)}",
-            "by default the values tuned for this model, data set, method and precision, and where "
-            "there are none (tuned.json) the method's own; one that the method does not read is an "
-            "error",
+        names = [titles[precision.HYPER]] if precision.HYPER in titles else []
+        titles[precision.HYPER] = " and ".join([*names, *precision.NAMES])
+    options: dict[str, dict[str, Field[Any]]] = {}  # by name, then by title
+    for hyper, title in titles.items():
+        for field in fields(hyper):
+            options.setdefault(field.name, {})[title] = field
+    groups = {
+        t: parser.add_argument_group(f"hyperparameters of {t}", _FROM) for t in titles.values()
+    }
+    for name, own in options.items():
+        told = {t: f"{f.metadata['help']} (untuned: {f.default})" for t, f in own.items()}
+        title, field = next(iter(own.items()))
+        groups[title].add_argument(
+            "--" + name.replace("_", "-"),
+            type=_number_or_none if "None" in str(field.type) else type(field.default),
+            default=argparse.SUPPRESS,
+            help=told[title] if len(told) == 1 else "; ".join(f"in {t}: {told[t]}" for t in told),
         )
-        for field in fields(precision.HYPER):
-            if field.name not in known:  # else it means the same in both
-                group.add_argument(
-                    _option(field.name),
-                    type=_number_or_none if field.name == "clip" else type(field.default),
-                    default=argparse.SUPPRESS,
-                    help=field.metadata["help"],
-                )
-            known.add(field.name)
 
 
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+_FROM = (
+    "by default the values tuned for this model, data set, method and precision, else those of the "
+    "nearest that were, else the method's own, which are as a rule those called untuned here; one "
+    "that the method does not read is an error"
+)
+
+
+def _joined(words: Sequence[str]) -> Iterator[str]:
+    """``--budget -5MB`` as ``--budget=-5MB``, which argparse takes for a value."""
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if word.startswith("--") and "=" not in word and words and re.match(r"-\d", words[0]):
+            word += "=" + words.pop(0)
+        yield word
 
 
 def _number_or_none(text: str) -> float | None:
@@ -140,9 +157,8 @@ def _train(given: argparse.Namespace) -> int:
             raise ValueError(f"expected --threads of 1 or more, got {given.threads}")
         torch.set_num_threads(given.threads)
     _check_device(given.device)
-    for kind in catalogue.KINDS:
-        catalogue.find(kind, getattr(given, kind))
-    run = Run(
+    hyper = dict.fromkeys(f.name for p in catalogue.members("precision") for f in fields(p.HYPER))
+    settled = Run(
         given.model,
         given.data,
         given.method,
@@ -152,17 +168,18 @@ def _train(given: argparse.Namespace) -> int:
         given.seed,
         given.train_examples,
         given.held_out,
-        hyper=_hyper(given),
-    )
+    ).settled({name: getattr(given, name) for name in hyper if hasattr(given, name)})
     steps = train.train(
-        run,
+        settled,
         root=given.data_root,
         out=given.out,
         device=given.device,
         checkpoint_steps=given.checkpoint_steps,
         progress=sys.stderr.isatty(),
     )
-    for row in steps:
+    first = next(steps, None)  # what can't be trained is an error before anything is said
+    print(f"ezo: hyperparameters: {settled.source}", file=sys.stderr)
+    for row in chain([first] if first else [], steps):
         if row.metric == "diverged":
             print(f"diverged: {row.note}")
             return 1
@@ -172,27 +189,6 @@ def _train(given: argparse.Namespace) -> int:
             value = math.nan if row.value is None else row.value  # rows on disk have no NaN
             print(f"step {row.step:>7,}  {row.metric:<15} {value:>12,.4f} {row.unit}", flush=True)
     return 0
-
-
-def _hyper(given: argparse.Namespace) -> Any:
-    """The tuned values, but those given.
-
-    Raises:
-        ValueError: one is given that the method does not read in this precision.
-    """
-    names = dict.fromkeys(
-        field.name for file in catalogue.members("precision") for field in fields(file.HYPER)
-    )
-    chosen = {name: getattr(given, name) for name in names if hasattr(given, name)}
-    reads = catalogue.find("precision", given.precision).reads(given.method)
-    unread = [_option(name) for name in chosen if name not in reads]
-    if unread:
-        raise ValueError(
-            f"expected hyperparameters that {given.method} reads in {given.precision}, "
-            f"{', '.join(_option(name) for name in names if name in reads)}, got "
-            f"{', '.join(unread)}; leave out what it does not read"
-        )
-    return replace(tuned(given.model, given.data, given.method, given.precision), **chosen)
 
 
 def _check_device(name: str) -> None:

@@ -10,7 +10,7 @@ from reproduce.frame import last, sensitivity, trained
 SEARCHED = "searched"
 SEARCHED_HOW = (
     "with as many trials for every method, on held-out training examples, where "
-    "ezo/methods/tuned.json has the model and data; else MNIST's values for its kin, and the "
+    "ezo/tuned.json has the model and data; else the nearest values (ezo/tuned.py), and the "
     "method's default (reports/README.md: budget and rows of the search)"
 )
 BY_HAND = "from a few trials by hand on held-out training examples (reports/README.md)"

@@ -7,7 +7,7 @@ the best of those, larger perturbations with looser clipping, or a third set whe
 A trial is as long as the runs that the values are for, since rates that win short trials ruin long
 ones; what it is judged by is accuracy on held-out training examples: the test set is never looked
 at. ``--known`` reads trials that were done before, ``--write`` puts the result into
-``ezo/methods/tuned.json``.
+``ezo/tuned.json``.
 """
 
 import argparse
@@ -21,15 +21,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-import ezo.methods
-from ezo import catalogue, rows
+from ezo import catalogue, rows, tuned
 from ezo.methods import Hyper
 from ezo.rows import Row
 from ezo.train import Run
 from reproduce.execute import execute
 from reproduce.experiments._runs import training
 from reproduce.folder import write_rows
-from reproduce.values import task
 
 SEED = 1000  # of every trial; no reported run uses it
 # (lowest, highest), searched on a logarithmic scale, or the choices
@@ -40,7 +38,7 @@ SCHEDULES = ("exponential", "cosine")
 WIDER = ((5e-3, 2.0), (1e-2, 2.0), (1e-2, 4.0))
 SHRINK = 4  # how much narrower the second round's box is
 ENDS = ("finished", "diverged")  # the last row of a trial that needs no more training
-TUNED = Path(ezo.methods.__file__).with_name("tuned.json")
+TUNED = tuned.PATH
 
 
 def space(method: str) -> dict[str, tuple[float, float]]:
@@ -204,10 +202,10 @@ def main() -> int:
     given = parser.parse_args()
     chosen = search(given)
     if given.write:
-        tuned = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.exists() else {}
+        table = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.exists() else {}
         for method, values in chosen.items():
-            tuned[f"{given.model}/{task(given.data, given.start)}/{method}"] = values
-        TUNED.write_text(json.dumps(tuned, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            table[f"{given.model}/{tuned.task(given.data, given.start)}/{method}"] = values
+        TUNED.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return 0
 
 

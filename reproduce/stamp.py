@@ -8,7 +8,7 @@ from ezo.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent / "ezo"
 SUFFIXES = (".py", ".cpp", ".hpp")  # not tuned.json: a run's name covers its values
-APART = ("cli.py", "conformance.py", "plan.py")  # no training run reads them
+APART = ("cli.py", "conformance.py", "plan/")  # no training run reads them
 FILE = "source"  # in a run's folder: the digests of what trained it, a line each
 UNKNOWN = "unknown"
 
@@ -18,7 +18,7 @@ def digest(root: Path = ROOT) -> str:
     sha = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        if path.suffix in SUFFIXES and name not in APART:
+        if path.suffix in SUFFIXES and not name.startswith(APART):
             sha.update(name.encode() + b"\0" + path.read_bytes())
     return sha.hexdigest()[:12]
 

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from ezo.cli import main
 from ezo.methods import Hyper
 from ezo.precisions.int8 import Int8Hyper
 from ezo.rows import Row
-from ezo.train import Run
+from ezo.run import Run, Settled
 
 TRAIN = ["train", "--model", "tiny", "--data", "tiny-images", "--method", "elastic-1"]
 SHORT = [*TRAIN, "--epochs", "1", "--batch-size", "8"]
@@ -130,7 +130,10 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
             ["--precision", "int8", "--method", "full-bp-checkpoint"],
             "expected a method with an integer form, elastic-<k>, .*, got full-bp-checkpoint; give",
         ),
-        (["--precision", "int8", "--queries", "0"], "expected queries of 1 to 1024, got 0"),
+        (
+            ["--model", "plain", "--precision", "int8", "--queries", "0"],
+            "expected queries to be an integer from 1 to 1024, got 0",
+        ),
         (["--precision", "int8"], "can't convert model.2, BatchNorm1d.*: no integer form"),
         (["--threads", "0"], "expected --threads of 1 or more, got 0"),
         (["--device", "nonsense"], "expected a device that works here, got 'nonsense'"),
@@ -249,8 +252,7 @@ def test_help_explains_every_hyperparameter(capsys: pytest.CaptureFixture[str]) 
     text = help_text(capsys, "train")
     for field in fields(Hyper):
         option = "--" + field.name.replace("_", "-")
-        value = option[2:].upper().replace("-", "_")
-        assert f"{option} {value} {field.metadata['help']}" in text
+        assert f"{option} {field.name.upper()} " in text and field.metadata["help"] in text
     for unit in ("in units of a weight", "loss per unit of z", "perturbations a step"):
         assert unit in text
 
@@ -278,23 +280,47 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "train" in help_text(capsys) and "list" in help_text(capsys)
 
 
-def test_help_explains_integer_hyperparameters(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_tells_an_option_of_several_precisions_for_each(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = help_text(capsys, "train")
     assert "hyperparameters of int8 and int8*:" in text
-    for field in fields(Int8Hyper):
-        if field.name not in ("schedule", "bp_gradient"):  # fp32's too, and told there
+    own = {field.name: field for field in fields(Int8Hyper)}
+    for field in fields(Hyper):
+        if field.name in own:
+            other = own.pop(field.name)
             option = "--" + field.name.replace("_", "-")
-            value = option[2:].upper().replace("-", "_")
-            assert f"{option} {value} {field.metadata['help']}" in text
+            assert (
+                f"{option} {field.name.upper()} in fp32: {field.metadata['help']} (untuned: "
+                f"{field.default}); in int8 and int8*: {other.metadata['help']} (untuned: "
+                f"{other.default})"
+            ) in text
+    for field in own.values():
+        option = "--" + field.name.replace("_", "-")
+        about = f"{field.metadata['help']} (untuned: {field.default})"
+        assert f"{option} {field.name.upper()} {about}" in text
+
+
+def test_it_says_where_the_values_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SHORT, "--lr", "0.1"]) == 0
+    assert capsys.readouterr().err == (
+        "ezo: hyperparameters: the defaults of elastic-1: none were searched for tiny on "
+        "tiny-images; given: --lr\n"
+    )
+
+
+def test_a_value_may_begin_with_a_minus(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SHORT, "--lr", "-1e-3"]) == 2
+    assert "expected lr to be a finite number of 0 or more, got -0.001" in capsys.readouterr().err
 
 
 def noted_runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """Runs are noted in place of being trained."""
     seen: list[Run] = []
 
-    def note(run: Run, **_: object) -> list[Row]:
-        seen.append(run)
-        return []
+    def note(settled: Settled, **_: object) -> Iterator[Row]:
+        seen.append(settled.run)
+        return iter(())
 
     monkeypatch.setattr(train, "train", note)
     return seen
@@ -303,7 +329,7 @@ def noted_runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 def test_defaults_are_those_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = noted_runs(monkeypatch)
     assert main(TRAIN) == 0
-    assert seen == [Run("tiny", "tiny-images", "elastic-1").settled()]
+    assert seen == [Run("tiny", "tiny-images", "elastic-1").settled().run]
 
 
 def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -347,7 +373,8 @@ def test_one_option_leaves_the_others_tuned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = noted_runs(monkeypatch)
-    monkeypatch.setattr("ezo.cli.tuned", lambda *names: Hyper(lr=0.5, momentum=0.25))
+    values = {"tiny/tiny-images/elastic-1": {"lr": 0.5, "momentum": 0.25}}
+    monkeypatch.setattr("ezo.tuned._table", lambda: values)
     assert main([*TRAIN, "--momentum", "0"]) == 0
     assert seen[0].hyper == Hyper(lr=0.5, momentum=0.0)
 

@@ -1,11 +1,16 @@
 """What every model, data set and method must satisfy. Each file of a kind is found by itself."""
 
 import dataclasses
+import importlib
+import importlib.util
 import inspect
 import math
 import os
 import re
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +34,11 @@ FUNCTIONS = {
     "model": ("build", ["name", "classes", "channels"]),
     "data": ("load", ["name", "root"]),
     "method": ("optimizer", ["name", "model", "hyper", "seed"]),
-    "precision": ("trainer", ["name", "model", "data", "method", "hyper", "seed", "device"]),
+    "precision": (
+        "make_step",
+        ["name", "model", "method", "hyper", "seed", "device", "loss", "bp_optimizer"],
+    ),
+    "estimator": ("difference", ["losses"]),
 }
 LONGEST_LINE = 110
 NUMBERS = {"<points>": "256", "<degrees>": "45", "<k>": "1"}
@@ -103,8 +112,10 @@ def test_an_unknown_name_lists_the_known_names(kind: str, name: str) -> None:
         ("method", "HYPER = None\ndef optimizer(name, model, hyper, seed): return name"),
         (
             "precision",
-            "def trainer(name, model, data, method, hyper, seed, device): return name",
+            "def make_step(name, model, method, hyper, seed, device, loss, bp_optimizer):"
+            " return name",
         ),
+        ("estimator", "POINTS = (1, -1)\ndef difference(losses): return losses"),
     ],
 )
 def test_a_new_file_is_found_by_being_there(
@@ -490,11 +501,21 @@ def test_method_reads_the_hyperparameters_that_it_says(method: str) -> None:
 
 # Precisions, with the methods that have a form in them
 
+
+def has_form(precision: str, method: str) -> bool:
+    file = catalogue.find("precision", precision)
+    try:
+        file.check(method, file.default(method))
+    except ValueError:
+        return False
+    return True
+
+
 FORMS = [
     (precision, method)
     for precision in examples("precision")
     for method in concrete_methods(DEEPEST["tiny"])
-    if precision == "fp32" or hasattr(catalogue.find("method", method), "parts")
+    if has_form(precision, method)
 ]
 every_form = pytest.mark.parametrize(("precision", "method"), FORMS)
 in_integers = pytest.mark.parametrize(
@@ -525,6 +546,59 @@ def test_default_hyperparameters_pass_and_those_read_exist(precision: str, metho
     assert isinstance(hyper, file.HYPER)
     file.check(method, hyper)
     assert file.reads(method) <= {field.name for field in dataclasses.fields(hyper)}
+
+
+ONE_FILE = """
+import re, sys
+from pathlib import Path
+
+import ezo
+from bench import memory
+from bench.workload import Workload
+from ezo import rows
+from ezo.cli import main
+
+assert Path(ezo.__file__).is_relative_to(sys.argv[1]), ezo.__file__
+ends, tables, peaks = [], [], []
+for name in ("fp32", "novel"):
+    run = ["--model", "lenet5", "--precision", name]
+    short = ["--data", "digits", "--method", "elastic-1", "--epochs", "1", "--batch-size", "16"]
+    short += ["--lr", "1e-3", "--eps", "1e-3", "--clip", "5", "--bp-lr", "0.01"]  # not tuned ones
+    out = Path(sys.argv[1], name)
+    assert main(["train", *run, *short, "--train-examples", "32", "--out", str(out)]) == 0
+    ends.append(rows.read(out / "rows.jsonl")[-1])
+    print("plan")
+    assert main(["plan", *run, "--batch", "4", "--budget", "1MB"]) == 0
+    found = memory.measure(Workload("lenet5", "elastic-1", 4, precision=name))
+    peaks.append({row.metric: row.value for row in found if "tensor" in row.metric})
+assert ends[0].metric == "finished" and ends[0].note == ends[1].note
+assert (ends[0].precision, ends[1].precision) == ("fp32", "novel")
+assert peaks[0] == peaks[1] and peaks[0]["peak_tensor_bytes"] > 0, peaks
+"""
+
+
+def test_a_precision_is_one_file(tmp_path: Path) -> None:
+    """fp32 under another name, in a copy of the tree: it trains, is planned and is measured."""
+    for package in ("ezo", "bench"):
+        folder = Path(str(importlib.import_module(package).__file__)).parent
+        ignored = shutil.ignore_patterns("*.pyc", "csrc")
+        shutil.copytree(folder, tmp_path / package, ignore=ignored)
+    kernels = importlib.util.find_spec("ezo._kernels")
+    if kernels is not None and kernels.origin:
+        shutil.copy(kernels.origin, tmp_path / "ezo")
+    source = (tmp_path / "ezo/precisions/fp32.py").read_text(encoding="utf-8")
+    novel = source.replace('NAMES = ("fp32",)', 'NAMES = ("novel",)')
+    assert novel != source
+    (tmp_path / "ezo/precisions/novel.py").write_text(novel, encoding="utf-8")
+    done = subprocess.run(
+        # -S: without it an editable install's hook would come before the copy.
+        [sys.executable, "-S", "-c", ONE_FILE, str(tmp_path)],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    _, ours, theirs = done.stdout.split("plan\n")
+    assert "elastic-1" in ours and ours.partition("step ")[0] == theirs
 
 
 OTHER_INTEGER: dict[str, Any] = {
@@ -563,9 +637,9 @@ def test_integer_method_moves_the_layers_that_its_fp32_form_moves(
         torch.device("cpu"),
         1,
     )
-    before = [p.clone() for p in loop.trainer.model.parameters()]
+    before = [p.clone() for p in loop.model.parameters()]
     list(loop.rows(tqdm(disable=True)))
-    after = list(loop.trainer.model.parameters())
+    after = list(loop.model.parameters())
     moved = [not torch.equal(p, q) for p, q in zip(before, after, strict=True)]
     model = build(loop.run, 3, 1)
     catalogue.find("method", method).optimizer(method, model, Hyper(), 0)

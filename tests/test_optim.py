@@ -8,6 +8,7 @@ import io
 import itertools
 import math
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from torch import nn
 from ezo import ElasticZO, Estimate, perturb
 from ezo.data._vision import import_torchvision
 from ezo.models import lenet5, pointnet
+from ezo.passes import Passes
+from ezo.step import Visit
 from tests.backends import on
 
 F = nn.functional
@@ -125,9 +128,9 @@ def elastic_by_hand(model, zo, loss_of, step, seed=0, queries=1, lr=LR, eps=EPS,
     if where == "unperturbed":
         loss_at(0.0, noises[0], 1.0)
     for z in noises:
-        plus = loss_at(1.0, z, {"mean": 0.5, "plus": 1.0}.get(where, 0.0) / queries)
-        minus = loss_at(-1.0, z, {"mean": 0.5, "minus": 1.0}.get(where, 0.0) / queries
-                        + (where == "last" and z is noises[-1]))  # fmt: skip
+        both = 0.5 / queries if where == "mean" else 0.0
+        plus = loss_at(1.0, z, both + (where == "plus" and z is noises[-1]))
+        minus = loss_at(-1.0, z, both + (where in ("minus", "last") and z is noises[-1]))
         g = (plus - minus) / (2 * eps)
         slopes.append(g if clip is None else min(max(g, -clip), clip))
     mean = [
@@ -259,8 +262,8 @@ def test_bp_gradient_is_autograds_at_the_perturbed_parameters(where, queries, bp
         calls
         == {
             "mean": [True, True] * queries,
-            "plus": [True, False] * queries,
-            "minus": [False, True] * queries,
+            "plus": [False] * (2 * queries - 1) + [True],
+            "minus": [False] * (2 * queries - 1) + [True],
             "last": [False] * (2 * queries - 1) + [True],
             "unperturbed": [False, False] * queries + [True],
         }[where]
@@ -479,11 +482,13 @@ def test_a_state_dict_continues_to_the_same_bits(bp):
 
 def test_a_state_dict_of_another_kind_or_split_is_refused():
     one, none = ElasticZO(mlp(), 1), ElasticZO(mlp(), 0)
-    with pytest.raises(ValueError, match="state dict of ElasticZO, got one with the keys state"):
+    with pytest.raises(
+        ValueError, match="state dict of ezo.ElasticZO, got one with the keys state"
+    ):
         one.load_state_dict(torch.optim.SGD(mlp().parameters(), lr=0.1).state_dict())
-    with pytest.raises(ValueError, match="same split, got one where BP trains nothing"):
+    with pytest.raises(ValueError, match="groups ZO of 4, BP of 2, got ZO of 6; give the same bp"):
         one.load_state_dict(none.state_dict())
-    with pytest.raises(ValueError, match="same split, got one where BP trains something"):
+    with pytest.raises(ValueError, match="groups ZO of 6, got ZO of 4, BP of 2; give the same bp"):
         none.load_state_dict(one.state_dict())
 
 
@@ -732,6 +737,114 @@ def test_estimates_are_the_losses_at_either_side():
         assert (estimate.loss_plus, estimate.loss_minus) == pytest.approx(losses, rel=1e-5)
 
 
+# --- losses per example, micro-batches ------------------------------------------------------------
+
+
+def losses_of(model, part=slice(None)):
+    x, y = batch(n=12, dtype=torch.float64)
+    return F.cross_entropy(model(x[part]), y[part], reduction="none")
+
+
+def parts_as(form):
+    """A closure over micro-batches of unequal size."""
+
+    def parts(model):
+        for part in (slice(0, 2), slice(2, 7), slice(7, 12)):
+            losses = losses_of(model, part)
+            yield losses if form == "vectors" else losses.sum() / 12
+
+    return parts
+
+
+@pytest.mark.parametrize("where", ["mean", "last", "unperturbed"])
+@pytest.mark.parametrize("bp", [0, 1, "all"])
+@pytest.mark.parametrize("given", [losses_of, parts_as("vectors"), parts_as("scalars")])
+def test_losses_per_example_and_micro_batches_are_the_mean_loss_s_step(given, bp, where):
+    runs = []
+    for closure in (lambda model: losses_of(model).mean(), given):
+        model = mlp(torch.float64)
+        optimizer = ElasticZO(model, bp, lr=LR, bp_gradient=where, queries=2)
+        losses = [optimizer.step(lambda: closure(model)) for _ in range(3)]  # noqa: B023
+        runs.append(([*parameters(model), *losses], [p.grad for p in model.parameters()]))
+    for a, b in zip(runs[0][0], runs[1][0], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    for a, b in zip(runs[0][1], runs[1][1], strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.allclose(a, b, rtol=1e-7, atol=1e-10)
+
+
+def test_a_pass_tells_each_example_s_loss_and_a_micro_batch_s_first_index():
+    model, seen = mlp(torch.float64), []
+    bp = list(model.parameters())[4:]
+
+    def closure():
+        for _ in (run := parts_as("vectors")(model)):
+            seen.append(passes.first)
+            yield _
+        run.close()
+
+    passes = Passes(closure, model, [], list(model.parameters())[:4], bp, 1.0)
+    with passes:
+        found = [passes.loss(Visit(0, 1, taken)) for taken in (False, True)]
+    assert seen == [0, 2, 7] * 2
+    wanted = losses_of(model).detach()
+    for loss in found:
+        torch.testing.assert_close(loss.examples, wanted)
+        assert loss.mean == pytest.approx(wanted.mean().item(), rel=1e-12)
+
+
+def test_a_micro_batch_s_graph_is_freed_before_the_next():
+    kept = {}
+    for n in (1, 8):
+        model = nn.Sequential(nn.Linear(7, 3), nn.Linear(3, 50), nn.Tanh(), nn.Linear(50, 5))
+        optimizer = ElasticZO(set_weights(model), 2, lr=LR, bp_gradient="last")
+        x, y = batch(n=64)
+
+        def closure(model=model, n=n, x=x, y=y):
+            for part, labels in zip(x.chunk(n), y.chunk(n), strict=True):
+                yield F.cross_entropy(model(part), labels) / n
+
+        alive, most = {}, 0
+
+        def pack(t, alive=alive):
+            nonlocal most
+            key = object()
+            alive[id(key)] = t.numel() * t.element_size()
+            most = max(most, sum(alive.values()))
+            weakref.finalize(box := Box(t), alive.pop, id(key), None)
+            box.key = key
+            return box
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
+            optimizer.step(closure)
+        kept[n] = most
+    weights = 4 * (3 * 50 + 50 * 5)  # are saved too, whatever the batch
+    assert 0 < kept[8] - weights < (kept[1] - weights) / 6
+
+
+class Box:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+@pytest.mark.parametrize("bp", [0, 1])
+@pytest.mark.parametrize(("parts", "words"), [
+    (lambda model: iter_of(), "loss of each micro-batch, got none"),
+    (lambda model: iter_of(losses_of(model), losses_of(model).mean()), "got both"),
+    (lambda model: iter_of(losses_of(model).mean(), losses_of(model)), "got both"),
+])  # fmt: skip
+def test_micro_batches_that_say_nothing_or_two_things_are_refused(parts, words, bp):
+    model = on_grid(mlp(torch.float64))
+    before = parameters(model)
+    with pytest.raises(ValueError, match=words):
+        ElasticZO(model, bp).step(lambda: parts(model))
+    assert_same(before, parameters(model))
+
+
+def iter_of(*values):
+    yield from values
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 
@@ -779,7 +892,9 @@ def test_other_errors_of_the_closure_pass_unchanged():
 def test_a_loss_of_several_numbers_is_refused():
     model = on_grid(mlp())
     before = parameters(model)
-    with pytest.raises(ValueError, match=r"scalar loss, got shape \(6, 5\); reduce it"):
+    with pytest.raises(
+        ValueError, match=r"scalar loss or each example's, \(N,\), got shape \(6, 5\); reduce it"
+    ):
         ElasticZO(model, 1).step(lambda: model(batch()[0]))
     assert_same(before, parameters(model))
 

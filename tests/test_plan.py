@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import re
 import sys
 
 import pytest
@@ -52,6 +53,12 @@ MODELS = {
 }
 
 
+def named(splits, depth, kind="elastic"):
+    """The methods with these numbers of BP layers."""
+    ends = {0: "full-zo"} if kind != "elastic" else {0: "full-zo", depth: "full-bp"}
+    return [ends.get(k, f"{kind}-{k}") for k in splits]
+
+
 def measured(make, k, **settings):
     """Peak bytes of a real step, by the instrument of `bench`, which shares no code with a plan."""
     gc.collect()
@@ -81,7 +88,7 @@ def measured(make, k, **settings):
 def test_predicted_peak_is_the_measured_one(name):
     make, splits = MODELS[name]
     model, x = make()
-    found = plan(model, x, splits=splits)
+    found = plan(model, x, methods=named(splits, len(layers(model))))
     assert found.inference.peak_bytes == measured(make, None)
     for prediction in found.predictions:
         peak = prediction.peak
@@ -92,8 +99,10 @@ def test_predicted_peak_is_the_measured_one(name):
 @pytest.mark.parametrize("name", ["lenet5", "pointnet-bn", "transformer"])
 def test_predicted_peak_of_a_lean_step_is_the_measured_one(name):
     make, splits = MODELS[name]
-    found = plan(*make(), splits=splits, lean=True)
-    usual = plan(*make(), splits=splits)
+    model, x = make()
+    depth = len(layers(model))
+    found = plan(model, x, methods=named(splits, depth, "elastic-lean"))
+    usual = plan(model, x, methods=named(splits, depth))
     sgd = functools.partial(torch.optim.SGD, lr=0.01)
     for lean, other in zip(found.predictions, usual.predictions, strict=True):
         peak = measured(make, lean.bp_layers, bp_gradient="last", bp_optimizer=sgd)
@@ -121,7 +130,7 @@ def test_taking_a_real_step_apart_does_not_change_its_peak(k):
 
     real = step_peak(prepare)
     assert real.peak_bytes == measured(make, k)
-    (predicted,) = plan(*make(), splits=[k]).predictions
+    (predicted,) = plan(*make(), methods=named([k], 5)).predictions
     assert real.kinds == predicted.peak.kinds
     assert real.modules == predicted.peak.modules
 
@@ -151,7 +160,7 @@ def test_scratch_for_noise_counts_where_it_makes_the_peak():
         return model, torch.zeros(1, 64, dtype=torch.float64)
 
     with kernels.using("reference"):  # compiled sweeps have none
-        (found,) = plan(*make(), splits=[0]).predictions
+        (found,) = plan(*make(), methods=["full-zo"]).predictions
         assert 0 < found.peak.kinds["scratch"] <= 64 * 1024
         assert found.peak.peak_bytes == measured(make, 0)
 
@@ -159,7 +168,7 @@ def test_scratch_for_noise_counts_where_it_makes_the_peak():
 def test_an_optimiser_with_more_state_needs_more():
     make, _ = MODELS["lenet5"]
     adam = torch.optim.Adam
-    (found,) = plan(*make(), splits=[1], bp_optimizer=adam).predictions
+    (found,) = plan(*make(), methods=["elastic-1"], bp_optimizer=adam).predictions
     assert found.peak.peak_bytes == measured(make, 1, bp_optimizer=adam)
     assert found.peak.kinds["optimizer"] == 2 * 3400 + 2 * 4  # two moments; two counts of steps
 
@@ -168,7 +177,7 @@ def test_model_input_and_random_state_are_left_alone():
     model, x = MODELS["pointnet-bn"][0]()
     before = {name: t.clone() for name, t in model.state_dict().items()}
     random = torch.get_rng_state()
-    plan(model, x, splits=[0, 3])
+    plan(model, x, methods=["full-zo", "elastic-3"])
     assert torch.equal(torch.get_rng_state(), random)
     for name, t in model.state_dict().items():
         assert torch.equal(t, before[name])
@@ -179,8 +188,8 @@ def test_model_input_and_random_state_are_left_alone():
 def test_a_model_without_numbers_is_enough():
     make, _ = MODELS["lenet5"]
     with torch.device("meta"):
-        without = plan(*make(), splits=[2])
-    assert without == plan(*make(), splits=[2])
+        without = plan(*make(), methods=["elastic-2"])
+    assert without == plan(*make(), methods=["elastic-2"])
 
 
 def test_a_large_model_takes_no_memory():
@@ -199,8 +208,10 @@ def test_what_the_loss_holds_is_part_of_the_batch():
     make, _ = MODELS["lenet5"]
     model, x = make()
     y = torch.zeros(len(x), dtype=torch.int64)
-    held = plan(model, x, splits=[2], loss=lambda out: nn.functional.cross_entropy(out, y))
-    assert held == plan(model, x, splits=[2])
+    held = plan(
+        model, x, methods=["elastic-2"], loss=lambda out: nn.functional.cross_entropy(out, y)
+    )
+    assert held == plan(model, x, methods=["elastic-2"])
 
 
 def test_the_loss_and_several_inputs_are_the_callers():
@@ -215,6 +226,58 @@ def test_the_loss_and_several_inputs_are_the_callers():
     found = plan(Two(), (torch.zeros(5, 3), torch.zeros(5, 2)), loss=lambda out: out.square().sum())
     assert [p.method for p in found.predictions] == ["full-zo", "full-bp"]
     assert found.predictions[0].peak.kinds["batch"] == 5 * 3 * 4 + 5 * 2 * 4
+
+
+class Parts(nn.Module):
+    """Takes named arguments or a list, and holds a tensor that is neither parameter nor buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.scales = {"held": [torch.full((2,), 3.0)]}
+
+    def forward(self, a, b=None):
+        a, b = a if isinstance(a, list) else (a, b)
+        return self.layer(a) * b * self.scales["held"][0]
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_inputs_may_have_names_or_come_in_a_list(kind):
+    a, b = torch.zeros(5, 3), torch.zeros(5, 2)
+    x = {"a": a, "b": b} if kind is dict else [a, b]
+    model = Parts()
+    found = plan(model, x)
+    assert found.predictions == plan(model, (a, b)).predictions
+    # Two inputs, and the labels; beside the tensor that the model holds.
+    assert found.predictions[0].peak.kinds["batch"] == 4 * (5 * 3 + 5 * 2 + 2) + 8 * 5
+    assert model.scales["held"][0].tolist() == [3.0, 3.0]
+
+
+def test_an_input_without_a_tensor_is_an_error():
+    with pytest.raises(ValueError, match="expected an input with a tensor, got {'a': 3}"):
+        plan(Parts(), {"a": 3})
+
+
+def test_methods_may_be_any_by_name_and_each_is_planned_once():
+    model, x = MODELS["lenet5"][0]()
+    names = ["tail-only-2", "full-bp-checkpoint", "elastic-lean-*", "elastic-2", "tail-only-2"]
+    found = {p.method: p for p in plan(model, x, methods=names).predictions}
+    assert list(found) == [*names[:2], *(f"elastic-lean-{k}" for k in range(1, 5)), "elastic-2"]
+    assert [found[name].bp_layers for name in (*names[:2], "elastic-2")] == [2, 5, 2]
+    assert [found[name].begins for name in (*names[:2], "elastic-2")] == ["9", "0", "9"]
+    assert found["tail-only-2"].relative_time < found["elastic-2"].relative_time
+
+
+def test_splits_still_work_and_say_what_to_give():
+    make, _ = MODELS["lenet5"]
+    with pytest.warns(FutureWarning, match="give methods="):
+        found = plan(*make(), splits=[5, 0, 2])
+    assert found == plan(*make(), methods=["full-zo", "elastic-2", "full-bp"])
+
+
+def test_a_budget_below_a_byte_is_an_error():
+    with pytest.raises(ValueError, match="expected a budget of 1 byte or more, got -5"):
+        plan(*MODELS["lenet5"][0](), -5)
 
 
 def test_a_model_whose_output_is_not_of_classes_is_told_to_bring_its_loss():
@@ -298,7 +361,7 @@ def test_the_command_plans_images_of_the_model_s_own_size(monkeypatch):
         seen.append(tuple(x.shape))
         raise ValueError("enough")
 
-    monkeypatch.setattr(sys.modules["ezo.plan"], "plan", planned)
+    monkeypatch.setattr(sys.modules["ezo.plan.command"], "plan", planned)
     for model in ("mobilenet_v2", "lenet5"):
         assert main(["plan", "--model", model, "--batch", "2"]) == 2
     assert seen == [(2, 3, 96, 96), (2, 1, 28, 28)]
@@ -308,15 +371,20 @@ def test_the_command_plans_images_of_the_model_s_own_size(monkeypatch):
     ("more", "message"),
     [
         (["--budget", "12"], "expected an amount of memory"),
-        (["--precision", "int4"], "unknown precision 'int4'; known: fp32, int8, int8*"),
+        (["--precision", "int4"], "unknown precision 'int4'; known: fp32, int8, int8\\*"),
         (["--batch", "0"], "expected --batch of 1 or more, got 0"),
         (["--points", "64"], "expected no --points for lenet5, a model of images"),
-        (["--precision", "int8", "--lean"], "expected fp32 for a lean plan, got int8"),
+        (["--precision", "int8", "--lean"], "with an integer form, .*, got elastic-lean-1; give"),
+        (["--lean", "--methods", "full-zo"], "expected --methods or --lean, got both"),
+        (["--methods", "elastic-x"], "unknown method 'elastic-x'; known: elastic-<k>"),
+        (["--methods", "elastic-6"], "expected 0 to 5 BP layers, got 6"),
+        (["--budget", "-5MB"], "expected an amount of memory, .*, got '-5MB'; write for example"),
+        (["--budget", "0B"], "expected a budget of 1 byte or more, got 0B"),
     ],
 )
 def test_command_line_refuses_what_it_cannot_plan(more, message, capsys):
     assert main(["plan", "--model", "lenet5", *more]) == 2
-    assert message in capsys.readouterr().err
+    assert re.match(f"ezo: .*{message}", capsys.readouterr().err)
 
 
 def test_command_line_ends_with_1_where_nothing_fits(capsys):

@@ -14,7 +14,8 @@ from ezo import rows
 from ezo.methods import Hyper
 from ezo.precisions.int8 import Int8Hyper
 from ezo.train import Run
-from reproduce import cost, experiments, select, values
+from ezo.tuned import tuned
+from reproduce import cost, experiments, select
 from reproduce.experiments import _runs
 from reproduce.experiments._runs import SEEDS, fine_tuning, training, with_queries
 from reproduce.presets import PRESETS
@@ -136,16 +137,16 @@ def test_sensitivity_changes_one_hyperparameter_at_a_time(precision, names):
 
 
 def test_hyperparameters_come_from_the_nearest_data_that_were_searched():
-    mnist = values.hyper("lenet5", "mnist", "full-zo")
-    assert values.hyper("lenet5", "mnist-rot30", "full-zo") == mnist
-    digits = values.hyper("lenet5", "digits", "full-zo")
-    assert values.hyper("lenet5", "digits-rot30", "full-zo") == digits != Hyper()
-    assert values.hyper("lenet5", "shapes", "full-zo") == Hyper()
-    split = values.hyper("lenet5", "mnist", "elastic-4")
-    assert split == values.hyper("lenet5", "mnist", "elastic-2")
-    lean = values.hyper("lenet5", "mnist", "elastic-lean-3")
-    assert values.hyper("lenet5", "fashion-mnist", "elastic-lean-3") == lean != Hyper()
-    assert values.hyper("lenet5", "fashion-mnist", "elastic-lean-4") == lean
+    mnist = tuned("lenet5", "mnist", "full-zo")
+    assert tuned("lenet5", "mnist-rot30", "full-zo") == mnist
+    digits = tuned("lenet5", "digits", "full-zo")
+    assert tuned("lenet5", "digits-rot30", "full-zo") == digits != Hyper()
+    assert tuned("lenet5", "shapes", "full-zo") == Hyper()
+    split = tuned("lenet5", "mnist", "elastic-4")
+    assert split == tuned("lenet5", "mnist", "elastic-2")
+    lean = tuned("lenet5", "mnist", "elastic-lean-3")
+    assert tuned("lenet5", "fashion-mnist", "elastic-lean-3") == lean != Hyper()
+    assert tuned("lenet5", "fashion-mnist", "elastic-lean-4") == lean
 
 
 def test_every_lean_run_has_a_lean_form_s_settings():
@@ -157,11 +158,11 @@ def test_every_lean_run_has_a_lean_form_s_settings():
 
 def test_fine_tuning_has_hyperparameters_of_its_own_where_they_were_searched(monkeypatch):
     chosen = {"lenet5/mnist to mnist-rot30/full-zo": {"lr": 0.5}}
-    monkeypatch.setattr("ezo.methods._hyper._tuned", lambda: chosen)
-    assert values.hyper("lenet5", "mnist-rot30", "full-zo") == Hyper()
+    monkeypatch.setattr("ezo.tuned._table", lambda: chosen)
+    assert tuned("lenet5", "mnist-rot30", "full-zo") == Hyper()
     for data in ("mnist", "fashion-mnist"):
         for angle in (30, 45):
-            found = values.hyper("lenet5", f"{data}-rot{angle}", "full-zo", start=data)
+            found = tuned("lenet5", f"{data}-rot{angle}", "full-zo", start=data)
             assert found == Hyper(lr=0.5)
     runs = fine_tuning("mnist", angles=[30], seeds=[0], epochs=1, before=1, precision="fp32")
     assert {r.hyper.lr for r in runs if r.method == "full-zo"} == {0.5}

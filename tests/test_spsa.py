@@ -1,4 +1,4 @@
-"""Two losses to one number."""
+"""The change of the loss along a perturbation, to one number."""
 
 import math
 from fractions import Fraction
@@ -7,10 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ezo.spsa import projected_gradient
+from ezo.estimators.central import difference
+from ezo.spsa import slope
 
 losses = st.floats(-1e6, 1e6)
 sizes = st.floats(1e-6, 1.0)
+
+
+def projected_gradient(plus, minus, eps, clip=None):
+    return slope(difference({1: plus, -1: minus}), eps, clip)
 
 
 @settings(deadline=None, derandomize=True)

@@ -30,6 +30,7 @@ from ezo.optim import ElasticZO
 from ezo.precisions import EVALUATION_BATCH, fp32
 from ezo.rows import Row
 from ezo.train import Run, build, load, train
+from ezo.tuned import tuned
 
 # tiny-images has 44 training examples: 5 steps of 8 an epoch, 4 examples wait for the next.
 RUN = Run("tiny", "tiny-images", "elastic-1", epochs=2, batch_size=8)
@@ -639,9 +640,9 @@ def test_data_on_another_device_keep_the_checksum(monkeypatch: pytest.MonkeyPatc
     """On the device ``meta``, which has no numbers to take a checksum of, as on a GPU."""
     loop = training._Loop(RUN.settled(), None, None, torch.device("meta"), 1)
     for name in ("train_x", "train_y", "test_x", "test_y"):
-        assert getattr(loop.trainer, name).is_meta
+        assert getattr(loop.examples, name).is_meta
     assert loop.data_checksum == load(RUN).checksum
-    assert all(p.is_meta for p in loop.trainer.model.parameters())
+    assert all(p.is_meta for p in loop.model.parameters())
 
 
 # Settings
@@ -708,6 +709,46 @@ def test_case_is_a_file_name_and_differs_wherever_a_setting_does() -> None:
     assert len(cases) == len(runs)
     assert all(case.startswith("tiny-tiny-images-") and not set(case) & set("/*") for case in cases)
     assert RUN.case == RUN.settled().case == replace(RUN, hyper=Hyper()).case
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_names_are_looked_up_a_few_times_however_long_the_run(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    find = catalogue.find
+    monkeypatch.setattr(catalogue, "find", lambda *names: [calls.append(names[1]), find(*names)][1])
+    counts = []
+    for epochs in (0, 1, 3):
+        run = replace(RUN, model="plain", precision=precision, epochs=epochs)
+        list(train(run, out=tmp_path / str(epochs)))
+        counts.append(len(calls))
+        calls.clear()
+    assert 4 <= counts[0] < 10 and set(counts) == {counts[0]}
+
+
+def test_a_settled_run_is_the_run_with_its_files_and_values() -> None:
+    settled = RUN.settled()
+    assert settled.run == replace(RUN, hyper=Hyper()) and settled.settled() is settled
+    assert settled.files == {k: catalogue.find(k, getattr(RUN, k)) for k in catalogue.KINDS}
+    assert (settled.case, settled.config) == (RUN.case, RUN.config())
+    assert settled.settings == RUN.settings()
+    assert settled.source == "the defaults of elastic-1: none were searched for tiny on tiny-images"
+
+
+@pytest.mark.parametrize(
+    ("data", "method", "source"),
+    [
+        ("mnist", "elastic-2", "searched for lenet5 on mnist by elastic-2"),
+        ("fashion-mnist", "elastic-4", "of the nearest search, lenet5 on mnist by elastic-2"),
+        ("mnist-rot30", "full-zo", "of the nearest search, lenet5 on mnist by full-zo"),
+    ],
+)
+def test_a_run_knows_where_its_values_come_from(data: str, method: str, source: str) -> None:
+    settled = Run("lenet5", data, method).settled()
+    assert settled.source == source
+    name = source.rpartition(" ")[2]
+    assert settled.run.hyper == tuned("lenet5", "mnist", name) != Hyper()
 
 
 def test_config_is_flat_and_holds_every_setting() -> None:

@@ -86,8 +86,8 @@ class Weighted(Layer):
         weight_exponent, bias_exponent: fixed.
         requantized: whether the output is int8; else it is the int32 accumulators.
         weight_gradient, bias_gradient: of `ops.sum_type`, the sum over the backward passes, two at
-            most, since they were None. Their exponents play no part in an update (NITI), but in
-            that sum.
+            most unless it is made int64, since they were None. Their exponents play no part in an
+            update (NITI), but in that sum.
 
     Raises:
         SumTooLong: an accumulator of so many products could overflow int32.
@@ -189,12 +189,12 @@ class Weighted(Layer):
 def _sum(old: Int8Tensor | None, new: Tensor, e: int, room: int) -> Int8Tensor:
     """A pass's gradient at exponent ``e`` and an earlier one's, in the place of both.
 
-    The sum has the larger of their exponents, and ``room`` bits more; what that shifts is rounded
-    to nearest, halves away from zero.
+    The sum has the larger of their exponents, and, in int32, ``room`` bits more; what that shifts
+    is rounded to nearest, halves away from zero.
     """
     if old is None:
         return Int8Tensor(new, e)
-    top = max(old.e, e) + room
+    top = max(old.e, e) + (room if old.m.dtype == torch.int32 else 0)
     return Int8Tensor(_raised(old.m, top - old.e).add_(_raised(new, top - e)), top)
 
 

@@ -1,46 +1,52 @@
 """ElasticZO-INT8 (arXiv 2501.04287): one step, in integers from the input to the weights."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from types import GeneratorType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from ezo import kernels
+from ezo import check, kernels
+from ezo.elastic import Elastic
 from ezo.int8 import perturb
 from ezo.int8.layers import Weighted
 from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
 from ezo.int8.network import Network
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
 from ezo.int8.tensor import Int8Tensor
-from ezo.optim import watched
+from ezo.phases import phase
+from ezo.step import BP_GRADIENTS, Course, Difference, Losses, Visit, course, step
 
-BP_GRADIENTS = ("mean", "plus", "minus", "unperturbed")
-MAGNITUDES = ("sign", "relative", "absolute")
+__all__ = ["BP_GRADIENTS", "ElasticZO", "Update"]
+
+MAGNITUDES = ("sign", "absolute")
 ERROR_STREAM = 1 << 31  # the noise stream that rounds the logits' error
 MINUS_STREAM = ERROR_STREAM + 1  # the same, at theta - z
 ERROR_EXPONENT = -7  # of the logits' error
-RELATIVE_BITS = 8  # of |loss+ - loss-| over its running mean
-LARGEST_RELATIVE = 3 << RELATIVE_BITS
-MEAN_BITS = 6  # the running mean is over about 2^6 queries
 LARGEST_QUERIES = 1 << 10
 
 
-def _checked(loss: Any) -> Loss:
-    if not isinstance(loss, Loss):
-        raise ValueError(
-            f"expected the closure to return an ezo.int8.Loss, got {type(loss).__name__}; return "
-            "Loss(model(x), y) itself, not its mean()"
-        )
-    return loss
+class Update(NamedTuple):
+    """A query's update of the ZO weights: theta <- clip(theta - g z rate), as `perturb.update_`.
+
+    Attributes:
+        seed, step, query: where z stands in the noise stream.
+        g: -1, 0 or 1.
+        rate: in units of 2^-16; the query's share.
+    """
+
+    seed: int
+    step: int
+    query: int
+    g: int
+    rate: int
 
 
-class ElasticZO(Optimizer):
+class ElasticZO(Elastic):
     """Trains an integer network's first layers by zeroth order, its last by backpropagation.
 
-    One step, with integer noise z drawn again whenever needed and never stored:
+    One step (`ezo.step`), with integer noise z drawn again whenever needed and never stored:
 
         loss+ = closure() at theta + z
         loss- = closure() at theta - z
@@ -49,10 +55,9 @@ class ElasticZO(Optimizer):
         BP:   W <- clip(W - PSR(grad, bits(grad) - mu))      so that |delta| <= 2^mu (NITI);
               grad is the BP part's gradient at theta + z, or where ``bp_gradient`` says
 
-    ``magnitude="sign"`` is the paper's form. Two of our own keep what the sign throws away:
-    ``"relative"`` scales the rate by |loss+ - loss-| over its running mean, at most 3;
-    ``"absolute"`` by the mean of |loss+ - loss-| over examples, in bits, as zeroth order in
-    floating point does. A tie leaves the ZO weights as they were. With no ZO layer there is one
+    ``magnitude="sign"`` is the paper's form. ``"absolute"``, of our own, keeps what the sign throws
+    away: it scales the rate by the mean of |loss+ - loss-| over examples, in bits, as zeroth order
+    in floating point does. A tie leaves the ZO weights as they were. With no ZO layer there is one
     pass, unperturbed. With ``queries`` above 1 a step draws as many z, each with two passes about
     the same theta, and each moves the weights by its share of the rate. ``fraction``, of our own
     too, gives each trained weight eight bits more, which passes don't see, so that small updates
@@ -70,24 +75,30 @@ class ElasticZO(Optimizer):
         rate: weight units that a z of 1 moves its weight by, times 2^16; 0 to 2^16. For
             ``absolute``, per bit of difference, and up to 2^24.
         mu: bits of the largest BP update, -20 to 6; below 0 only some of the weights move.
-        magnitude: ``sign``, ``relative`` or ``absolute``.
+        magnitude: ``sign`` or ``absolute``.
         largest_difference: bound on the mean difference that ``absolute`` takes, in 2^-10 bit.
         fraction: whether trained weights have a fraction, one byte each.
-        queries: perturbations a step, 1 to 1024: two passes each.
-        bp_gradient: where the BP gradient is taken: ``plus`` or ``minus`` for one of the last
-            query's passes, ``mean`` for both, which takes a backward pass more and holds a
-            gradient through the second pass, ``unperturbed`` for one more pass at theta. But for
-            ``mean`` that is the step's last pass, and nothing of BP lies beside another one.
+        queries: perturbations a step, 1 to 1024, each with the estimator's passes.
+        bp_gradient: as in `ezo.ElasticZO`, with the same meaning. By default ``plus``, a pass's, as
+            ``mean`` takes a backward pass for each, and holds a gradient through other passes: of
+            int32 for two, and of int64 for more.
+        estimator: as in `ezo.ElasticZO`.
         seed: of the noise; the same seed gives the same bits.
 
     Attributes:
         param_groups: ``rate`` in the ZO group (``zo=True``) and ``mu`` in the BP group can be
             changed between steps.
         g: the sign that the last step's last query found; None where there is no ZO layer.
+        applied: the last step's updates of the ZO part, for ``replay``: of each query, in the order
+            in which they were applied, a tuple of one `Update`.
 
     Raises:
         ValueError: an argument is out of range, or the weights leave the noise too little headroom.
     """
+
+    KIND, UPDATE = "ezo.int8.ElasticZO", Update
+    CLOSURE = "Loss(model(x), y)"
+    MOST_QUERIES = LARGEST_QUERIES
 
     def __init__(
         self,
@@ -103,6 +114,7 @@ class ElasticZO(Optimizer):
         fraction: bool = False,
         queries: int = 1,
         bp_gradient: str = "plus",
+        estimator: str = "central",
         seed: int = 0,
     ) -> None:
         if not isinstance(model, Network):
@@ -119,25 +131,14 @@ class ElasticZO(Optimizer):
             raise ValueError(
                 "expected a layer to train, got bp=0 and zo=False; give bp of 1 or more"
             )
-        if magnitude not in MAGNITUDES:
+        if magnitude == "relative":
             raise ValueError(
-                f"expected magnitude to be one of {', '.join(MAGNITUDES)}, got {magnitude!r}"
+                "expected magnitude to be sign or absolute, got 'relative', which absolute has "
+                "beaten; commit 81dd19c, before 0.1.0, is the last that has it"
             )
-        if bp_gradient not in BP_GRADIENTS:
-            raise ValueError(
-                f"expected bp_gradient to be one of {', '.join(BP_GRADIENTS)}, got {bp_gradient!r}"
-            )
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
-            raise ValueError(f"expected seed to be an integer in [0, 2^64), got {seed!r}")
-        if type(largest_difference) is not int or largest_difference < 1:
-            raise ValueError(
-                "expected largest_difference of 1 or more, in 2^-10 bit, got "
-                f"{largest_difference!r}"
-            )
-        if type(queries) is not int or not 1 <= queries <= LARGEST_QUERIES:
-            raise ValueError(
-                f"expected queries to be an integer from 1 to {LARGEST_QUERIES}, got {queries!r}"
-            )
+        check.one_of("magnitude", magnitude, MAGNITUDES)
+        check.integer("largest_difference", largest_difference, 1)
+        self._set_up(estimator, queries, bp_gradient, seed)
         self._largest_rate = 1 << (24 if magnitude == "absolute" else RATE_BITS)
         kernels.warn_where_missing()
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
@@ -163,152 +164,60 @@ class ElasticZO(Optimizer):
         super().__init__([group for group in groups if group["params"]], {})
         self.g: int | None = None
         self._model, self._bp = model, bp
-        self._magnitude, self._seed, self._bp_gradient = magnitude, seed, bp_gradient
-        self._queries = queries
+        self._magnitude = magnitude
         self._largest_difference = largest_difference << (LOSS_FRACTION_BITS - 10)
         if fraction:
             for group in self.param_groups:
                 for p in group["params"]:
                     self.state[p]["fraction"] = torch.full_like(p, HALF, dtype=torch.uint8)
-        self._steps = 0
-        self._mean = 0  # of |loss+ - loss-|, in units of 2^-20 bit
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """The groups are the constructor's: ZO first, then BP."""
         for name, low, high in (("rate", 0, self._largest_rate), ("mu", -20, 6)):
-            value = param_group.get(name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(
-                    f"expected {name} to be an integer from {low} to {high}, got {value!r}"
-                )
+            check.integer(name, param_group.get(name), low, high)
         super().add_param_group(param_group)
-
-    def step(self, closure: Callable[[], Loss]) -> Loss:  # type: ignore[override]
-        """One step.
-
-        Args:
-            closure: computes the loss of the same batch whenever it is called.
-
-        Returns:
-            The loss at theta + z, or at theta where there is no ZO layer or the BP gradient is
-            taken there.
-        """
-        return self._watched_step(closure) if watched(self) else self._step(closure)
-
-    # As in ezo.optim: Optimizer's own wrapper costs time that shows beside a small network.
-    step.hooked = True  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def _step(self, closure: Callable[[], Loss]) -> Loss:
-        zo = [group for group in self.param_groups if group["zo"]]
+        """One step.
+
+        Returns:
+            The loss at theta where there was a pass, else at theta + z.
+        """
+        perturbations = self._perturbations()
+        where = self._bp_gradient if self._bp else None
+        way = course(self._points, self._queries if perturbations else 0, where)
+        passes = _Passes(closure, self._model, self._bp_layers, self._seed, self._steps, way)
         try:
-            if not zo:
-                self.g = None
-                first = self._pass(closure, "unperturbed")
-            else:
-                first = self._zo_step(closure, zo[0])
+            found = step(perturbations, passes, self._difference, way.visits)
             for group in self.param_groups:
                 if not group["zo"]:
-                    self._bp_step(group["mu"])
+                    with phase("update"):
+                        self._bp_step(group["mu"])
         finally:
             for layer in self._bp_layers:
                 layer.weight_gradient = layer.bias_gradient = None
         self._steps += 1
-        return first
+        self.applied = found.applied
+        self.g = found.applied[0][0].g if perturbations else None
+        if found.theta is not None:
+            return found.theta
+        return found.losses[-1].get(1) or found.losses[-1][-1]
 
-    _watched_step = Optimizer.profile_hook_step(_step)
-
-    def _zo_step(self, closure: Callable[[], Loss], group: dict[str, Any]) -> Loss:
-        parameters: list[Tensor] = group["params"]
-        # The gradient's pass is the last, so that no other pass's buffers ever lie beside it.
-        one = -1 if self._bp and self._bp_gradient == "plus" else 1
-        unperturbed = self._bp > 0 and self._bp_gradient == "unperturbed"
-        place: dict[str, Any] = {"seed": self._seed, "step": self._steps}
-        moves: list[tuple[int, int]] = []  # each query's sign and rate
-        stand = 0  # the weights stand at theta + stand z
-        try:
-            for query in range(self._queries):
-                place["stream"] = query
-                last = query == self._queries - 1
-                losses: dict[int, Loss] = {}
-                for times in (one, -one):
-                    perturb.shift_(parameters, self._noise, times=times - stand, **place)
-                    stand = times
-                    side = "plus" if times == 1 else "minus"
-                    losses[times] = self._pass(closure, side if last else "")
-                if unperturbed or not last:
-                    perturb.shift_(parameters, self._noise, times=-stand, **place)
-                    stand = 0
-                if unperturbed and last:
-                    losses[0] = self._pass(closure, "unperturbed")
-                difference = losses[1].total() - losses[-1].total()
-                rate = self._rate(group["rate"], abs(difference), len(losses[1].target))
-                moves.append(((difference > 0) - (difference < 0), rate))
-            for query in reversed(range(self._queries)):  # the last's z first, to come back from
-                place["stream"] = query
-                perturb.update_(
-                    parameters,
-                    self._noise,
-                    g=moves[query][0],
-                    rate=moves[query][1],
-                    restore=-stand,
-                    fractions=self._fractions(parameters),
-                    **place,
-                )
-                stand = 0
-        finally:
-            if stand:
-                perturb.shift_(parameters, self._noise, times=-stand, **place)
-        self.g = moves[-1][0]
-        return losses[0 if unperturbed else 1]
+    def _perturbations(self) -> list["_Weights"]:
+        zo = [group for group in self.param_groups if group["zo"]]
+        return [_Weights(self, group) for group in zo]
 
     def _rate(self, rate: int, difference: int, examples: int) -> int:
         """A query's share of the rate, for the difference that it found."""
         if self._magnitude == "sign":
             return rate // self._queries
-        if self._magnitude == "absolute":
-            mean = min(difference // max(examples, 1), self._largest_difference)
-            return min((rate * mean) >> LOSS_FRACTION_BITS, 1 << RATE_BITS) // self._queries
-        self._mean = (
-            self._mean + ((difference - self._mean) >> MEAN_BITS) if self._mean else difference
-        )
-        relative = (difference << RELATIVE_BITS) // max(self._mean, 1)
-        whole = (rate * min(relative, LARGEST_RELATIVE)) >> RELATIVE_BITS
-        return min(whole, 1 << RATE_BITS) // self._queries
+        mean = min(difference // max(examples, 1), self._largest_difference)
+        return min((rate * mean) >> LOSS_FRACTION_BITS, 1 << RATE_BITS) // self._queries
 
     def _fractions(self, parameters: list[Tensor]) -> list[Tensor] | None:
         found = [self.state[p]["fraction"] for p in parameters if p in self.state]
         return found or None
-
-    def _pass(self, closure: Callable[[], Loss], where: str) -> Loss:
-        """A pass, and the BP layers' gradients where they are taken there.
-
-        Args:
-            closure: computes the loss.
-            where: ``plus``, ``minus`` or ``unperturbed``, which always takes them; empty in a
-                query before the last, which never does.
-        """
-        taken = where == "unperturbed" or self._bp_gradient in (where, "mean")
-        if not self._bp or not where or not taken:
-            return _checked(closure())
-        stream = MINUS_STREAM if where == "minus" else ERROR_STREAM
-        with self._keeping():
-            loss = _checked(closure())
-            error = loss.error(self._words(loss.logits.m, stream))
-            self._model.backward(Int8Tensor(error, ERROR_EXPONENT), self._bp)
-        return loss
-
-    @contextlib.contextmanager
-    def _keeping(self) -> Iterator[None]:
-        self._model.keep(self._bp)
-        try:
-            yield
-        finally:
-            self._model.keep(0)
-
-    def _words(self, like: Tensor, stream: int) -> Tensor:
-        place = (self._seed, self._steps, stream)
-        return kernels.words(place, like.numel(), like.device).view(like.shape)
 
     def _bp_step(self, mu: int) -> None:
         for layer in self._bp_layers:
@@ -320,18 +229,112 @@ class ElasticZO(Optimizer):
                     fraction = self.state.get(parameter, {}).get("fraction")
                     kernels.bp_update(parameter, fraction, gradient.m, mu)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, but the weights."""
-        own = super().state_dict()
-        return {**own, "ezo": {"seed": self._seed, "steps": self._steps, "mean": self._mean}}
+    def _settings(self) -> dict[str, Any]:
+        return {
+            **super()._settings(),
+            "noise": repr(self._noise),
+            "magnitude": self._magnitude,
+            "largest_difference": self._largest_difference >> (LOSS_FRACTION_BITS - 10),
+            "fraction": len(self.state) > 0,
+        }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where a state dict was taken, to the same bits."""
-        if "ezo" not in state_dict:
+
+class _Weights:
+    """The perturbation of the ZO weights, z, of a `ezo.step.Perturbation`'s face."""
+
+    def __init__(self, of: ElasticZO, group: dict[str, Any]) -> None:
+        self._of, self._group, self._parameters = of, group, group["params"]
+        self._place = of._seed, of._steps
+
+    def move(self, query: int, start: int, end: int) -> None:
+        seed, step = self._place
+        how = {"seed": seed, "step": step, "stream": query, "times": end - start}
+        perturb.shift_(self._parameters, self._of._noise, **how)
+
+    def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
+        change = difference({point: loss.total() for point, loss in losses.items()})
+        examples = len(next(iter(losses.values())).target)
+        rate = self._of._rate(self._group["rate"], abs(change), examples)
+        g = (change > 0) - (change < 0)
+        return Update(*self._place, query, g, rate)
+
+    def apply(self, update: Update, start: int) -> None:
+        perturb.update_(
+            self._parameters,
+            self._of._noise,
+            seed=update.seed,
+            step=update.step,
+            stream=update.query,
+            g=update.g,
+            rate=update.rate,
+            restore=-start,
+            fractions=self._of._fractions(self._parameters),
+        )
+
+
+class _Passes:
+    """Runs the closure, and takes the BP layers' gradients, of a `ezo.step.Passes`' face."""
+
+    def __init__(
+        self,
+        closure: Callable[[], Loss],
+        model: Network,
+        layers: list[Weighted],
+        seed: int,
+        step: int,
+        way: Course,
+    ) -> None:
+        self._closure, self._model, self._layers = closure, model, layers
+        self._seed, self._step, self._last = seed, step, way.visits[-1].query
+        self._many = way.taken > 2
+
+    def finite(self, losses: list[Loss]) -> bool:
+        return True
+
+    def loss(self, visit: Visit) -> Loss:
+        """The closure's loss; where ``visit.bp``, its gradient is added to the BP layers'."""
+        if not visit.bp:
+            return self._run()
+        bp = len(self._layers)
+        self._model.keep(bp)
+        try:
+            loss = self._run()
+            with phase("backward"):
+                error = loss.error(self._words(loss.logits.m, visit))
+                self._model.backward(Int8Tensor(error, ERROR_EXPONENT), bp)
+        finally:
+            self._model.keep(0)
+        for layer in self._layers if self._many else ():
+            layer.weight_gradient = _wide(layer.weight_gradient)
+            layer.bias_gradient = _wide(layer.bias_gradient)
+        return loss
+
+    def _run(self) -> Loss:
+        with phase("forward"):
+            loss = self._closure()
+        if isinstance(loss, Loss):
+            return loss
+        if isinstance(loss, GeneratorType):
             raise ValueError(
-                "expected a state dict of ezo.int8.optim.ElasticZO, got one with the keys "
-                f"{', '.join(state_dict)}; load it into the optimiser that made it"
+                "expected the closure to return an ezo.int8.Loss, got a generator; give the batch "
+                "whole: its activations share their exponents, so micro-batches would be another "
+                "step"
             )
-        ours = state_dict["ezo"]
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "ezo"})
-        self._seed, self._steps, self._mean = ours["seed"], ours["steps"], ours["mean"]
+        raise ValueError(
+            f"expected the closure to return an ezo.int8.Loss, got {type(loss).__name__}; return "
+            "Loss(model(x), y) itself, not its mean()"
+        )
+
+    def _words(self, like: Tensor, visit: Visit) -> Tensor:
+        """What rounds the error: each pass of a step has its own, as counted from the last."""
+        side = MINUS_STREAM if visit.point == -1 else ERROR_STREAM
+        stream = side + 2 * (self._last - visit.query)
+        place = (self._seed, self._step, stream)
+        return kernels.words(place, like.numel(), like.device).view(like.shape)
+
+
+def _wide(gradient: Int8Tensor | None) -> Int8Tensor | None:
+    """In int64, which holds a sum over any number of passes."""
+    if gradient is None or gradient.m.dtype == torch.int64:
+        return gradient
+    return Int8Tensor(gradient.m.to(torch.int64), gradient.e)

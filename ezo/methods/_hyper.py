@@ -1,17 +1,13 @@
-"""The hyperparameters of fp32 methods, and the values found for each model and data set."""
+"""The hyperparameters of fp32 methods."""
 
 import functools
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-
-from ezo import catalogue
 
 # What each part's training reads.
 ZO = frozenset({"lr", "eps", "clip", "queries", "noise", "weight_decay", "schedule"})
@@ -57,22 +53,3 @@ class Hyper:
         return functools.partial(
             torch.optim.SGD, lr=self.bp_lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
-
-
-@functools.cache
-def _tuned() -> dict[str, dict[str, object]]:
-    path = Path(__file__).with_name("tuned.json")
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def tuned(model: str, data: str, method: str, precision: str = "fp32") -> Any:
-    """The values chosen for this model, data set, method and precision, else the default ones.
-
-    They stand in ``tuned.json``; ``python -m reproduce.search --write`` puts a search's result
-    there, and reports/README.md says how those of today were chosen. Keys end in the precision
-    where it isn't fp32; names of one precision's file share the first name's values.
-    """
-    file = catalogue.find("precision", precision)
-    first = file.NAMES[0]
-    key = f"{model}/{data}/{method}" + ("" if first == "fp32" else f"/{first}")
-    return replace(file.default(method), **_tuned().get(key, {}))

@@ -3,25 +3,24 @@
 A file defines ``NAMES``, ``HYPER`` (the dataclass of its hyperparameters, each a field with
 ``help``), and
 
-    default(method) -> HYPER             values for a method where none were tuned
+    default(method) -> HYPER             values for a method, or inference, where none were tuned
     reads(method) -> frozenset           names of those that change what the method does
     check(method, hyper) -> None         ValueError: the method has no such form, or a bad value
-    trainer(name, model, data, method, hyper, seed, device) -> Trainer
+    layers(model) -> list                names of the parametric layers, in order
+    make_step(name, model, method, hyper, seed=0, *, device, loss, bp_optimizer) -> Step
 
-where ``model`` is the float model at its initial weights. For ``ezo plan`` it defines too
+where ``model`` is the float model at its initial weights. `make_step` is the one place where a step
+is made, for training, plans and measurements alike:
 
-    FORMS: tuple                         names of the forms of a step that differ in memory and
-                                         time, the usual one first; one empty name for no choice
-    weighted(model) -> list              names of the layers that a split counts, in order
-    prepare(name, model, inputs, bp_layers, form, loss, bp_optimizer) -> (model, step)
-                                         a step without a data set, of inference where bp_layers
-                                         is None; ValueError: the model has no such step
+    name, method     as ``ezo list`` shows them; a method of None is a pass of inference
+    device           where to train; None for where the model lies
+    loss             of the model's output and the labels; None for cross-entropy
+    bp_optimizer     makes the BP part's optimiser; None for the one that the hyperparameters set
+    ValueError       the precision has no such step; says why
 
-and the tensors that ``prepare`` gets and makes have shapes, but no numbers (`ezo.plan`). Its
-docstring's first line describes it in ``ezo list``. The training loop and the plan know nothing
-else of a precision.
+Its docstring's first line describes it in ``ezo list``.
 """
 
-from ezo.precisions._trainer import EVALUATION_BATCH, Trainer
+from ezo.precisions._step import EVALUATION_BATCH, Impossible, Step
 
-__all__ = ["EVALUATION_BATCH", "Trainer"]
+__all__ = ["EVALUATION_BATCH", "Impossible", "Step"]

@@ -1,9 +1,8 @@
 """32-bit floating point: torch's own operations and autograd."""
 
-import functools
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,21 +10,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ezo import catalogue
-from ezo.data import Dataset
 from ezo.methods import Hyper
-from ezo.optim import ElasticZO
-from ezo.precisions import EVALUATION_BATCH, Trainer
-from ezo.split import layers
+from ezo.precisions import EVALUATION_BATCH, Step
+from ezo.split import layers as parametric_layers
 
 NAMES = ("fp32",)
 HYPER = Hyper
-FORMS = ("", "lean")  # of the BP part: as by default, as in `ezo.methods.elastic_lean`
 LAST_RATE = 0.03  # what the exponential schedule ends at, as a share of the first learning rate
 
+Loss = Callable[[Any, Any], Tensor]
 
-def default(method: str) -> Hyper:
+
+def default(method: str | None) -> Hyper:
     """The method's own."""
-    hyper: Hyper = catalogue.find("method", method).HYPER
+    hyper: Hyper = catalogue.find("method", method).HYPER if method else Hyper()
     return hyper
 
 
@@ -60,128 +58,119 @@ def schedule(name: str, done: float) -> float:
     raise ValueError(f"unknown schedule '{name}'; known: exponential, cosine, constant")
 
 
-def trainer(
+def layers(model: nn.Module) -> list[str]:
+    """As `ezo.split.layers` finds them."""
+    return [name for name, _ in parametric_layers(model)]
+
+
+def make_step(
     name: str,
     model: nn.Module,
-    data: Dataset,
-    method: str,
+    method: str | None,
     hyper: Hyper,
-    seed: int,
-    device: torch.device,
-) -> Trainer:
-    """Any torch model by any method."""
-    return _Trainer(model, data, method, hyper, seed, device)
+    seed: int = 0,
+    *,
+    device: torch.device | None = None,
+    loss: Loss | None = None,
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+) -> Step:
+    """Any torch model by any method.
 
-
-def weighted(model: nn.Module) -> list[str]:
-    """The parametric layers (`ezo.split.layers`)."""
-    return [name for name, _ in layers(model)]
-
-
-def prepare(
-    name: str,
-    model: nn.Module,
-    inputs: list[Tensor],
-    bp_layers: int | None,
-    form: str,
-    loss: Callable[[Any], Tensor] | None,
-    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None,
-) -> tuple[nn.Module, Callable[[], Any]]:
-    """A step of any torch model; by default of cross-entropy, by `ElasticZO`'s own optimiser.
-
-    In the form ``lean`` BP's gradient is that of the last pass, and its optimiser plain SGD.
+    A batch is what the model takes: a tensor, a tuple of arguments or a dict of named ones.
     """
-    if loss is None:
-        labels = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
-        loss = functools.partial(_usual_loss, labels)
-
-    def closure() -> Tensor:
-        return loss(model(*inputs))
-
-    if bp_layers is None:
-        return model, torch.no_grad()(closure)
-    every = bp_layers == len(layers(model))
-    if form == "lean":
-        bp_optimizer = bp_optimizer or functools.partial(torch.optim.SGD, lr=0.01)
-    optimizer = ElasticZO(
-        model,
-        "all" if every else bp_layers,
-        bp_optimizer=bp_optimizer,
-        bp_gradient="last" if form == "lean" else "mean",
-    )
-    return model, lambda: optimizer.step(closure)
+    if device is not None:
+        model = model.to(device)
+    if bp_optimizer is not None:
+        hyper = _Given(**asdict(hyper), bp_optimizer=bp_optimizer)
+    return _Step(model, method, hyper, seed, loss)
 
 
-def _usual_loss(labels: Tensor, output: Any) -> Tensor:
-    """Cross-entropy of (N, classes) with N labels.
+@dataclass(frozen=True)
+class _Given(Hyper):
+    """Hyperparameters beside a BP optimiser of the caller's."""
 
-    Raises:
-        ValueError: the output is of another shape.
-    """
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(labels):
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"expected an output of shape ({len(labels)}, classes) for cross-entropy, the usual "
-            f"loss, got {got}; give a loss of the output, a scalar"
-        )
-    return nn.functional.cross_entropy(output, labels)
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] = torch.optim.SGD
+
+    def sgd(self) -> Callable[[list[nn.Parameter]], Optimizer]:
+        return self.bp_optimizer
 
 
-class _Trainer(Trainer):
+class _Step(Step):
     def __init__(
-        self,
-        model: nn.Module,
-        data: Dataset,
-        method: str,
-        hyper: Hyper,
-        seed: int,
-        device: torch.device,
+        self, model: nn.Module, method: str | None, hyper: Hyper, seed: int, loss: Loss | None
     ) -> None:
-        self.train_x, self.train_y = data.train_x.to(device), data.train_y.to(device)
-        self.test_x, self.test_y = data.test_x.to(device), data.test_y.to(device)
-        self._augment, self._hyper = data.augment, hyper
-        self.model = model.to(device)
-        file = catalogue.find("method", method)
-        self.optimizer = file.optimizer(method, self.model, hyper, seed)
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        self._loss = nn.CrossEntropyLoss()
+        self.model, self._schedule = model, hyper.schedule
+        self._loss = loss or _CrossEntropy()
+        if method is not None:
+            file = catalogue.find("method", method)
+            self.optimizer = file.optimizer(method, model, hyper, seed)
+            for group in self.optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
 
-    def batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        x = self.train_x[chosen]
-        if self._augment is not None:
-            x = self._augment(x, generator)
-        return x, self.train_y[chosen]
+    @property
+    def bp_layers(self) -> int:
+        groups = self.optimizer.param_groups if self.optimizer else []
+        bp = {id(p) for group in groups if not group.get("zo") for p in group["params"]}
+        return sum(any(id(p) in bp for p in own) for _, own in parametric_layers(self.model))
 
-    def step(self, x: Tensor, y: Tensor, step: int, steps: int) -> float:
-        factor = schedule(self._hyper.schedule, step / steps)
+    def calibrate(self, x: Any) -> Any:
+        return x
+
+    def encode(self, x: Any) -> Any:
+        return x
+
+    def __call__(self, x: Any, y: Any) -> Tensor:
+        def closure() -> Tensor:
+            self.passes += 1
+            return self._loss(_output(self.model, x), y)
+
+        if self.optimizer is None:
+            return torch.no_grad()(closure)()
+        loss: Tensor = self.optimizer.step(closure)
+        return loss
+
+    def mean_loss(self, losses: Any, steps: int, batch_size: int) -> Any:
+        return losses if steps == 1 else losses / steps
+
+    def schedule(self, step: int, steps: int) -> None:
+        factor = schedule(self._schedule, step / steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
-        def closure() -> Tensor:
-            self.passes += 1
-            return self._loss(self.model(x), y)
-
-        self.model.train()
-        loss: float = self.optimizer.step(closure).item()
-        return loss
-
     @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor) -> float:
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+        training = self.model.training
         self.model.eval()
-        loss: float = self._loss(self.model(x), y).item()
-        return loss
-
-    def mean_loss(self, losses: float, steps: int, batch_size: int) -> float:
-        return losses / steps
-
-    @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        self.model.eval()
-        loss, right, n = 0.0, 0, len(self.test_x)
+        loss, right, n = 0.0, 0, len(x)
         for first in range(0, n, EVALUATION_BATCH):
-            logits = self.model(self.test_x[first : first + EVALUATION_BATCH])
-            labels = self.test_y[first : first + EVALUATION_BATCH]
+            logits = self.model(x[first : first + EVALUATION_BATCH])
+            labels = y[first : first + EVALUATION_BATCH]
             loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
             right += int((logits.argmax(1) == labels).sum())
+        self.model.train(training)
         return 100 * right / n, loss / n
+
+
+def _output(model: nn.Module, x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return model(x)
+    if isinstance(x, dict):
+        return model(**x)
+    return model(*x) if isinstance(x, tuple) else model(x)
+
+
+class _CrossEntropy(nn.CrossEntropyLoss):
+    """Of an output (N, classes) with N labels, the mean; other shapes are an error that says so."""
+
+    def forward(self, output: Any, labels: Tensor) -> Tensor:
+        try:
+            return super().forward(output, labels)
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            is_tensor = isinstance(output, Tensor)
+            if is_tensor and output.dim() == 2 and len(output) == len(labels):
+                raise
+            raise ValueError(
+                f"expected an output of shape ({len(labels)}, classes) for cross-entropy, the "
+                f"usual loss, got {tuple(output.shape) if is_tensor else type(output).__name__}; "
+                "give a loss of the output, a scalar"
+            ) from error

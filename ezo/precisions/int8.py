@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ezo import catalogue
-from ezo.data import Dataset
 from ezo.int8 import (
     ElasticZO,
     FloatLoss,
@@ -21,11 +20,11 @@ from ezo.int8 import (
     quantize_at,
 )
 from ezo.int8.loss import NAT, tables
-from ezo.int8.optim import BP_GRADIENTS, LARGEST_QUERIES
+from ezo.int8.ops import SumTooLong
 from ezo.int8.trace import parametric
 from ezo.methods import Parts
 from ezo.methods._hyper import about
-from ezo.precisions import EVALUATION_BATCH, Trainer
+from ezo.precisions import EVALUATION_BATCH, Impossible, Step
 
 NAMES = ("int8", "int8*")
 ZO = frozenset(
@@ -59,8 +58,7 @@ class Int8Hyper:
     p_zero: float = about(0.0, "share of weights that a perturbation leaves alone")
     magnitude: str = about(
         "absolute",
-        "ZO step size: sign (the paper's), relative to the loss difference's running mean, or "
-        "absolute, in proportion to the loss difference",
+        "ZO step size: sign (the paper's), or absolute, in proportion to the loss difference",
     )
     largest_difference: int = about(
         525, "bound on the mean loss difference that magnitude absolute takes, in 2^-10 bit"
@@ -84,8 +82,7 @@ class Int8Hyper:
     )
     bp_gradient: str = about(
         "plus",
-        "where the BP gradient is taken: plus or minus for one of a step's passes, mean for both, "
-        "unperturbed for one more",
+        "where the BP gradient is taken: mean, plus, minus, last or unperturbed",
         later=True,
     )
     queries: int = about(1, "ZO perturbations a step", later=True)
@@ -95,10 +92,9 @@ class Int8Hyper:
 
 
 HYPER = Int8Hyper
-FORMS = ("",)
 
 
-def default(method: str) -> Int8Hyper:
+def default(method: str | None) -> Int8Hyper:
     """The same for all methods."""
     return Int8Hyper()
 
@@ -114,7 +110,8 @@ def reads(method: str) -> frozenset[str]:
 
 def check(method: str, hyper: Int8Hyper) -> None:
     """Raises:
-    ValueError: the method has no integer form, or a value is out of range.
+    ValueError: the method has no integer form, or a value is out of range; the optimiser checks the
+        rest.
     """
     _parts(method)
     for field in fields(hyper):
@@ -126,13 +123,6 @@ def check(method: str, hyper: Int8Hyper) -> None:
     for name in ("growth", "zo_growth"):
         if not 0 <= getattr(hyper, name) <= 6:
             raise ValueError(f"expected {name} from 0 to 6 bits, got {getattr(hyper, name)}")
-    if hyper.bp_gradient not in BP_GRADIENTS:
-        raise ValueError(
-            f"expected bp_gradient to be one of {', '.join(BP_GRADIENTS)}, got "
-            f"{hyper.bp_gradient!r}"
-        )
-    if not 1 <= hyper.queries <= LARGEST_QUERIES:
-        raise ValueError(f"expected queries of 1 to {LARGEST_QUERIES}, got {hyper.queries}")
     SparseNoise(hyper.r_max, hyper.p_zero)
     factor(hyper.schedule, 0, 1)
     if not 0 <= hyper.mu_drop <= hyper.mu + 20:
@@ -190,91 +180,48 @@ def factor(schedule: str, step: int, steps: int) -> int:
     raise ValueError(f"unknown schedule '{schedule}'; known: exponential, cosine, constant")
 
 
-def trainer(
-    name: str,
-    model: nn.Module,
-    data: Dataset,
-    method: str,
-    hyper: Int8Hyper,
-    seed: int,
-    device: torch.device,
-) -> Trainer:
-    """A model that `ezo.int8.from_float` can convert, by a method that has ``parts``.
-
-    Inputs become int8 once, before the training, with one exponent for all: the training set's.
-    What augmentation adds, in floating point, is quantised batch by batch with the same exponent,
-    before the step; values beyond +-127 2^E are held there.
-    """
-    loss = Loss if name == "int8" else FloatLoss
-    return _Trainer(loss, model, data, method, hyper, seed, device)
-
-
-def weighted(model: nn.Module) -> list[str]:
-    """The layers that become integer ones with weights, frozen ones too, in forward's order."""
+def layers(model: nn.Module) -> list[str]:
+    """Those that become integer ones with weights, frozen ones too, in forward's order."""
     return parametric(model)
 
 
-def prepare(
+def make_step(
     name: str,
     model: nn.Module,
-    inputs: list[Tensor],
-    bp_layers: int | None,
-    form: str,
-    loss: Callable[[Any], Tensor] | None,
-    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None,
-) -> tuple[nn.Module, Callable[[], Any]]:
-    """A step of the training loop, with the hyperparameters by default, on int8 inputs."""
-    if loss is not None or bp_optimizer is not None or len(inputs) != 1:
-        got = [
-            "a loss" if loss is not None else "",
-            "a bp_optimizer" if bp_optimizer is not None else "",
-            f"{len(inputs)} inputs" if len(inputs) != 1 else "",
-        ]
+    method: str | None,
+    hyper: Int8Hyper,
+    seed: int = 0,
+    *,
+    device: torch.device | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+) -> Step:
+    """A model that `ezo.int8.from_float` can convert, by a method that has ``parts``.
+
+    Inputs become int8 before the step, with one exponent for all: the training set's. Values beyond
+    +-127 2^E are held there.
+    """
+    given = {"a loss": loss, "a bp_optimizer": bp_optimizer}
+    if got := [what for what, value in given.items() if value is not None]:
         raise ValueError(
-            f"expected one input, and the integer loss and update, for {name}, got "
-            f"{' and '.join(filter(None, got))}; leave that out, or plan fp32"
+            f"expected the integer loss and update for {name}, got {' and '.join(got)}; leave that "
+            "out, or use fp32"
         )
-    hyper = Int8Hyper()
-    network = from_float(model, headroom=hyper.r_max)
-    (given,) = inputs
-    x = Int8Tensor(torch.empty_like(given, dtype=torch.int8), -7)
-    y = torch.zeros(len(given), dtype=torch.int64, device=given.device)
-    of = Loss if name == "int8" else FloatLoss
-    if of is Loss:
-        tables(given.device)  # stand from the first loss on
-
-    def closure() -> Loss:
-        return of(network(x), y)
-
-    if bp_layers is None:
-        return network, torch.no_grad()(lambda: closure().total())
-    optimizer = ElasticZO(
-        network,
-        bp_layers,
-        noise=SparseNoise(hyper.r_max, hyper.p_zero),
-        magnitude=hyper.magnitude,
-        fraction=hyper.fraction > 0,
-    )
-    return network, lambda: optimizer.step(closure).total()
+    return _Step(Loss if name == "int8" else FloatLoss, model, method, hyper, seed, device)
 
 
-class _Trainer(Trainer):
+class _Step(Step):
     def __init__(
         self,
         loss: Callable[[Int8Tensor, Tensor], Loss],
         model: nn.Module,
-        data: Dataset,
-        method: str,
+        method: str | None,
         hyper: Int8Hyper,
         seed: int,
-        device: torch.device,
+        device: torch.device | None,
     ) -> None:
-        train = quantize(data.train_x)
-        self._exponent, self._augment = train.e, data.augment
-        self.train_x = (train.m if data.augment is None else data.train_x).to(device)
-        self.test_x = quantize_at(data.test_x, train.e).m.to(device)
-        self.train_y, self.test_y = data.train_y.to(device), data.test_y.to(device)
-        parts = _parts(method)
+        self._loss, self._hyper = loss, hyper
+        parts = _parts(method) if method is not None else Parts(0)
         network = from_float(model)
         layers = len(network.weighted())
         bp = layers if isinstance(parts.bp, str) else parts.bp
@@ -286,7 +233,12 @@ class _Trainer(Trainer):
                 layer.make_room(hyper.growth)
             elif zo:
                 layer.make_room(hyper.zo_growth)
-        self.model = self._network = network.to(device)
+        self.model = self._network = network if device is None else network.to(device)
+        self._bp = bp
+        if loss is Loss:
+            tables(next(network.parameters()).device)  # stand from the first loss on
+        if method is None:
+            return
         self.optimizer = ElasticZO(
             self._network,
             bp,
@@ -301,40 +253,55 @@ class _Trainer(Trainer):
             bp_gradient=hyper.bp_gradient,
             seed=seed,
         )
-        self._loss, self._hyper = loss, hyper
 
-    def batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Int8Tensor, Tensor]:
-        x, y = self.train_x[chosen], self.train_y[chosen]
-        if self._augment is None:
-            return Int8Tensor(x, self._exponent), y
-        return quantize_at(self._augment(x, generator), self._exponent), y
+    @property
+    def bp_layers(self) -> int:
+        return self._bp
 
-    def step(self, x: Int8Tensor, y: Tensor, step: int, steps: int) -> int:
+    def calibrate(self, x: Any) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise ValueError(
+                f"expected one input, a tensor, for an integer step, got {type(x).__name__}; give "
+                "that, or use fp32"
+            )
+        found = quantize(x)
+        self._exponent = found.e
+        return found.m
+
+    def encode(self, x: Tensor) -> Tensor:
+        return quantize_at(x, self._exponent).m
+
+    def __call__(self, x: Tensor, y: Tensor) -> int:
+        batch = Int8Tensor(x, self._exponent)
+
+        def closure() -> Loss:
+            self.passes += 1
+            return self._loss(self._network(batch), y)
+
+        if self.optimizer is None:
+            return torch.no_grad()(closure)().total()
+        try:
+            total: int = self.optimizer.step(closure).total()
+        except SumTooLong as error:
+            raise Impossible(str(error)) from error
+        return total
+
+    def mean_loss(self, losses: float, steps: int, batch_size: int) -> float:
+        return losses * NAT / (steps * batch_size)
+
+    def schedule(self, step: int, steps: int) -> None:
         rate = self._hyper.rate * factor(self._hyper.schedule, step, steps) >> FACTOR_BITS
         mu = self._hyper.mu - step * (self._hyper.mu_drop + 1) // steps
         for group in self.optimizer.param_groups:
             group.update({"rate": rate} if group["zo"] else {"mu": mu})
 
-        def closure() -> Loss:
-            self.passes += 1
-            return self._loss(self._network(x), y)
-
-        return self.optimizer.step(closure).total()
-
     @torch.no_grad()
-    def loss(self, x: Int8Tensor, y: Tensor) -> float:
-        return self._loss(self._network(x), y).mean()
-
-    def mean_loss(self, losses: float, steps: int, batch_size: int) -> float:
-        return losses * NAT / (steps * batch_size)
-
-    @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        loss, right, n = 0, 0, len(self.test_x)
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+        loss, right, n = 0, 0, len(x)
         for first in range(0, n, EVALUATION_BATCH):
-            x = Int8Tensor(self.test_x[first : first + EVALUATION_BATCH], self._exponent)
-            labels = self.test_y[first : first + EVALUATION_BATCH]
-            logits = self._network(x)
+            batch = Int8Tensor(x[first : first + EVALUATION_BATCH], self._exponent)
+            labels = y[first : first + EVALUATION_BATCH]
+            logits = self._network(batch)
             loss += self._loss(logits, labels).total()
             right += int((logits.m.argmax(1) == labels).sum())
         return 100 * right / n, loss * NAT / n

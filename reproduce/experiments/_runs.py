@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ezo.train import Run
-from reproduce.values import hyper
+from ezo.tuned import tuned
 
 SEEDS = (0, 1, 2)
 MORE_SEEDS = (3, 4)  # where three leave undecided how near full BP is
@@ -34,7 +34,7 @@ def training(
             precision,
             epochs=epochs,
             seed=seed,
-            hyper=hyper(model, data, method, precision),
+            hyper=tuned(model, data, method, precision),
         )
         for seed in seeds
         for method in methods
@@ -73,7 +73,7 @@ def fine_tuning(
                 epochs=epochs,
                 precision=precision,
             ):
-                chosen = hyper("lenet5", turned, run.method, precision, start=data)
+                chosen = tuned("lenet5", turned, run.method, precision, start=data)
                 if hasattr(chosen, "r_max"):
                     chosen = replace(chosen, r_max=max(1, GENTLE >> chosen.zo_growth))
                 found.append(replace(run, hyper=chosen, start=start.case))

@@ -41,7 +41,7 @@ def whole(shape: tuple[int, ...], seed: int, bound: int) -> Tensor:
     return torch.randint(-bound, bound + 1, shape, generator=generator).float()
 
 
-def network(name: str, bp: int | str, r_max: int) -> int8.network.Sequence:
+def network(name: str, bp: int | str, r_max: int) -> nn.Module:
     """An integer network whose weights don't depend on the processor."""
     model = {"conv": CONV, "mlp": MLP}[name]
     with torch.no_grad():

@@ -212,7 +212,7 @@ def test_a_user_s_own_forward_is_followed_and_names_its_modules():
 
 def test_layers_count_in_the_order_of_forward_not_of_registration():
     wanted = ["block.conv", "hidden", "classify"]
-    assert parametric(Own()) == precision.weighted(Own().to("meta")) == wanted
+    assert parametric(Own()) == precision.layers(Own().to("meta")) == wanted
     begins = {
         line.bp_layers: line.begins
         for line in plan(

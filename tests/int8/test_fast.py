@@ -256,7 +256,7 @@ def after(steps, bp, isa="", *, shape=IMAGES, threads=1, bp_gradient="plus"):
         p.copy_(int8(*p.shape, seed=1000 * i + 1) // 3)
     x = quantize(int8(*shape, seed=1).float())
     y = torch.arange(len(x.m)) % 10
-    how = {"rate": 3000, "mu": 0, "magnitude": "relative", "bp_gradient": bp_gradient}
+    how = {"rate": 3000, "mu": 0, "bp_gradient": bp_gradient}
     optimizer = ElasticZO(model, bp, **how)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -323,7 +323,7 @@ def test_a_few_steps_of_lenet5_are_the_reference_s(bp, bp_gradient):
         assert after(3, bp, isa, bp_gradient=bp_gradient) == wanted
 
 
-@pytest.mark.parametrize("bp, wanted", [(0, "5a69011c3b9db9ac"), (1, "7470401fd781a6ea")])
+@pytest.mark.parametrize("bp, wanted", [(0, "f7ab7ce926b5546c"), (1, "6283622b07d659b7")])
 def test_a_thousand_steps_of_lenet5_end_in_the_golden_bits(bp, wanted):
     assert after(1000, bp, threads=1) == wanted
     assert after(1000, bp, threads=2) == wanted
@@ -332,10 +332,10 @@ def test_a_thousand_steps_of_lenet5_end_in_the_golden_bits(bp, wanted):
 @pytest.mark.parametrize(
     ("bp", "bp_gradient", "wanted"),
     [
-        (4, "plus", "975784cecaa92d80"),
+        (4, "plus", "d0a66839cc39b19d"),
         (8, "plus", "d0a4789306f0f349"),
-        (5, "mean", "66c969920cfdbdc1"),
-        (4, "unperturbed", "138da94eda69a98a"),
+        (5, "mean", "e96b50ef8bc8cb30"),
+        (4, "unperturbed", "47357726d8a672b8"),
     ],
 )
 def test_a_few_steps_of_pointnet_end_in_the_golden_bits(bp, bp_gradient, wanted):

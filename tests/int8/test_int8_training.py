@@ -14,9 +14,9 @@ from ezo import train as training
 from ezo.data import Dataset
 from ezo.int8 import FloatLoss, Int8Tensor, Loss, quantize_at
 from ezo.methods import Hyper
-from ezo.methods._hyper import tuned
 from ezo.precisions.int8 import Int8Hyper, factor
 from ezo.train import Run, _Loop, train
+from ezo.tuned import tuned
 from tests.backends import on
 
 RUN = Run("plain", "tiny-images", "elastic-1", "int8", epochs=2, batch_size=8)
@@ -28,8 +28,8 @@ def networks(tiny: None) -> None:
     """The tiny models and data set are there in every test."""
 
 
-def trainer(run: Run) -> Any:
-    return _Loop(run.settled(), None, None, CPU, 1).trainer
+def begun(run: Run) -> Any:
+    return _Loop(run.settled(), None, None, CPU, 1)
 
 
 # Schedules
@@ -53,11 +53,12 @@ def test_factors_are_the_curves_and_integers(steps: int) -> None:
 
 def test_rate_and_mu_follow_their_schedules() -> None:
     hyper = Int8Hyper(rate=1000, mu=1, mu_drop=2)
-    ours = trainer(replace(RUN, hyper=hyper))
-    x, y = ours.batch(torch.arange(8), torch.Generator())
+    ours = begun(replace(RUN, hyper=hyper))
+    x, y = ours.examples.batch(torch.arange(8), torch.Generator())
     seen = []
     for step in range(9):
-        ours.step(x, y, step, 9)
+        ours.take_step.schedule(step, 9)
+        ours.take_step(x, y)
         seen.append([{k: g[k] for k in ("rate", "mu")} for g in ours.optimizer.param_groups])
     rates = [zo["rate"] for zo, _ in seen]
     assert rates == pytest.approx(
@@ -67,6 +68,15 @@ def test_rate_and_mu_follow_their_schedules() -> None:
 
 
 # Input
+
+
+def exponent_of(ours: Any) -> int:
+    """That with which the network gets its input."""
+    seen: list[int] = []
+    watch = ours.model.register_forward_pre_hook(lambda _, given: seen.append(given[0].e))
+    ours.take_step.evaluate(ours.examples.test_x, ours.examples.test_y)
+    watch.remove()
+    return seen[0]
 
 
 def images(train_x: torch.Tensor, test_x: torch.Tensor, **more: Any) -> Dataset:
@@ -82,11 +92,11 @@ def test_inputs_have_one_exponent_that_of_the_training_set(monkeypatch: pytest.M
     train_x[0, 0, 0] = torch.tensor([1.9, -0.5, 2**-7, 0.0])
     test_x = torch.full((1, 1, 4, 4), -3.0)
     monkeypatch.setattr(training, "load", lambda *_: images(train_x, test_x))
-    ours = trainer(RUN)
-    x, _ = ours.batch(torch.arange(8), torch.Generator())
-    assert (x.e, x.m.dtype) == (-6, torch.int8)  # 1.9 is 121.6 of 2^-6
-    assert x.m[0, 0, 0].tolist() == [122, -32, 0, 0]
-    assert ours.test_x.unique().tolist() == [-127]
+    ours = begun(RUN)
+    x, _ = ours.examples.batch(torch.arange(8), torch.Generator())
+    assert (exponent_of(ours), x.dtype) == (-6, torch.int8)  # 1.9 is 121.6 of 2^-6
+    assert x[0, 0, 0].tolist() == [122, -32, 0, 0]
+    assert ours.examples.test_x.unique().tolist() == [-127]
 
 
 def test_augmented_batches_are_quantised_with_that_exponent(
@@ -95,8 +105,9 @@ def test_augmented_batches_are_quantised_with_that_exponent(
     data = images(torch.full((8, 1, 4, 4), 0.9), torch.zeros(1, 1, 4, 4),
                   augment=lambda x, generator: x + 0.5)  # fmt: skip
     monkeypatch.setattr(training, "load", lambda *_: data)
-    x, _ = trainer(RUN).batch(torch.arange(8), torch.Generator())
-    assert x.e == -7 and x.m.unique().tolist() == [127]  # 1.4 is 179 of 2^-7
+    ours = begun(RUN)
+    x, _ = ours.examples.batch(torch.arange(8), torch.Generator())
+    assert exponent_of(ours) == -7 and x.unique().tolist() == [127]  # 1.4 is 179 of 2^-7
     assert quantize_at(torch.tensor([0.5]), -7).m.tolist() == [64]
 
 
@@ -114,11 +125,12 @@ def test_full_bp_takes_a_batch_whose_gradients_int32_could_not_hold() -> None:
 
 
 def test_evaluation_is_of_the_integer_network() -> None:
-    ours = trainer(RUN)
-    logits = ours.model(Int8Tensor(ours.test_x, ours._exponent)).to_float().double()
-    accuracy, loss = ours.evaluate()
-    assert accuracy == 100 * (logits.argmax(1) == ours.test_y).double().mean().item()
-    wanted = nn.functional.cross_entropy(logits, ours.test_y).item()
+    ours = begun(RUN)
+    x, y = ours.examples.test_x, ours.examples.test_y
+    logits = ours.model(Int8Tensor(x, exponent_of(ours))).to_float().double()
+    accuracy, loss = ours.take_step.evaluate(x, y)
+    assert accuracy == 100 * (logits.argmax(1) == y).double().mean().item()
+    wanted = nn.functional.cross_entropy(logits, y).item()
     assert loss == pytest.approx(wanted, abs=1e-5)
 
 
@@ -165,7 +177,7 @@ def test_the_floating_point_error_is_the_gradient_rounded_at_random() -> None:
 
 def test_values_tuned_for_int8_serve_both_and_not_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {"lenet5/mnist/elastic-2/int8": {"rate": 77}, "lenet5/mnist/elastic-2": {"lr": 0.5}}
-    monkeypatch.setattr("ezo.methods._hyper._tuned", lambda: table)
+    monkeypatch.setattr("ezo.tuned._table", lambda: table)
     names = ("lenet5", "mnist", "elastic-2")
     assert tuned(*names, "int8") == tuned(*names, "int8*") == Int8Hyper(rate=77)
     assert tuned(*names) == tuned(*names, "fp32") == Hyper(lr=0.5)
@@ -188,12 +200,12 @@ def test_values_tuned_for_int8_serve_both_and_not_fp32(monkeypatch: pytest.Monke
         ({"hyper": Int8Hyper(mu_drop=-1)}, "expected mu_drop from 0 to"),
         ({"hyper": Int8Hyper(growth=7)}, "expected growth from 0 to 6 bits, got 7"),
         ({"hyper": Int8Hyper(zo_growth=-1)}, "expected zo_growth from 0 to 6 bits, got -1"),
-        ({"hyper": Int8Hyper(bp_gradient="no")}, "mean, plus, minus, unperturbed, got 'no'"),
+        ({"hyper": Int8Hyper(bp_gradient="no")}, "mean, plus, minus, last, unperturbed, got 'no'"),
         ({"hyper": Int8Hyper(r_max=64)}, r"expected r_max in \[1, 63\], got 64"),
         ({"hyper": Int8Hyper(p_zero=math.nan)}, r"expected p_zero in \[0, 1\), got nan"),
         (
             {"hyper": Int8Hyper(magnitude="no")},
-            "magnitude to be one of sign, relative, absolute, got 'no'",
+            "magnitude to be one of sign, absolute, got 'no'",
         ),
         ({"hyper": Int8Hyper(schedule="no")}, "unknown schedule 'no'; known: exponential, cosine"),
         ({"method": "full-bp-checkpoint"}, "expected a method with an integer form, elastic-<k>"),

@@ -165,9 +165,10 @@ def steps(train: Any, watch: Watch, method: str, precision: str, **chosen: Any) 
     run = train.Run("lenet5", "digits", method, precision, **what)
     loop = train._Loop(run.settled(), None, None, torch.device("cpu"), 1)
     for k in range(2):
-        x, y = loop.trainer.batch(torch.arange(2 * k, 2 * k + 2), torch.Generator())
+        x, y = loop.examples.batch(torch.arange(2 * k, 2 * k + 2), torch.Generator())
         with watch:
-            loss = loop.trainer.step(x, y, k, 2)
+            loop.take_step.schedule(k, 2)
+            loss = loop.take_step(x, y)
         assert isinstance(loss, int)
 
 
@@ -206,8 +207,8 @@ def test_a_planted_float_is_found(watched: Watched, module: str, old: str, new: 
 
 
 def test_a_planted_floating_point_tensor_is_found(watched: Watched) -> None:
-    old = "self._loss(self._network(x), y)\n"
-    new = "self._loss(self._network(x), y.double().long())\n"
+    old = "self._loss(self._network(batch), y)\n"
+    new = "self._loss(self._network(batch), y.double().long())\n"
     watch, train = watched(module="ezo.precisions.int8", old=old, new=new)
     with pytest.raises(FloatFound, match="aten"):
         steps(train, watch, "elastic-2", "int8")

@@ -1,0 +1,158 @@
+"""What the optimisers of both arithmetics share: arguments, states, replay, profilers' hooks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim import optimizer as _optimizer
+
+from ezo import catalogue, check
+from ezo.step import BP_GRADIENTS, SIDES, Perturbation, replay
+
+
+class Elastic(Optimizer):
+    """An optimiser whose step is `ezo.step.step`.
+
+    A subclass has ``_step(closure)``, ``_perturbations()`` and ``_settings()``.
+
+    Attributes:
+        applied: the last step's updates of the ZO part (`ezo.step.Found`), for `replay`.
+    """
+
+    KIND = ""  # names the class in state dicts
+    MOST_QUERIES: int | None = None
+    UPDATE: type  # of its updates
+    CLOSURE = ""  # an example
+
+    def _set_up(self, estimator: str, queries: int, bp_gradient: str, seed: int) -> None:
+        check.integer("queries", queries, 1, self.MOST_QUERIES)
+        check.seed(seed)
+        file = catalogue.find("estimator", estimator)
+        known = [at for at in BP_GRADIENTS if SIDES.get(at, 0) in (0, *file.POINTS)]
+        check.one_of("bp_gradient", bp_gradient, known)
+        self._estimator, self._points, self._difference = estimator, file.POINTS, file.difference
+        self._queries, self._bp_gradient, self._seed = int(queries), bp_gradient, int(seed)
+        self._steps = 0
+        self.applied: list[tuple[Any, ...]] = []
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step. See the class."""
+        if closure is None:
+            raise ValueError(
+                "expected a closure that returns the loss, got None; "
+                f"call step(lambda: {self.CLOSURE})"
+            )
+        return self._watched_step(closure) if _watched(self) else self._step(closure)
+
+    # Optimizer would wrap `step` for profilers and hooks, at a cost that shows beside a small
+    # network's passes even where there are none.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    @Optimizer.profile_hook_step
+    def _watched_step(self, closure: Callable[[], Any]) -> Any:
+        return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any]) -> Any:
+        raise NotImplementedError
+
+    def _perturbations(self) -> Sequence[Perturbation]:
+        """What a step perturbs, at the place of the next step."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
+        """Make recorded updates of the ZO part again, to the same bits, without data or passes.
+
+        The next step is then the one after the last that was recorded. The BP part stays.
+
+        Args:
+            applied: ``applied`` of an optimiser set up alike, after a step, or of several steps in
+                a row.
+
+        Raises:
+            ValueError: they are another arithmetic's.
+        """
+        other = {type(u).__module__ for of in applied for u in of if type(u) is not self.UPDATE}
+        if other:
+            raise ValueError(
+                f"expected updates of {self.KIND}, got some of {', '.join(sorted(other))}; replay "
+                "them with the optimiser that made them"
+            )
+        replay(self._perturbations(), applied)
+        if applied:
+            self._steps = applied[-1][0].step + 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Refuses a copy, which would step its own copy of the model, out of the caller's sight."""
+        raise TypeError(
+            "expected a state dict to copy or pickle, got the ElasticZO itself; copy the model, "
+            "make an ElasticZO for it, and load_state_dict(optimizer.state_dict()) there"
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        """What changes a step's bits and is no group's, by the argument that sets it."""
+        return {
+            "estimator": self._estimator,
+            "queries": self._queries,
+            "bp_gradient": self._bp_gradient,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but the weights; see ``load_state_dict``."""
+        ours = {"kind": self.KIND, "settings": self._settings()}
+        own = {"seed": self._seed, "steps": self._steps}
+        return {**super().state_dict(), "ezo": {**ours, **own}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where a state dict was taken, to the same bits.
+
+        Raises:
+            ValueError: it is from another kind of optimiser, other settings or another split;
+                nothing has been loaded.
+        """
+        self._refuse_other(state_dict)
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "ezo"})
+        self._seed, self._steps = state_dict["ezo"]["seed"], state_dict["ezo"]["steps"]
+
+    def _refuse_other(self, state: dict[str, Any]) -> None:
+        ours = state.get("ezo", {})
+        # Before there were kinds, one had "bp" and the other "mean".
+        old = "ezo.ElasticZO" if "bp" in ours else "ezo.int8.ElasticZO"
+        kind = ours.get("kind", old) if ours else f"one with the keys {', '.join(state)}"
+        if kind != self.KIND:
+            raise ValueError(
+                f"expected a state dict of {self.KIND}, got {kind}; load it into the optimiser "
+                "that made it"
+            )
+        found, given = (
+            [("ZO" if group.get("zo") else "BP", len(group["params"])) for group in groups]
+            for groups in (self.param_groups, state["param_groups"])
+        )
+        if found != given:
+            raise ValueError(
+                f"expected a state dict of the groups {_shown(found)}, got {_shown(given)}; give "
+                "the same bp and zo_groups, and add the same groups in the same order"
+            )
+        settings = self._settings()
+        for name, value in ours.get("settings", {}).items():
+            if settings.get(name) != value:
+                raise ValueError(
+                    f"expected a state dict of {name}={settings.get(name)!r}, got one of "
+                    f"{name}={value!r}; make the optimiser with that"
+                )
+
+
+def _shown(groups: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{part} of {n}" for part, n in groups)
+
+
+def _watched(optimizer: Optimizer) -> bool:
+    """Whether a profiler or a hook wants to know of the optimiser's steps."""
+    return bool(
+        torch.autograd._profiler_enabled()
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _optimizer._global_optimizer_pre_hooks
+        or _optimizer._global_optimizer_post_hooks
+    )

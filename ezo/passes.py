@@ -1,0 +1,209 @@
+"""Running a closure of torch's several times in a step, as if it had been run once."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from types import GeneratorType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ezo.phases import phase
+from ezo.step import Visit
+
+_nothing = contextlib.nullcontext()
+
+
+class PassLoss(NamedTuple):
+    """The loss of a pass: the mean, and each example's, (N,), where the closure gave them."""
+
+    mean: float
+    examples: Tensor | None
+
+
+class Passes:
+    """Runs a step's passes; on leaving, the model is as it was.
+
+    Within, the ZO parameters don't require gradients, every pass draws the same random numbers,
+    and only the first updates running statistics. With no ZO parameter it changes nothing.
+
+    Args:
+        closure: returns the loss: a scalar, or each example's, (N,), whose mean is taken here; or
+            yields that of each micro-batch, which is backpropagated before the next is asked for.
+            Scalars that are yielded add up, and vectors are one vector of all examples.
+        model: whose random numbers and running statistics are kept.
+        norms: its norms.
+        zo, bp: the parameters of either part.
+        weight: of each gradient that is taken.
+
+    Attributes:
+        dtype, device: of the first pass's loss.
+        first: the index in the batch of the current micro-batch's first example, as far as the
+            closure yields vectors.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+
+    def __init__(
+        self,
+        closure: Callable[[], Any],
+        model: nn.Module,
+        norms: list[_NormBase],
+        zo: list[nn.Parameter],
+        bp: list[nn.Parameter],
+        weight: float,
+    ) -> None:
+        self._closure, self._bp, self._weight = closure, bp, weight
+        self._random_state = _RandomState(model) if zo else None
+        self._zo = zo
+        self._required = [p for p in zo if p.requires_grad]
+        tracking = [m for m in norms if m.training and m.track_running_stats] if zo else []
+        self._norms = [(m, m.running_mean, m.running_var) for m in tracking]
+        self._ran = False
+        self.first = 0
+
+    def __enter__(self) -> "Passes":
+        for p in self._required:
+            p.requires_grad_(False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._zo:
+            torch.autograd.graph.increment_version(self._zo)
+        for p in self._required:
+            p.requires_grad_(True)
+        for m, mean, variance in self._norms:
+            m.track_running_stats = True
+            m.running_mean, m.running_var = mean, variance
+
+    def loss(self, visit: Visit) -> PassLoss:
+        """The closure's loss; where ``visit.bp``, its gradient is added to the BP parameters'."""
+        if self._ran and self._random_state is not None:
+            self._random_state.restore()
+        self.first = 0
+        try:
+            given = self._run(self._closure, visit.bp)
+            if isinstance(given, GeneratorType):
+                found = self._micro_batches(given, visit.bp)
+            else:
+                value, examples = self._checked(given, visit.bp)
+                if examples is not None:
+                    with torch.enable_grad() if visit.bp else _nothing:
+                        value = value.mean()
+                if visit.bp:
+                    self._backward(value)
+                found = PassLoss(self.read(value), examples)
+        except RuntimeError as error:
+            if "backward through the graph a second time" in str(
+                error
+            ) or "does not require grad" in str(error):
+                raise RuntimeError(
+                    "the closure must compute the loss from the model, return it, and leave "
+                    "backward() to step()"
+                ) from error
+            raise
+        if not self._ran:
+            self._ran = True
+            for m, _, _ in self._norms:  # one update of the running statistics a step
+                m.track_running_stats = False
+                m.running_mean = m.running_var = None  # instance norm heeds nothing else
+        return found
+
+    def finite(self, losses: list[PassLoss]) -> bool:
+        """Whether every loss is."""
+        return all(map(math.isfinite, [loss.mean for loss in losses]))
+
+    def read(self, loss: Tensor) -> float:
+        """The number in a tensor: the one place where a step waits for its device."""
+        return loss.item()
+
+    def _run(self, function: Callable[[], Any], bp: bool) -> Any:
+        gradients = [p.grad for p in self._bp]
+        with phase("forward"):
+            if bp:
+                with torch.enable_grad():
+                    given = function()
+            else:
+                given = function()
+        for p, gradient in zip(self._bp, gradients, strict=True):
+            p.grad = gradient  # the closure may have cleared what an earlier pass left
+        return given
+
+    def _checked(self, loss: Any, bp: bool) -> tuple[Tensor, Tensor | None]:
+        """The loss, and once more, detached, where it is a vector."""
+        if not isinstance(loss, Tensor):
+            if bp:
+                raise ValueError(
+                    "expected the closure to return the loss as a tensor, which BP takes the "
+                    f"gradient of, got {type(loss).__name__}; return the loss itself, and not "
+                    "loss.item()"
+                )
+            loss = torch.as_tensor(loss)
+        dimensions = loss.dim()
+        if dimensions > 1 and loss.numel() != 1:
+            raise ValueError(
+                "expected the closure to return a scalar loss or each example's, (N,), got shape "
+                f"{tuple(loss.shape)}; reduce it, for example with mean()"
+            )
+        if not self._ran:
+            self.dtype, self.device = loss.dtype, loss.device
+        return loss, loss.detach() if dimensions == 1 else None
+
+    def _backward(self, value: Tensor) -> None:
+        with phase("backward"):
+            value.backward(torch.full_like(value, self._weight))
+
+    def _micro_batches(self, parts: Any, bp: bool) -> PassLoss:
+        earlier = [p.grad for p in self._bp]  # of other passes
+        for p in self._bp if bp else ():
+            p.grad = None
+        total, count, end = 0.0, 0, object()
+        vectors: list[Tensor] = []
+        while (given := self._run(lambda: next(parts, end), bp)) is not end:
+            value, examples = self._checked(given, bp)
+            if count and (examples is not None) != bool(vectors):
+                raise ValueError(
+                    "expected the closure to yield scalars or vectors, got both; yield each "
+                    "micro-batch's losses in one form"
+                )
+            if examples is not None:
+                vectors.append(examples)
+                with torch.enable_grad() if bp else _nothing:
+                    value = value.sum()
+            if bp:
+                self._backward(value)
+            total += self.read(value)
+            count += 1
+            self.first += 0 if examples is None else len(examples)
+            del given, value
+        if not count:
+            raise ValueError(
+                "expected the closure to yield the loss of each micro-batch, got none; yield one "
+                "at least, or return the loss"
+            )
+        n = self.first if vectors else 1
+        for p, old in zip(self._bp, earlier, strict=True) if bp else ():
+            if vectors and p.grad is not None:
+                p.grad.div_(n)
+            if old is not None:
+                p.grad = old if p.grad is None else old.add_(p.grad)
+        return PassLoss(total / n, torch.cat(vectors) if vectors else None)
+
+
+class _RandomState:
+    """The state of torch's generators that a forward pass of the model may draw from."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.cpu = torch.default_generator.get_state()
+        devices = set()
+        if torch.cuda.is_initialized():
+            devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+        self.cuda = [(device, torch.cuda.get_rng_state(device)) for device in devices]
+
+    def restore(self) -> None:
+        torch.default_generator.set_state(self.cpu)
+        for device, state in self.cuda:
+            torch.cuda.set_rng_state(state, device)

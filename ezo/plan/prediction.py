@@ -1,0 +1,282 @@
+"""The needs of each method's step, a table of them, and the choice for a budget."""
+
+import copy
+import functools
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_iter, tree_map_only
+
+from ezo import catalogue
+from ezo.livebytes import Peak
+from ezo.plan.simulation import simulate
+from ezo.precisions import Impossible
+
+METHODS = ("full-zo", "elastic-*", "full-bp")
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one method will need.
+
+    Attributes:
+        method: its name.
+        bp_layers: parametric layers that BP trains.
+        begins: name of the first of them, or nothing.
+        peak: at the step's moment of most memory: parameters, buffers, batch, activations,
+            gradients and optimiser state.
+        relative_time: a step's time over that of two inference passes. Rough: from counted
+            operations and bytes, on a processor of a usual balance.
+    """
+
+    method: str
+    bp_layers: int
+    begins: str
+    peak: Peak
+    relative_time: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every method's needs.
+
+    Attributes:
+        inference: peak of a forward pass and its loss, without gradients.
+        predictions: one for each method, in the order in which they were asked for.
+        budget: bytes that a step may take, or None for no bound.
+        impossible: (method, why) of those that have no step in this precision.
+    """
+
+    inference: Peak
+    predictions: tuple[Prediction, ...]
+    budget: int | None
+    impossible: tuple[tuple[str, str], ...] = ()
+
+    def fits(self, prediction: Prediction) -> bool:
+        """Whether a method's peak is within the budget."""
+        return self.budget is None or prediction.peak.peak_bytes <= self.budget
+
+    @property
+    def best(self) -> Prediction | None:
+        """The method with the most BP layers that fits, or None where none does.
+
+        Of those with as many the fastest, and of those as fast the one that needs the least.
+        """
+        return min(
+            filter(self.fits, self.predictions),
+            key=lambda p: (-p.bp_layers, p.relative_time, p.peak.peak_bytes),
+            default=None,
+        )
+
+    def table(self) -> str:
+        """A line for each method, and the choice."""
+        left = max([14, *(len(p.method) for p in self.predictions)])
+        width = max(len(name) for name in ["BP begins at", *(p.begins for p in self.predictions)])
+        lines = [
+            f"{'method':<{left}} {'BP begins at':<{width}} {'peak bytes':>14} {'/ inference':>11} "
+            f"{'relative time':>13}  {'fits' if self.budget is not None else ''}".rstrip()
+        ]
+        for p in self.predictions:
+            fits = "" if self.budget is None else "yes" if self.fits(p) else "no"
+            ratio = p.peak.peak_bytes / self.inference.peak_bytes
+            lines.append(
+                f"{p.method:<{left}} {p.begins or '-':<{width}} {p.peak.peak_bytes:>14,} "
+                f"{ratio:>11.3f} {p.relative_time:>13.2f}  {fits}".rstrip()
+            )
+        lines += [f"{method} can't run: {why}" for method, why in self.impossible]
+        if self.budget is not None and self.predictions:
+            least = min(p.peak.peak_bytes for p in self.predictions)
+            lines.append(
+                f"{self.best.method}, the most BP that fits in {self.budget:,} B"
+                if self.best
+                else f"nothing fits in {self.budget:,} B: the least is {least:,} B; {self._less()}"
+            )
+        return "\n".join(lines)
+
+    def _less(self) -> str:
+        """What to do where nothing fits."""
+        weights = min(p.peak.kinds["parameters"] for p in self.predictions)
+        if self.budget is not None and weights > self.budget:
+            return f"the parameters alone take {weights:,} B, so that no batch is small enough"
+        return "lower the batch size"
+
+    def draw(self, path: Path | str) -> None:
+        """Plot peak bytes by kind, and relative time, of each method.
+
+        Args:
+            path: a file of any format that matplotlib writes.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+            ValueError: matplotlib does not write such a file.
+        """
+        from ezo.plan.drawing import draw
+
+        draw(self, path)
+
+
+def plan(
+    model: nn.Module,
+    x: Any,
+    budget: int | str | None = None,
+    *,
+    precision: str = "fp32",
+    methods: Iterable[str] | None = None,
+    loss: Callable[[Any], Tensor] | None = None,
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+    splits: Iterable[int] | None = None,
+    lean: bool = False,
+) -> Plan:
+    """Predict what a step of each method will need.
+
+    The model is neither run nor changed. Where the step asks for a tensor's value it gets 1, so a
+    model whose course depends on values is predicted for that course.
+
+    Args:
+        model: any module, in the mode in which it will be trained. It may lie on the ``meta``
+            device, and then counts as one on the CPU.
+        x: a batch as training will have it: the model's input, a tuple of its arguments, or a dict
+            of named ones. Only shapes and types of tensors are read; they may lie on ``meta`` too.
+        budget: bytes that a step may take, tensors only: an integer, or text such as ``300KB``,
+            ``12MB`` or ``1.5GiB``. None for no bound.
+        precision: a name that ``ezo list`` shows. For ``int8`` and ``int8*`` the model is a float
+            one that `ezo.int8.from_float` can convert.
+        methods: names that ``ezo list`` shows; ``elastic-*`` is every split point of the model. By
+            default `METHODS`. A step is as in training, with the precision's default
+            hyperparameters.
+        loss: the loss of the model's output; by default cross-entropy with a class for each of
+            the batch's examples. Integers have no other.
+        bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak. Not for integers.
+        splits: numbers of BP layers. Give ``methods`` instead: this will go.
+        lean: short for the methods ``full-zo`` and ``elastic-lean-k`` for every k.
+
+    Raises:
+        ValueError: the budget is no amount of memory, or a name is unknown, or the precision has no
+            form of the model or of all methods, or the model's shapes depend on values.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> found = plan(model, torch.empty(3, 4), budget="700B")
+        >>> found.best.method, found.best.peak.peak_bytes
+        ('elastic-1', 648)
+    """
+    limit = _limit(budget)
+    if not any(isinstance(t, Tensor) for t in tree_iter(x)):
+        raise ValueError(f"expected an input with a tensor, got {x!r}")
+    names = [name or "(model)" for name in catalogue.find("precision", precision).layers(model)]
+    if splits is not None:
+        warnings.warn(
+            "plan(splits=...) will go; give methods=('full-zo', 'elastic-2', ...)",
+            FutureWarning,
+            stacklevel=2,
+        )
+    if methods is None:
+        methods = _of_splits(len(names), splits, lean) if splits or lean else METHODS
+    steps = _Steps(precision, model, x, loss, bp_optimizer)
+    inference, predictions, impossible = steps.predict(names, methods)
+    return Plan(inference, tuple(predictions), limit, tuple(impossible))
+
+
+def _limit(budget: int | str | None) -> int | None:
+    limit = parse_bytes(budget) if isinstance(budget, str) else budget
+    if limit is not None and limit < 1:
+        raise ValueError(f"expected a budget of 1 byte or more, got {budget}")
+    return limit
+
+
+def _of_splits(layers: int, splits: Iterable[int] | None, lean: bool) -> list[str]:
+    """The methods of these numbers of BP layers, or of all."""
+    kind = "elastic-lean" if lean else "elastic"
+    ends = {0: "full-zo"} if lean else {0: "full-zo", layers: "full-bp"}
+    chosen = range(layers + 1) if splits is None else sorted(set(splits))
+    return [ends.get(k, f"{kind}-{k}") for k in chosen]
+
+
+@dataclass
+class _Steps:
+    """Makes a precision's steps of a model's shape on a batch's."""
+
+    precision: str
+    model: nn.Module
+    x: Any
+    loss: Callable[[Any], Tensor] | None
+    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None
+    bp_layers: int = 0  # of the last step
+
+    def predict(
+        self, names: list[str], methods: Iterable[str]
+    ) -> tuple[Peak, list[Prediction], list[tuple[str, str]]]:
+        """Inference's peak, the needs of each method, and those that have no step."""
+        inference = simulate(functools.partial(self.of, None))
+        predictions, impossible = [], []
+        for method in dict.fromkeys(catalogue.expand(methods, len(names))):
+            try:
+                found = simulate(functools.partial(self.of, method))
+            except Impossible as error:
+                impossible.append((method, str(error)))
+                continue
+            begins = names[-self.bp_layers] if self.bp_layers else ""
+            time = found.seconds / (2 * inference.seconds)
+            predictions.append(Prediction(method, self.bp_layers, begins, found.peak, time))
+        return inference.peak, predictions, impossible
+
+    def of(self, method: str | None) -> tuple[nn.Module, Callable[[], Any]]:
+        """A method's step, or a pass of inference and its loss, for `simulate`."""
+        file, loss = catalogue.find("precision", self.precision), self.loss
+        step = file.make_step(
+            self.precision,
+            _shape_of(self.model),
+            method,
+            file.default(method),
+            loss=None if loss is None else lambda output, labels: loss(output),
+            bp_optimizer=self.bp_optimizer,
+        )
+        self.bp_layers = step.bp_layers
+        x = tree_map_only(Tensor, _shape, self.x)
+        first = next(t for t in tree_iter(x) if isinstance(t, Tensor))
+        labels = None
+        if loss is None:
+            labels = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+        batch = step.calibrate(x)
+        return step.model, lambda: step(batch, labels)
+
+
+def _shape_of(model: nn.Module) -> nn.Module:
+    """The model with shapes for tensors, parameters, buffers and others that it holds."""
+    held = [tree_iter(vars(module)) for module in model.modules()]
+    tensors = [*model.parameters(), *model.buffers(), *(t for own in held for t in own)]
+    memo = {id(t): _shape(t) for t in tensors if isinstance(t, Tensor)}
+    found: nn.Module = copy.deepcopy(model, memo)
+    return found
+
+
+def _shape(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape and type; a parameter for a parameter."""
+    device = "cpu" if tensor.is_meta else tensor.device
+    found = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(found, requires_grad=tensor.requires_grad)
+    return found
+
+
+def parse_bytes(text: str) -> int:
+    """An amount of memory in bytes.
+
+    >>> parse_bytes("300KB"), parse_bytes("1.5 MiB")
+    (300000, 1572864)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?)?B", text.strip())
+    if found is None:
+        raise ValueError(
+            f"expected an amount of memory, a number with one of {', '.join(UNITS)}, got '{text}'; "
+            "write for example 300KB"
+        )
+    return int(float(found[1]) * UNITS[f"{found[2] or ''}B"])

@@ -1,0 +1,217 @@
+"""A training run as a value: what its result depends on, its names resolved, its model and data."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ezo import catalogue, checkpoint, rows, tuned
+from ezo.data import Dataset
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the result of a training run depends on.
+
+    Attributes:
+        model, data, method, precision: names that ``ezo list`` shows.
+        epochs: passes over the training data. Batches are full: a remainder waits for the next
+            epoch's shuffle.
+        batch_size: examples per step.
+        seed: of initial weights, order of batches, and noise.
+        train_examples: use only so many training examples, or None for all; for trials.
+        held_out: keep the last so many training examples for validation, and report on them in
+            place of the test set; for choosing hyperparameters.
+        hyper: hyperparameters, of the precision's kind (``HYPER`` in its file); None for the tuned
+            ones (`ezo.tuned`).
+        start: `case` of a finished fp32 run of the same model whose final weights this one starts
+            from (fine-tuning), or nothing for fresh weights.
+    """
+
+    model: str
+    data: str
+    method: str
+    precision: str = "fp32"
+    epochs: int = 20
+    batch_size: int = 32
+    seed: int = 0
+    train_examples: int | None = None
+    held_out: int = 0
+    hyper: Any = None
+    start: str = ""
+
+    def settled(self, changes: Mapping[str, Any] | None = None) -> "Settled":
+        """The run with its names resolved, its hyperparameters filled in, and its numbers checked.
+
+        Args:
+            changes: hyperparameters in place of those of ``hyper``, by name.
+
+        Raises:
+            ValueError: a name is unknown, a number out of range, the method has no form in this
+                precision, or does not read what is changed.
+        """
+        files = {kind: catalogue.find(kind, getattr(self, kind)) for kind in catalogue.OF_A_RUN}
+        for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"expected {name} of {least} or more, got {getattr(self, name)}")
+        if self.train_examples is not None and self.train_examples < 1:
+            raise ValueError(
+                f"expected train_examples of 1 or more, or None for all, got {self.train_examples}"
+            )
+        precision = files["precision"]
+        hyper, source = self.hyper, "given"
+        if hyper is None:
+            hyper, source = tuned.find(self.model, self.data, self.method, precision)
+        if not isinstance(hyper, precision.HYPER):
+            raise ValueError(
+                f"expected {precision.HYPER.__name__} for {self.precision}, got "
+                f"{type(hyper).__name__}; give hyperparameters of the precision's kind"
+            )
+        if changes:
+            _check_read(self, hyper, precision.reads(self.method), changes)
+            hyper = replace(hyper, **changes)
+            source += f"; given: {', '.join(map(_option, changes))}"
+        precision.check(self.method, hyper)
+        return Settled(replace(self, hyper=hyper), files, source)
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting, flat."""
+        return self.settled().settings
+
+    def config(self) -> dict[str, Any]:
+        """Settings that are no field of a row of their own, flat."""
+        return self.settled().config
+
+    @property
+    def case(self) -> str:
+        """A name for the run that differs wherever a setting does."""
+        return self.settled().case
+
+
+class Settled:
+    """A run that is ready: what `Run.settled` found, once.
+
+    Attributes:
+        run: with its hyperparameters.
+        files: of the model, data, method and precision, by kind.
+        source: where the hyperparameters come from, in words.
+        case, settings, config: as those of `Run`.
+    """
+
+    def __init__(self, run: Run, files: dict[str, ModuleType], source: str) -> None:
+        self.run, self.files, self.source = run, files, source
+        named = asdict(run)
+        if not run.start:  # the name of a run that starts afresh is as before there were others
+            del named["start"]
+        own = ("model", "data", "method", "precision", "seed", "hyper")
+        self.settings = {**named, **named["hyper"]}
+        del self.settings["hyper"]
+        self.config = {k: v for k, v in self.settings.items() if k not in own}
+        later = {f.name: f.default for f in fields(run.hyper) if f.metadata.get("later")}
+        for name in [name for name in later if named["hyper"][name] == later[name]]:
+            del named["hyper"][name]
+        tag = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
+        precision = run.precision.replace("*", "star")  # the name is also a file's
+        self.case = f"{run.model}-{run.data}-{run.method}-{precision}-seed{run.seed}-{tag}"
+
+    def settled(self) -> "Settled":
+        """Itself."""
+        return self
+
+
+def _check_read(run: Run, hyper: Any, reads: frozenset[str], changes: Mapping[str, Any]) -> None:
+    if unread := [_option(name) for name in changes if name not in reads]:
+        read = [_option(field.name) for field in fields(hyper) if field.name in reads]
+        raise ValueError(
+            f"expected hyperparameters that {run.method} reads in {run.precision}, "
+            f"{', '.join(read)}, got {', '.join(unread)}; leave out what it does not read"
+        )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def build(run: Run | Settled, classes: int, channels: int) -> nn.Module:
+    """The run's model at its initial weights; torch's global generator is left as it was."""
+    settled = run.settled()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settled.run.seed)
+        model: nn.Module = settled.files["model"].build(settled.run.model, classes, channels)
+        return model
+
+
+def load(run: Run | Settled, root: Path | None = None) -> Dataset:
+    """The run's data: cut to ``train_examples``, with ``held_out`` in place of the test set.
+
+    Raises:
+        ValueError: the model takes another kind of input, or the data set has too few examples.
+    """
+    settled = run.settled()
+    run = settled.run
+    data: Dataset = settled.files["data"].load(run.data, root)
+    kind = "image" if data.train_x.dim() == 4 else "points"
+    wanted = settled.files["model"].INPUT
+    if kind != wanted:
+        raise ValueError(f"expected data of {wanted} for {run.model}, got {kind} from {run.data}")
+    n = len(data.train_x) - run.held_out
+    examples = min(n, run.train_examples or n)
+    if examples < run.batch_size:
+        raise ValueError(
+            f"expected at least one batch of {run.batch_size} examples, got {examples} "
+            f"from {run.data}; lower the batch size"
+        )
+    if examples < (run.train_examples or n):
+        raise ValueError(
+            f"expected train_examples of {n} or fewer, as many as {run.data} has"
+            f"{f' beside {run.held_out} held out' if run.held_out else ''}, "
+            f"got {run.train_examples}; ask for fewer, or for all"
+        )
+    test = (data.train_x[n:], data.train_y[n:]) if run.held_out else (data.test_x, data.test_y)
+    if examples == len(data.train_x):
+        return data
+    return replace(
+        data,
+        train_x=data.train_x[:examples],
+        train_y=data.train_y[:examples],
+        test_x=test[0],
+        test_y=test[1],
+    )
+
+
+def load_start(model: nn.Module, settled: Settled, runs: Path | None) -> None:
+    """Give a model the final weights of the run that ``start`` names.
+
+    Args:
+        model: what `build` made.
+        settled: the run that starts from another's weights.
+        runs: folder that holds each run's folder, ``runs/case``.
+
+    Raises:
+        ValueError: the run to start from is not there, did not finish, or is of another model.
+    """
+    run = settled.run
+    if runs is None:
+        raise ValueError(
+            f"expected a folder where {run.start} lies, for its weights are the start; give an "
+            "out beside that run's"
+        )
+    folder = runs / run.start
+    ended = rows.read(folder / "rows.jsonl") if (folder / "rows.jsonl").exists() else []
+    if not ended or ended[-1].metric != "finished":
+        raise ValueError(
+            f"{folder}: expected a finished run, whose weights {settled.case} starts from, got "
+            f"{ended[-1].metric if ended else 'none'}; train it first"
+        )
+    theirs = (ended[-1].model, ended[-1].precision)
+    if theirs != (run.model, "fp32"):
+        raise ValueError(
+            f"expected start to be a run of {run.model} in fp32, got one of {' in '.join(theirs)}"
+        )
+    model.load_state_dict(checkpoint.load(folder / "checkpoint.safetensors")["model"])
