@@ -14,8 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.workload import CLASSES, prepared
-from ezo import catalogue, rows
-from ezo.int8 import fast
+from ezo import catalogue, kernels, rows
 from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
@@ -51,7 +50,7 @@ def measure(case: Case) -> list[Row]:
         x = torch.randn(case.batch_size, *((1, 28, 28) if image else (POINTS, 3)))
         y = torch.randint(0, classes, (case.batch_size,))
     step, batch, y = prepared("int8", case.method, model, x, y, p_zero=P_ZERO)
-    with fast.instruction_set("reference"):
+    with kernels.using("reference"):
         step(batch, y)
         with _Count() as count:
             step(batch, y)

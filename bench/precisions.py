@@ -1,7 +1,8 @@
 """Training in integers beside floating point: time and memory, as ratios within one run.
 
 Memory: exact tensor bytes and the heap's (`bench.memory`) of the fp32 step over the integer one's.
-``int8-whole`` is int8 with int32 sums held whole (`ezo.int8.network.Network`).
+``int8-whole`` is int8 with a layer's accumulators held whole, in int32, until they are requantized:
+what tiles (`ezo.kernels.compiled`) save, like against like.
 
 Time: the step of a method in fp32 over its step in each other precision, and torch's full BP in
 fp32 over it, all in one process, rounds A B .. B A (`bench.timing`). Full BP stands for the
@@ -15,13 +16,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.grid import START_SECONDS
 from bench.memory import heap_bytes, peak_bytes
 from bench.timing import in_turn, interval
 from bench.workload import Workload
-from ezo.int8.network import Network
+from ezo import kernels
+from ezo.int8.rounding import batch_shift
+from ezo.kernels import After, Layer, compiled
 from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
@@ -101,12 +104,38 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
     return found
 
 
+class Whole(compiled.Backend):
+    """The compiled kernels, with the accumulators of a whole layer in memory at once."""
+
+    def product(self, x: Tensor, layer: Layer, after: After, guess: int) -> Any:
+        if after.where or not x.numel():
+            return super().product(x, layer, after, guess)
+        return *self._requantized(x, layer, after), None
+
+    def error(
+        self, err: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
+    ) -> Any:
+        if where is not None or not err.numel():
+            return super().error(err, layer, guess, where, points)
+        return self._requantized(err, compiled.turned(layer), After())
+
+    def _requantized(self, x: Tensor, layer: Layer, after: After) -> tuple[Tensor, int]:
+        acc, bits = self._product(x, layer, after, -1)
+        s = batch_shift(bits)
+        return self._requantize(acc, s), s
+
+
 def _prepare(case: Comparison, name: str) -> tuple[nn.Module, Callable[[], Any]]:
     model, step = case.workload(name.removesuffix("-whole")).prepare()
-    if name.endswith("-whole"):
-        assert isinstance(model, Network)
-        model.tiles = False
-    return model, step
+    if not name.endswith("-whole"):
+        return model, step
+    whole = Whole()
+
+    def held_whole() -> Any:
+        with kernels.using(whole):
+            return step()
+
+    return model, held_whole
 
 
 def _sizes(case: Comparison, name: str) -> tuple[int, int]:

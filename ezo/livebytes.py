@@ -5,10 +5,11 @@ repeatable, works on fake tensors as on real ones, and does not see buffers insi
 (a convolution's scratch, for one).
 """
 
+import contextlib
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
-from ezo import perturb
-from ezo.int8.layers import Layer
+from ezo import kernels, phases
 
 KINDS = (
     "parameters",
@@ -61,6 +61,7 @@ class LiveBytes(TorchDispatchMode):
         self._start: list[_Block] = []
         self._events: list[tuple[_Block, int]] = []
         self._inside: list[str] = []
+        self._names: Any = weakref.WeakKeyDictionary()  # by module
 
     def add(self, tensors: Iterable[Any], kind: str = "", module: str = "") -> None:
         """Count these from now on; what is not a tensor is passed over."""
@@ -129,10 +130,7 @@ class LiveBytes(TorchDispatchMode):
                     parameter.register_post_accumulate_grad_hook(self._gradient(name))
             module.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name))
             module.register_forward_hook(lambda *_: self._leave(), always_call=True)
-            if isinstance(module, Layer):
-                for method in ("forward", "fused", "keep_output", "backward"):
-                    if hasattr(module, method):
-                        setattr(module, method, self._within(module, name, method))
+            self._names[module] = name
 
     def saved(self) -> Any:
         """A context in which what autograd saves is marked as an activation."""
@@ -141,7 +139,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self.run(func, args, kwargs or {})
         self.add(tree_iter((args, kwargs)), "batch")  # not seen when it was made: it was there
-        kind = "scratch" if perturb.sweeping.get() else ""
+        kind = "scratch" if kernels.sweeping.get() else ""
         self.add(tree_iter(result), kind, self._module(args))
         return result
 
@@ -160,28 +158,23 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata in self._alive:
                 self.mark(tensor, "optimizer")
 
-    def _within(self, layer: Layer, name: str, method: str) -> Callable[..., Any]:
-        """An integer layer's method, whose results are the layer's; autograd keeps nothing of it.
+    @contextlib.contextmanager
+    def at_work(self, layer: Any) -> Iterator[None]:
+        """What an integer layer makes meanwhile is its own; autograd keeps nothing of it.
 
-        The compiled path calls no module, so that its hooks don't run.
+        The step calls no module, so that its hooks don't run.
         """
-        original = getattr(layer, method)
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            self._inside.append(name)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._leave()
-                for tensor in tree_iter(layer._kept):
-                    if isinstance(tensor, Tensor):
-                        self._keep(tensor)
-                for which in ("weight_gradient", "bias_gradient"):
-                    gradient = getattr(layer, which, None)
-                    if gradient is not None:
-                        self.mark(gradient.m, "gradients", name)
-
-        return run
+        name = self._names.get(layer, "")
+        self._inside.append(name)
+        try:
+            yield
+        finally:
+            self._leave()
+            for kind, tensor in layer.held():
+                if kind == "activations":
+                    self._keep(tensor)
+                else:
+                    self.mark(tensor, kind, name)
 
     def _module(self, args: Any) -> str:
         """The module that runs, else the one whose tensor the operation takes last."""
@@ -237,7 +230,7 @@ def step_peak(prepare: Prepare, live: LiveBytes | None = None) -> Peak:
         live.watch(model)
         for block in live.unmarked():
             block.kind = "batch"
-        with live.saved():
+        with live.saved(), phases.at_work(live.at_work):
             started = register_optimizer_step_pre_hook(live.state)
             try:
                 step()

@@ -8,8 +8,8 @@ counter and a key into four 32-bit words. Ours is indexed by (seed, step, tensor
     element i of a tensor: group = i // 256, word = i % 256 // 64, lane = i % 64
 
 ``stream`` tells apart the draws of one step (the queries, for one). This file is the definition, in
-plain torch, for any device; ``csrc/noise.cpp`` is the same, compiled, for float32 on CPU, and a
-test holds them together bit by bit. Floating-point operations here are kept apart (no fused
+plain torch, for any device; ``csrc/philox.hpp`` and ``noise.cpp`` are the same, compiled, and tests
+hold them together bit by bit. Floating-point operations here are kept apart (no fused
 multiply-add), since the two must round alike.
 """
 

@@ -23,6 +23,7 @@ from bench.gate.report import Report
 from bench.gate.sides import Side
 from bench.workload import Workload
 from ezo import perturb
+from ezo.kernels import compiled
 
 CELL = Workload("lenet5", "full-zo", 4)
 BACKEND = """
@@ -72,8 +73,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for source in (Path(ezo.__file__).parent, Path(probe.__file__).parent):
         ignored = shutil.ignore_patterns("__pycache__", "csrc")
         shutil.copytree(source, root / source.name, ignore=ignored)
-    if perturb._kernels is not None:
-        shutil.copy2(perturb._kernels.__file__, root / "ezo")
+    if compiled._kernels is not None:
+        shutil.copy2(compiled._kernels.__file__, root / "ezo")
     (root / "backend.py").write_text(BACKEND)
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / ".gitignore").write_text("__pycache__/\n")

@@ -3,8 +3,8 @@
 import doctest
 import functools
 import importlib
-import itertools
-import warnings
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,17 +14,15 @@ from hypothesis import strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ezo import noise, perturb
+from ezo import kernels, noise, perturb
+from tests.backends import ISAS, on
 
-KERNELS = perturb._kernels
-ISAS = KERNELS.instruction_sets() if KERNELS is not None else []
 SIZES = (300001, 0, 1, 5, 255, 256, 257, 1000)
 PLACE = {"seed": 0xFEDCBA9876543210, "step": 12, "stream": 3}
-WHERE = (PLACE["seed"], PLACE["step"], PLACE["stream"])
 EPS, RATE, DECAY = 1e-3, 3.7e-4, 1e-2
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
-needs_kernels = pytest.mark.skipif(KERNELS is None, reason="ezo's compiled kernels are missing")
+needs_kernels = pytest.mark.skipif(not ISAS, reason="ezo's compiled kernels are missing")
 
 
 def weights(*shape, dtype=torch.float32, scale=0.5, seed=0):
@@ -45,26 +43,40 @@ def assert_same_bits(a, b):
 
 # --- compiled against reference ------------------------------------------------------------------
 
-SWEEPS = {  # name: (function of perturb, its arguments, the kernel's)
-    "fill": (perturb.fill_, {}, ()),
-    "shift": (perturb.shift_, {"eps": EPS, "times": -2.0}, (EPS, -2.0)),
-    "update": (
-        perturb.update_,
-        {"eps": EPS, "rate": RATE, "decay": DECAY},
-        (EPS, EPS - RATE, DECAY, True),
-    ),
+SWEEPS = {  # name: (function of perturb, its arguments)
+    "fill": (perturb.fill_, {}),
+    "shift": (perturb.shift_, {"eps": EPS, "times": -2.0}),
+    "update": (perturb.update_, {"eps": EPS, "rate": RATE, "decay": DECAY}),
     "replayed update": (
         perturb.update_,
         {"eps": EPS, "rate": RATE, "decay": DECAY, "restore": False},
-        (EPS, EPS - RATE, DECAY, False),
     ),
 }
 
 
+@pytest.fixture
+def threads():
+    """Sets torch's number of threads, for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def laid(x, layout):
+    """The same numbers, in memory of their own and of another order."""
+    return {
+        "contiguous": lambda: x.clone(),
+        "channels_last": lambda: x.contiguous(memory_format=torch.channels_last),
+        "transposed": lambda: x.transpose(0, 3).contiguous().transpose(0, 3),
+        "strided": lambda: x.repeat_interleave(2, dim=1)[:, ::2],
+        "offset": lambda: torch.cat([x, x], dim=3)[..., x.shape[3] :],
+    }[layout]()
+
+
 @functools.cache
-def swept_by_reference(sweep, kind):
-    function, arguments, _ = SWEEPS[sweep]
-    tensors = [weights(n, seed=n) for n in SIZES]
+def swept_by_reference(sweep, kind, dtype):
+    function, arguments = SWEEPS[sweep]
+    tensors = [weights(n, seed=n, dtype=dtype) for n in SIZES]
     function(tensors, noise=kind, reference=True, first_tensor=4, **PLACE, **arguments)
     return tensors
 
@@ -73,15 +85,46 @@ def swept_by_reference(sweep, kind):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", noise.NOISES)
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_compiled_sweeps_equal_the_reference(sweep, kind, isa):
-    expected = swept_by_reference(sweep, kind)
-    kernel = getattr(KERNELS, sweep.split()[-1])
-    for threads, order in itertools.product((1, 2), (1, -1)):  # the order moves the threads' border
-        tensors = [weights(n, seed=n) for n in SIZES]
-        fits = [(x.data_ptr(), x.numel(), 4 + t) for t, x in enumerate(tensors)][::order]
-        kernel(fits, *WHERE, noise.NOISES.index(kind), threads, isa, *SWEEPS[sweep][2])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_compiled_sweeps_equal_the_reference(sweep, kind, isa, dtype, threads):
+    expected = swept_by_reference(sweep, kind, dtype)
+    function, arguments = SWEEPS[sweep]
+    for n in (1, 2):
+        threads(n)
+        tensors = [weights(n, seed=n, dtype=dtype) for n in SIZES]
+        with on(isa):
+            function(tensors, noise=kind, first_tensor=4, **PLACE, **arguments)
         for found, wanted in zip(tensors, expected, strict=True):
             assert_same_bits(found, wanted)
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided", "offset"])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_compiled_sweeps_take_any_strides(sweep, dtype, layout):
+    function, arguments = SWEEPS[sweep]
+    plain = weights(7, 5, 33, 6, dtype=dtype)
+    theta = laid(plain, layout)
+    memory = theta.untyped_storage().nbytes()
+    with LiveBytes(theta) as counted:
+        function([theta], **PLACE, **arguments)
+    assert counted.peak == 0 and not theta.is_contiguous()  # no kernel makes a tensor
+    function([plain], reference=True, **PLACE, **arguments)
+    assert_same_bits(theta, plain)
+    assert theta.untyped_storage().nbytes() == memory
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_compiled_16_bits_round_as_torch_does(dtype):
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    every = every[every.isfinite()]
+    for eps in (0.0, 1e-8, 3e-5, 1.0, 5e4):  # subnormal numbers, halves, overflow
+        found, wanted = every.clone(), every.clone()
+        perturb.shift_([found], eps=eps, noise="uniform", **PLACE)
+        perturb.shift_([wanted], eps=eps, noise="uniform", reference=True, **PLACE)
+        assert_same_bits(found, wanted)
 
 
 @needs_kernels
@@ -99,8 +142,8 @@ def test_the_default_path_equals_the_reference_and_touches_nothing_beside(n):
 
 @needs_kernels
 def test_unknown_instruction_set_is_refused():
-    with pytest.raises(ValueError, match="no kernels for instruction set 'mmx'"):
-        KERNELS.fill([], *WHERE, 0, 1, "mmx")
+    with pytest.raises(ValueError, match="no kernels for instruction set 'mmx'.* portable"):
+        kernels.using("compiled", isa="mmx")
 
 
 @needs_kernels
@@ -262,12 +305,7 @@ def test_bits_do_not_depend_on_the_chunks(dtype, kind):
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided", "offset"])
 def test_bits_do_not_depend_on_the_layout(dtype, layout):
     base = weights(6, 7, 3, 5, dtype=dtype)
-    theta = {
-        "channels_last": lambda: base.clone().contiguous(memory_format=torch.channels_last),
-        "transposed": lambda: base.transpose(0, 3).contiguous().transpose(0, 3),
-        "strided": lambda: base.repeat_interleave(2, dim=1)[:, ::2],
-        "offset": lambda: torch.cat([base, base], dim=3)[..., 5:],
-    }[layout]()
+    theta = laid(base, layout)
     assert not theta.is_contiguous() and torch.equal(theta, base)
     perturb.shift_([theta, base], eps=EPS, **PLACE)
     other = weights(6, 7, 3, 5, dtype=dtype)
@@ -337,7 +375,7 @@ def test_the_reference_keeps_to_its_scratch(dtype, kind, layout):
     if layout == "permuted":
         theta = theta.permute(3, 1, 0, 2)
     for sweep in ("shift", "update", "replayed update"):
-        function, arguments, _ = SWEEPS[sweep]
+        function, arguments = SWEEPS[sweep]
         with LiveBytes(theta) as counted:
             function([theta], noise=kind, reference=True, **PLACE, **arguments)
         assert counted.operations > 50
@@ -358,28 +396,44 @@ def test_more_scratch_takes_fewer_operations():
 # --- fallback, errors ----------------------------------------------------------------------------
 
 
-def test_missing_kernels_warn_once_and_change_no_bit(monkeypatch):
-    expected = weights(700)
-    perturb.shift_([expected], eps=EPS, reference=KERNELS is None, **PLACE)
-    monkeypatch.setattr(perturb, "_kernels", None)
-    monkeypatch.setattr(perturb, "_warned", False)
-    assert perturb.kernels() == "reference"
-    found = weights(700)
-    with pytest.warns(UserWarning, match="no compiled kernels") as caught:
-        perturb.shift_([found], eps=EPS, **PLACE)
-    assert len(caught) == 1
-    assert_same_bits(found, expected)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        perturb.shift_([found], eps=EPS, **PLACE)
+MISSING = """
+import sys, warnings, torch
+sys.modules["ezo._kernels"] = None  # as where nothing was compiled
+from ezo import ElasticZO, kernels, perturb
+from ezo.int8 import ElasticZO as Integers, from_float
+theta = [torch.ones(700), torch.ones(9, dtype=torch.float64)]
+told = []
+warnings.showwarning = lambda message, *_: told.append(str(message))
+for _ in range(2):
+    perturb.shift_(theta, eps=1e-3, seed=3, step=4)
+assert len(told) == 1 and "no compiled kernels" in told[0], told
+Integers(from_float(torch.nn.Sequential(torch.nn.Linear(4, 3))), 1)
+assert len(told) == 1
+assert perturb.kernels() == "reference" and kernels.names() == ["compiled", "reference"]
+try:
+    kernels.using("compiled")
+except ValueError as error:
+    assert "expected compiled kernels" in str(error)
+torch.save(theta, sys.argv[1])
+"""
 
 
-def test_missing_kernels_do_not_warn_where_they_would_not_serve(monkeypatch):
-    monkeypatch.setattr(perturb, "_kernels", None)
-    monkeypatch.setattr(perturb, "_warned", False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        perturb.shift_([weights(10, dtype=torch.float64)], eps=EPS, **PLACE)
+def test_missing_kernels_warn_once_and_change_no_bit(tmp_path):
+    subprocess.run([sys.executable, "-c", MISSING, tmp_path / "theta"], check=True, timeout=120)
+    expected = [torch.ones(700), torch.ones(9, dtype=torch.float64)]
+    for _ in range(2):
+        perturb.shift_(expected, eps=EPS, seed=3, step=4)
+    for found, wanted in zip(torch.load(tmp_path / "theta"), expected, strict=True):
+        assert_same_bits(found, wanted)
+
+
+@needs_kernels
+def test_weights_that_no_kernel_takes_are_told_once(monkeypatch):
+    monkeypatch.setattr(kernels, "_told", set())
+    deep = torch.ones([1] * 13 + [2, 2]).transpose(13, 14)
+    with pytest.warns(UserWarning, match=r"no kernels for 1 weights of torch.float32 on cpu"):
+        perturb.shift_([deep], eps=EPS, **PLACE)
+    perturb.shift_([deep], eps=EPS, **PLACE)  # a second warning would be an error
 
 
 @needs_kernels

@@ -1,8 +1,8 @@
 """Integer training (ElasticZO-INT8, arXiv 2501.04287): tensors, layers, loss and step.
 
-The reference, in plain torch: `tensor`, `rounding`, `ops`, `layers`, `network`, `trace`, `convert`,
-`loss`, `perturb`, `optim` (`ElasticZO`). `fast` is the compiled path on CPU, to the same bits, and
-`shapes` its stand-in for `ezo.plan`.
+The definitions, in plain torch: `tensor`, `rounding`, `ops`, `loss`, `perturb`; what trains:
+`layers`, `network`, `trace`, `convert`, `optim` (`ElasticZO`). `ezo.kernels` says which kernels
+serve.
 `float_loss` is the one module of floating-point numbers, for int8*. `ezo.precisions.int8` brings
 all of it to the training loop.
 """

@@ -18,20 +18,18 @@ truncates d_k to whole bits, which can be wrong by a factor of two.
 Index letters: n example, k class.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ezo.int8 import fast
+from ezo import kernels
 from ezo.int8.rounding import shift
 from ezo.int8.tensor import Int8Tensor
-from ezo.perturb import world
 
-FRACTION_BITS = 20  # of a loss: its unit is 2^-20 bit
-NAT = math.log(2) / (1 << FRACTION_BITS)  # a loss's unit in nats, for printing
+LOSS_FRACTION_BITS = 20  # of a loss: its unit is 2^-20 bit
+NAT = math.log(2) / (1 << LOSS_FRACTION_BITS)  # a loss's unit in nats, for printing
 LARGEST_LOSS = 1 << 50  # of an example; beyond it (2^30 bits) losses are this one
 GRADIENT_BITS = 11  # of a probability, before the rounding to int8
 _LOG2_E = 1549082005  # round(log2(e) 2^30)
@@ -44,19 +42,13 @@ _EXP2 = tuple(round(2.0 ** (-j / _CHORDS) * _ONE) for j in range(_CHORDS + 1))
 _LOG2 = tuple(round(math.log2(1 + j / _CHORDS) * _ONE) for j in range(_CHORDS + 1))
 
 
-@functools.cache
-def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.tensor(_EXP2, device=device), torch.tensor(_LOG2, device=device)
-
-
 def tables(device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
     """`_EXP2` and `_LOG2` on a device, from the first loss there on."""
-    shapes = world()
-    if shapes is None:
-        return _tables(device)
-    if device not in shapes:
-        shapes[device] = _tables.__wrapped__(device)
-    found: tuple[Tensor, Tensor] = shapes[device]
+    kept = kernels.kept()
+    found: tuple[Tensor, Tensor] | None = kept.get(device)
+    if found is None:
+        found = torch.tensor(_EXP2, device=device), torch.tensor(_LOG2, device=device)
+        kept[device] = found
     return found
 
 
@@ -74,9 +66,7 @@ class Loss:
 
     def total(self) -> int:
         """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""
-        if self._fast():
-            return fast.total_loss(self.logits.m, self.logits.e, self.target, tables())
-        return int(cross_entropy(self.logits.m, self.logits.e, self.target).sum())
+        return kernels.loss(self.logits.m, self.logits.e, self.target)
 
     def mean(self) -> float:
         """The mean over examples, in nats; for people."""
@@ -84,28 +74,7 @@ class Loss:
 
     def error(self, u: Tensor) -> Tensor:
         """The gradient with respect to the logits, int8 in units of 2^-7; ``u`` rounds it."""
-        if self._fast():
-            return fast.loss_error(
-                self.logits.m,
-                self.logits.e,
-                self.target,
-                u.to(torch.int64).expand(self.logits.m.shape).contiguous(),
-                tables(),
-            )
-        return cross_entropy_gradient(self.logits.m, self.logits.e, self.target, u)
-
-    def _fast(self) -> bool:
-        m, target = self.logits.m, self.target
-        return (
-            fast.usable(m)
-            and m.dtype == torch.int32
-            and m.dim() == 2
-            and target.is_cpu
-            and target.shape == m.shape[:1]
-            and m.is_contiguous()
-            and target.is_contiguous()
-            and target.dtype == torch.int64
-        )
+        return kernels.loss_error(self.logits.m, self.logits.e, self.target, u)
 
 
 def cross_entropy(logits: Tensor, exponent: int, target: Tensor) -> Tensor:
@@ -113,7 +82,7 @@ def cross_entropy(logits: Tensor, exponent: int, target: Tensor) -> Tensor:
 
     Args:
         logits: (N, K), integers of magnitude up to 2^31: int8 mantissas, or the last layer's int32
-            sums, which tell apart what rounding to int8 would make equal.
+            accumulators, which tell apart what requantizing would make equal.
         exponent: E; a logit's value is a 2^E.
         target: (N,), int64, classes.
 
@@ -154,7 +123,7 @@ def _below_largest(logits: Tensor, exponent: int) -> Tensor:
     """d, rounded to nearest and at most `LARGEST_LOSS`."""
     wide = logits.to(torch.int64)
     product = (wide.amax(1, keepdim=True) - wide) * _LOG2_E  # below 2^62.6, units of 2^(E-30)
-    right = 30 - FRACTION_BITS - exponent
+    right = 30 - LOSS_FRACTION_BITS - exponent
     if right > 62:
         return torch.zeros_like(product)
     if right > 0:
@@ -167,12 +136,12 @@ def _below_largest(logits: Tensor, exponent: int) -> Tensor:
 def _exp2(d: Tensor) -> Tensor:
     """2^-d, in units of 2^-30."""
     table, _ = tables(d.device)
-    fraction = d & ((1 << FRACTION_BITS) - 1)
-    rest = FRACTION_BITS - 8
+    fraction = d & ((1 << LOSS_FRACTION_BITS) - 1)
+    rest = LOSS_FRACTION_BITS - 8
     j = fraction >> rest
     start, end = table[j], table[j + 1]
     chord = start - ((start - end) * (fraction & ((1 << rest) - 1)) >> rest)
-    return chord >> (d >> FRACTION_BITS).clamp(max=62)
+    return chord >> (d >> LOSS_FRACTION_BITS).clamp(max=62)
 
 
 def _log2(x: Tensor) -> Tensor:
@@ -185,5 +154,5 @@ def _log2(x: Tensor) -> Tensor:
     j = fraction >> 22
     start, end = table[j], table[j + 1]
     chord = start + ((end - start) * (fraction & ((1 << 22) - 1)) >> 22)
-    down = 30 - FRACTION_BITS
-    return (whole << FRACTION_BITS) + ((chord + (1 << (down - 1))) >> down)
+    down = 30 - LOSS_FRACTION_BITS
+    return (whole << LOSS_FRACTION_BITS) + ((chord + (1 << (down - 1))) >> down)

@@ -1,6 +1,6 @@
 """An integer network: layers, each naming its inputs, made from a float model (`ezo.int8.convert`).
 
-The last layer with weights is not rounded to int8: its int32 sums are the logits, so that two
+The last layer with weights is not requantized: its int32 accumulators are the logits, so that two
 passes differ where their loss does.
 """
 
@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from ezo.int8 import fast
 from ezo.int8.layers import Layer, MaxOverPoints, MaxPool2d, ReLU, Weighted
 from ezo.int8.tensor import AtPoints, Int8Tensor
 
@@ -35,7 +34,7 @@ class Node:
 
 
 class Network(nn.Module):
-    """Nodes in the order they are computed, today a chain; the last gives its int32 sums.
+    """Nodes in the order they are computed, today a chain; the last gives its accumulators.
 
     Its state dict holds int8 mantissas, ``layers.i.weight`` and ``layers.i.bias`` for the i-th
     node, and their exponents, ``layers.i.weight_exponent`` and ``layers.i.bias_exponent``.
@@ -45,10 +44,6 @@ class Network(nn.Module):
 
     Attributes:
         nodes: as given.
-        tiles: on the compiled path, never hold a layer's int32 sums whole: less memory, and now
-            and then a layer is computed twice (`ezo.int8.fast`). The bits are the same, and since a
-            shift seldom changes from one pass to the next, it costs no time either: `bench run
-            precisions` measures both.
 
     Raises:
         ValueError: the nodes are no chain, or don't end in a layer with weights.
@@ -71,7 +66,7 @@ class Network(nn.Module):
         weighted = self.weighted()
         if not weighted or weighted[-1] is not self.layers[-1]:
             raise ValueError("expected a model that ends in a linear layer, the logits")
-        weighted[-1].rounded = False
+        weighted[-1].requantized = False
         places = [i for i, layer in enumerate(self.layers) if isinstance(layer, Weighted)]
         self._first_bp = [len(self.layers), *reversed(places)]  # by the number of BP layers
         self._stages = _stages(list(self.layers))
@@ -82,34 +77,21 @@ class Network(nn.Module):
             raise ValueError(
                 f"expected an Int8Tensor, got {type(x).__name__}; give ezo.int8.quantize(x)"
             )
-        if not fast.usable(x.m):
-            for layer in self.layers:
-                x = layer(x)
-            return x
-        for layer, relu, most in self._stages:
+        for layer, relu, maximum in self._stages:
             if not isinstance(layer, Weighted):
                 x = layer.forward(x)
                 continue
             # a maximum of blocks that is kept for backward is a layer of its own
-            apart = isinstance(most, MaxPool2d) and most.keeping
-            pool = most.size if isinstance(most, MaxPool2d) and not apart else 1
-            x = layer.fused(x, relu is not None, pool, isinstance(most, MaxOverPoints))
+            apart = isinstance(maximum, MaxPool2d) and maximum.keeping
+            pool = maximum.size if isinstance(maximum, MaxPool2d) and not apart else 1
+            x = layer.forward(x, relu is not None, pool, isinstance(maximum, MaxOverPoints))
             if relu is not None and relu.keeping:
-                relu.keep_output(x.m)
+                relu.keep_output(x)
             if apart:
-                x = most.forward(x)
+                x = maximum.forward(x)
             elif isinstance(x, AtPoints):
-                most.keep_output(x.where, x.points)
+                maximum.keep_output(x)
         return x
-
-    @property
-    def tiles(self) -> bool:
-        return all(layer.tiles for layer in self.weighted())
-
-    @tiles.setter
-    def tiles(self, value: bool) -> None:
-        for layer in self.weighted():
-            layer.tiles = value
 
     def weighted(self) -> list[Weighted]:
         """The layers with weights, in order."""
@@ -126,7 +108,7 @@ class Network(nn.Module):
         """Errors of the logits (N, classes) back to the last ``bp_layers`` layers."""
         first = self._first(bp_layers)
         for i in range(len(self.layers) - 1, first - 1, -1):
-            err = self.layers[i].backward(err, below=i > first)
+            err = self.layers[i].backward(err, i > first)
 
     def _first(self, bp_layers: int) -> int:
         if not 0 <= bp_layers < len(self._first_bp):
@@ -139,13 +121,13 @@ def _stages(layers: list[Any]) -> list[tuple[Any, ReLU | None, Any]]:
     """Layers with weights, each with the ReLU and the maximum that follow it, and others alone."""
     stages = []
     while layers:
-        layer, relu, most = layers.pop(0), None, None
+        layer, relu, maximum = layers.pop(0), None, None
         if isinstance(layer, Weighted):
             if layers and isinstance(layers[0], ReLU):
                 relu = layers.pop(0)
             if layers and isinstance(layers[0], (MaxPool2d, MaxOverPoints)):
-                most = layers.pop(0)
-        stages.append((layer, relu, most))
+                maximum = layers.pop(0)
+        stages.append((layer, relu, maximum))
     return stages
 
 

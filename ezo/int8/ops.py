@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 LONGEST_SUM = (2**31 - 1) // 127**2  # products of int8 numbers that int32 can add up: 133,144
-LARGEST_BIAS = 1 << 29  # at the sums' exponent
+LARGEST_BIAS = 1 << 29  # at the accumulators' exponent
 LONGEST_WITH_BIAS = (2**31 - 1 - LARGEST_BIAS) // 127**2  # products beside a bias: 99,858
 
 
@@ -168,6 +168,21 @@ def _patches(
     _, _, h_out, w_out = views.shape[:4]
     rows = views.permute(0, 2, 3, 1, 4, 5).reshape(n * h_out * w_out, c * kernel[0] * kernel[1])
     return rows, (n, h_out, w_out)
+
+
+def aligned(bias: Tensor, left: int) -> Tensor:
+    """int8 m to int32 m 2^left, rounded to nearest where ``left`` is negative.
+
+    What would exceed 2^29 in magnitude is held there; no layer has so many inputs that their sum
+    and such a bias overflow int32 (`check_length`).
+    """
+    wide = bias.to(torch.int64)
+    if left >= 0:
+        moved = wide << min(left, 40)
+    else:
+        right = min(-left, 40)
+        moved = ((wide.abs() + (1 << (right - 1))) >> right) * wide.sign()
+    return moved.clamp(-LARGEST_BIAS, LARGEST_BIAS).to(torch.int32)
 
 
 def relu(x: Tensor) -> Tensor:

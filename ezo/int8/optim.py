@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ezo import check
-from ezo import noise as _noise
+from ezo import check, kernels
 from ezo.elastic import Elastic
-from ezo.int8 import fast, perturb
+from ezo.int8 import perturb
 from ezo.int8.layers import Weighted
-from ezo.int8.loss import FRACTION_BITS, Loss
+from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
 from ezo.int8.network import Network
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
-from ezo.int8.rounding import LARGEST, bit_width, shift
 from ezo.int8.tensor import Int8Tensor
 from ezo.phases import phase
 from ezo.step import BP_GRADIENTS, Course, Difference, Losses, Visit, course, step
@@ -43,25 +41,6 @@ class Update(NamedTuple):
     query: int
     g: int
     rate: int
-
-
-def _descend(weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> None:
-    """W <- clip(W - PSR(gradient, bits(gradient) - mu)), in place."""
-    if fast.usable(gradient):
-        fast.bp_update(weight, fraction, gradient, mu, LARGEST)
-        return
-    bits = bit_width(gradient)
-    if fraction is None:
-        new = weight.to(torch.int16) - shift(gradient, bits - mu, "pseudo-stochastic")
-        weight.copy_(new.clamp_(-LARGEST, LARGEST))
-        return
-    fine = bits - mu - perturb.FRACTION_BITS
-    one = 1 << perturb.FRACTION_BITS
-    new = weight.to(torch.int64) * one + fraction
-    new -= shift(gradient, fine, "pseudo-stochastic", wide=True)
-    new.clamp_(-LARGEST * one, LARGEST * one + one - 1)
-    weight.copy_(new >> perturb.FRACTION_BITS)
-    fraction.copy_(new & (one - 1))
 
 
 class ElasticZO(Elastic):
@@ -161,7 +140,7 @@ class ElasticZO(Elastic):
         check.integer("largest_difference", largest_difference, 1)
         self._set_up(estimator, queries, bp_gradient, seed)
         self._largest_rate = 1 << (24 if magnitude == "absolute" else RATE_BITS)
-        fast.warn_where_missing()
+        kernels.warn_where_missing()
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
         cut = len(weighted) - bp
         zo_parameters = [p for layer in weighted[:cut] if zo for p in layer.parameters()]
@@ -186,7 +165,7 @@ class ElasticZO(Elastic):
         self.g: int | None = None
         self._model, self._bp = model, bp
         self._magnitude = magnitude
-        self._largest_difference = largest_difference << (FRACTION_BITS - 10)
+        self._largest_difference = largest_difference << (LOSS_FRACTION_BITS - 10)
         if fraction:
             for group in self.param_groups:
                 for p in group["params"]:
@@ -234,7 +213,7 @@ class ElasticZO(Elastic):
         if self._magnitude == "sign":
             return rate // self._queries
         mean = min(difference // max(examples, 1), self._largest_difference)
-        return min((rate * mean) >> FRACTION_BITS, 1 << RATE_BITS) // self._queries
+        return min((rate * mean) >> LOSS_FRACTION_BITS, 1 << RATE_BITS) // self._queries
 
     def _fractions(self, parameters: list[Tensor]) -> list[Tensor] | None:
         found = [self.state[p]["fraction"] for p in parameters if p in self.state]
@@ -248,14 +227,14 @@ class ElasticZO(Elastic):
             ):
                 if parameter is not None and gradient is not None:
                     fraction = self.state.get(parameter, {}).get("fraction")
-                    _descend(parameter, fraction, gradient.m, mu)
+                    kernels.bp_update(parameter, fraction, gradient.m, mu)
 
     def _settings(self) -> dict[str, Any]:
         return {
             **super()._settings(),
             "noise": repr(self._noise),
             "magnitude": self._magnitude,
-            "largest_difference": self._largest_difference >> (FRACTION_BITS - 10),
+            "largest_difference": self._largest_difference >> (LOSS_FRACTION_BITS - 10),
             "fraction": len(self.state) > 0,
         }
 
@@ -350,12 +329,8 @@ class _Passes:
         """What rounds the error: each pass of a step has its own, as counted from the last."""
         side = MINUS_STREAM if visit.point == -1 else ERROR_STREAM
         stream = side + 2 * (self._last - visit.query)
-        if fast.usable(like):
-            n = like.numel()
-            return fast.words(self._seed, self._step, stream, n).view(like.shape)
-        groups = -(-like.numel() // _noise.GROUP)
-        words = _noise.words(self._seed, self._step, 0, stream, 0, groups, like.device)
-        return words.flatten()[: like.numel()].view(like.shape)
+        place = (self._seed, self._step, stream)
+        return kernels.words(place, like.numel(), like.device).view(like.shape)
 
 
 def _wide(gradient: Int8Tensor | None) -> Int8Tensor | None:

@@ -28,24 +28,20 @@ more bits of each weight that only updates see, keeps what rounding would lose; 
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ezo import kernels
 from ezo import noise as _noise
-from ezo.int8 import fast
 from ezo.int8.rounding import LARGEST
-from ezo.perturb import sweeping, world
 
-GROUP = 512  # elements per group: 64 lanes of four words of two halves
+SPARSE_GROUP = 512  # elements per group: 64 lanes of four words of two halves
 RATE_BITS = 16  # a rate of 2^16 moves a weight by z
 FRACTION_BITS = 8
 HALF = 1 << (FRACTION_BITS - 1)  # a fraction at first, which makes theta the nearest to theta'
-SCRATCH_BYTES = 64 * 1024
-_GROUP_BYTES = 16 * 1024  # of int64 scratch while a group is drawn
 
 
 @dataclass(frozen=True)
@@ -132,14 +128,8 @@ def shift_(
         seed, step, stream: where in the noise stream.
         times: how often to add z.
     """
-    place = (seed, step, stream)
     _check(parameters)
-    if all(map(fast.usable, parameters)):
-        how = (noise.threshold, noise.multiplier)
-        fast.shift_(parameters, place, how, first_tensor, times)
-        return
-    for theta, at, z, _ in _chunks(parameters, noise, place, first_tensor):
-        theta[at] += (z * times).to(torch.int8)
+    kernels.sparse_shift(parameters, (noise, (seed, step, stream), first_tensor), times)
 
 
 def update_(
@@ -172,28 +162,9 @@ def update_(
         raise ValueError(f"expected g of -1, 0 or 1, got {g}; pass the sign of loss+ - loss-")
     if not 0 <= rate <= 1 << RATE_BITS:
         raise ValueError(f"expected rate in [0, 2^{RATE_BITS}], got {rate}")
-    place = (seed, step, stream)
     _check(parameters)
-    if all(map(fast.usable, parameters)):
-        how = (noise.threshold, noise.multiplier)
-        where = (place, how, first_tensor, g, rate, noise.bound, restore)
-        fast.update_(parameters, fractions, *where)
-        return
-    bits = 0 if fractions is None else FRACTION_BITS
-    for t, parameter in enumerate(parameters):
-        for theta, at, z, u in _chunks([parameter], noise, place, first_tensor + t):
-            old = theta[at].to(torch.int64)
-            old += restore * z
-            old <<= bits
-            if fractions is not None:
-                fraction = fractions[t].view(-1)
-                old += fraction[at]
-            move = (z.abs() * rate + (u >> bits)) >> (RATE_BITS - bits)
-            low, high = -noise.bound << bits, ((noise.bound + 1) << bits) - 1
-            new = (old - g * z.sign() * move).clamp_(low, high)
-            theta[at] = (new >> bits).to(torch.int8)
-            if fractions is not None:
-                fraction[at] = (new & ((1 << bits) - 1)).to(torch.uint8)
+    drawn = (noise, (seed, step, stream), first_tensor)
+    kernels.sparse_update(parameters, fractions, drawn, (g, rate, restore))
 
 
 def _check(parameters: Sequence[Tensor]) -> None:
@@ -203,24 +174,3 @@ def _check(parameters: Sequence[Tensor]) -> None:
                 "expected contiguous int8 parameters, got "
                 f"{parameter.dtype} with strides {parameter.stride()}; call contiguous()"
             )
-
-
-def _chunks(
-    parameters: Sequence[Tensor], noise: SparseNoise, place: tuple[int, int, int], first_tensor: int
-) -> Iterator[tuple[Tensor, Any, Tensor, Tensor]]:
-    """(flat parameter, slice, z, u) for each piece that fits the scratch."""
-    seed, step, stream = place
-    groups = SCRATCH_BYTES // _GROUP_BYTES
-    token = sweeping.set(True)
-    try:
-        for t, parameter in enumerate(parameters, start=first_tensor):
-            flat = parameter.view(-1)
-            for first in range(0, len(flat), groups * GROUP):
-                last = min(len(flat), first + groups * GROUP)
-                g, end = first // GROUP, -(-last // GROUP)
-                z, u = draw(noise, seed, step, t, stream, g, end, flat.device)
-                yield flat, slice(first, last), z[: last - first], u[: last - first]
-                if first and world() is not None:
-                    break  # no later piece is larger, or finds more left of the one before
-    finally:
-        sweeping.reset(token)

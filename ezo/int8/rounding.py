@@ -13,10 +13,6 @@ The last (NITI, Wang et al., arXiv 2009.13108) needs no random numbers: r's low 
 import torch
 from torch import Tensor
 
-from ezo.perturb import world
-
-USUAL_BITS = 14  # of a layer's sums where there are no numbers (`ezo.plan`): exponents stay
-
 LARGEST = 127  # of an int8 magnitude: -128 is not used, so that every number has its negative
 ROUNDINGS = ("nearest", "stochastic", "pseudo-stochastic")
 
@@ -27,10 +23,19 @@ def bit_width(x: Tensor) -> int:
     >>> [bit_width(torch.tensor([m, 0])) for m in (0, 1, 127, -128)]
     [0, 1, 7, 8]
     """
-    wide = x.to(torch.int64).abs()  # also where there are no numbers, for it takes memory
-    if world() is not None:
-        return USUAL_BITS
-    return int(wide.max()).bit_length() if x.numel() else 0
+    return int(x.to(torch.int64).abs().max()).bit_length() if x.numel() else 0
+
+
+def batch_shift(bits: int) -> int:
+    """The shift by which a batch's accumulators are requantized, s = max(0, bits - 7) (NITI).
+
+    The one place that decides: what holds parts of a batch, chunks or ranks, has to agree on the
+    bits here.
+
+    Args:
+        bits: of the largest magnitude of all accumulators of a layer.
+    """
+    return max(0, bits - 7)
 
 
 def shift(

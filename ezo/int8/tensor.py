@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ezo.int8.rounding import LARGEST, bit_width, shift
+from ezo.int8.rounding import LARGEST
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Int8Tensor:
     """Values m 2^E, with m in [-127, 127].
 
     Attributes:
-        m: int8, any shape; the last layer's sums are int32.
+        m: int8, any shape; the last layer's accumulators are int32.
         e: the exponent E, shared by all.
     """
 
@@ -80,13 +80,3 @@ def quantize_at(x: Tensor, e: int) -> Int8Tensor:
     """
     m = torch.round(x.to(torch.float64) * 2.0**-e).clamp_(-LARGEST, LARGEST)
     return Int8Tensor(m.to(torch.int8), e)
-
-
-def rescale(acc: Tensor, e: int) -> Int8Tensor:
-    """Integers at exponent ``e`` to int8, by the one shift that makes the largest fit in 7 bits.
-
-    The shift, s = bits(acc) - 7, rounds to nearest; where s is 0 or less nothing changes
-    (NITI, arXiv 2009.13108).
-    """
-    s = max(0, bit_width(acc) - 7)
-    return Int8Tensor(shift(acc, s, "nearest"), e + s)

@@ -12,7 +12,7 @@ from torch._subclasses import fake_tensor
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-from ezo import catalogue, perturb
+from ezo import kernels
 from ezo.livebytes import LiveBytes, Peak, Prepare, step_peak
 
 # A core of a processor, roughly: what one forward pass costs beside another's backward pass.
@@ -50,12 +50,9 @@ def simulate(prepare: Prepare) -> Simulation:
     shapes = _Shapes()
     # The device: whatever the default, where a kernel's result names none.
     with torch.device("cpu"), contextlib.ExitStack() as stack:
-        for file in catalogue.members("precision"):  # first: some look at numbers before
-            if hasattr(file, "on_shapes"):
-                stack.enter_context(file.on_shapes(shapes.spend))
+        stack.enter_context(kernels.simulated(shapes.spend))  # first: some look at numbers before
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(fake_tensor.FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(perturb.shapes_only(shapes.spend))
         # Module.__deepcopy__ asks where a tensor lies; for a fake one torch answers, and warns.
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         try:

@@ -18,7 +18,6 @@ from ezo.int8 import (
     from_float,
     quantize,
     quantize_at,
-    shapes,
 )
 from ezo.int8.loss import NAT, tables
 from ezo.int8.ops import SumTooLong
@@ -93,7 +92,6 @@ class Int8Hyper:
 
 
 HYPER = Int8Hyper
-on_shapes = shapes.shapes_only
 
 
 def default(method: str | None) -> Int8Hyper:

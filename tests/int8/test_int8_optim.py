@@ -7,13 +7,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ezo import noise
 from ezo.checkpoint import digest
-from ezo.int8 import fast, perturb
+from ezo.int8 import perturb
 from ezo.int8.convert import from_float
-from ezo.int8.loss import FRACTION_BITS, Loss
+from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
 from ezo.int8.optim import ERROR_EXPONENT, ERROR_STREAM, MINUS_STREAM, ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.rounding import bit_width
 from ezo.int8.tensor import Int8Tensor, quantize
+from tests.backends import on
 from tests.oracles import rounding as oracle
 
 NOISE = SparseNoise(r_max=15, p_zero=0.5)
@@ -67,7 +68,7 @@ def test_a_step_makes_no_floating_point_number(bp, isa):
                     seen.append(func)
             return out
 
-    with IntegersOnly(), fast.instruction_set(isa):
+    with IntegersOnly(), on(isa):
         for _ in range(2):
             loss = optimizer.step(lambda: Loss(model(x), y))
     assert isinstance(loss.total(), int) and len(seen) > (100 if isa else 10)
@@ -104,7 +105,7 @@ def test_each_part_moves_by_its_own_rule_and_nothing_else_does(bp):
 def test_each_query_has_its_own_noise_about_the_same_weights(isa, magnitude, rate, fraction):
     model, reference = network(), network()
     x, y = batch()
-    with fast.instruction_set(isa):
+    with on(isa):
         optimizer = ElasticZO(
             model, 0, noise=NOISE, rate=rate, magnitude=magnitude, queries=3, fraction=fraction
         )
@@ -119,8 +120,8 @@ def test_each_query_has_its_own_noise_about_the_same_weights(isa, magnitude, rat
                 totals.append(Loss(reference(x), y).total())
             perturb.shift_(zo, NOISE, times=1, **place)
             difference = totals[0] - totals[1]
-            mean = min(abs(difference) // 16, 1 << FRACTION_BITS)  # 1 bit by default
-            one = rate if magnitude == "sign" else min(rate * mean >> FRACTION_BITS, 1 << 16)
+            mean = min(abs(difference) // 16, 1 << LOSS_FRACTION_BITS)  # 1 bit by default
+            one = rate if magnitude == "sign" else min(rate * mean >> LOSS_FRACTION_BITS, 1 << 16)
             g = (difference > 0) - (difference < 0)
             moves.append({"g": g, "rate": one // 3, "restore": 0, **place})
         for move in reversed(moves):
@@ -136,7 +137,7 @@ def test_each_query_has_its_own_noise_about_the_same_weights(isa, magnitude, rat
 @pytest.mark.parametrize("queries", [1, 3])
 def test_the_bp_gradient_is_that_of_the_passes_it_says(where, queries, isa):
     """Of the last query's passes, or the sum over all; each rounds its error by its own noise."""
-    with fast.instruction_set(isa):
+    with on(isa):
         found, passes = gradients(where, queries=queries)
     assert passes == 2 * queries + (where == "unperturbed")
     model, (x, y) = network(), batch()
