@@ -68,6 +68,10 @@ class Loss:
         """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""
         return kernels.loss(self.logits.m, self.logits.e, self.target)
 
+    def per_example(self) -> Tensor:
+        """Each example's, (N,), int64, in units of 2^-20 bit."""
+        return cross_entropy(self.logits.m, self.logits.e, self.target)
+
     def mean(self) -> float:
         """The mean over examples, in nats; for people."""
         return self.total() * NAT / len(self.target)
