@@ -80,6 +80,7 @@ class Elastic(Optimizer):
                 "them with the optimiser that made them"
             )
         replay(self._perturbations(), applied)
+        torch.autograd.graph.increment_version([p for g in self.param_groups for p in g["params"]])
         if applied:
             self._steps = applied[-1][0].step + 1
 

@@ -24,10 +24,7 @@ from ezo.step import Difference, Losses, course, step
 GROUP: dict[str, tuple[Callable[[Any], Any], str]] = {  # what a ZO group may set
     "lr": (lambda v: check.finite(v) and v >= 0, "a finite number of 0 or more"),
     "eps": (lambda v: check.finite(v) and v > 0, "a finite number above 0"),
-    "clip": (
-        lambda v: v is None or (check.finite(v) and v > 0),
-        "a finite number above 0, or None",
-    ),
+    "clip": (lambda v: v is None or GROUP["eps"][0](v), "a finite number above 0, or None"),
     "weight_decay": (lambda v: check.finite(v) and v >= 0, "a finite number of 0 or more"),
 }
 
@@ -185,7 +182,8 @@ class ElasticZO(Elastic):
         self._losses: list[dict[int, PassLoss]] = []  # the last step's
         self._model = model
         self._norms = [m for m in model.modules() if isinstance(m, _NormBase)]
-        self._noise, self._scratch_bytes = noise, scratch_bytes
+        self._noise = noise
+        self._sweeper = functools.partial(perturb.Sweeper, noise=noise, scratch_bytes=scratch_bytes)
         self._stepping = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -205,7 +203,7 @@ class ElasticZO(Elastic):
             The loss, detached: the mean of the passes, or the loss at theta where there was one.
         """
         self.zero_grad()
-        weights = self._weights()
+        (weights,) = self._perturbations()
         zo = [p for group in weights.groups for p in group["params"]]
         bp = [p for g in self.param_groups if not g.get("zo", False) for p in g["params"]]
         where = self._bp_gradient if bp else None
@@ -234,19 +232,9 @@ class ElasticZO(Elastic):
             Estimate(*(of[p].mean if p in of else None for p in (1, -1, 0))) for of in self._losses
         ]
 
-    def _weights(self) -> "_Weights":
-        groups = [g for g in self.param_groups if g.get("zo", False) and g["params"]]
-        place = (self._seed, self._steps)
-        return _Weights(groups, place, self._queries, self._noise, self._scratch_bytes)
-
     def _perturbations(self) -> list["_Weights"]:
-        return [self._weights()]
-
-    def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
-        super().replay(applied)
-        torch.autograd.graph.increment_version(
-            [p for group in self._weights().groups for p in group["params"]]
-        )
+        groups = [g for g in self.param_groups if g.get("zo", False) and g["params"]]
+        return [_Weights(groups, (self._seed, self._steps), self._queries, self._sweeper)]
 
     def _settings(self) -> dict[str, Any]:
         bp = None if self.bp_optimizer is None else type(self.bp_optimizer).__name__
@@ -276,18 +264,13 @@ class _Weights:
         groups: list[dict[str, Any]],
         place: tuple[int, int],
         queries: int,
-        noise: str,
-        scratch_bytes: int,
+        sweeper: Callable[..., perturb.Sweeper],
     ) -> None:
         self.groups, self._place, self._queries = groups, place, queries
         self._sweepers: list[perturb.Sweeper] = []
         first = 0  # a group's first tensor, in the noise stream
         for group in groups:
-            self._sweepers.append(
-                perturb.Sweeper(
-                    group["params"], noise=noise, first_tensor=first, scratch_bytes=scratch_bytes
-                )
-            )
+            self._sweepers.append(sweeper(group["params"], first_tensor=first))
             first += len(group["params"])
 
     def move(self, query: int, start: int, end: int) -> None:

@@ -76,7 +76,11 @@ class Loss:
         """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""
         if self._fast():
             return fast.total_loss(self.logits.m, self.logits.e, self.target, tables())
-        return int(cross_entropy(self.logits.m, self.logits.e, self.target).sum())
+        return int(self.per_example().sum())
+
+    def per_example(self) -> Tensor:
+        """Each example's, (N,), int64, in units of 2^-20 bit."""
+        return cross_entropy(self.logits.m, self.logits.e, self.target)
 
     def mean(self) -> float:
         """The mean over examples, in nats; for people."""

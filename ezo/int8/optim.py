@@ -208,8 +208,8 @@ class ElasticZO(Elastic):
         perturbations = self._perturbations()
         where = self._bp_gradient if self._bp else None
         way = course(self._points, self._queries if perturbations else 0, where)
-        passes = _Passes(closure, self._model, self._bp_layers, self._seed, self._steps, way)
         try:
+            passes = _Passes(self, closure, way)
             found = step(perturbations, passes, self._difference, way.visits)
             for group in self.param_groups:
                 if not group["zo"]:
@@ -221,9 +221,8 @@ class ElasticZO(Elastic):
         self._steps += 1
         self.applied = found.applied
         self.g = found.applied[0][0].g if perturbations else None
-        if found.theta is not None:
-            return found.theta
-        return found.losses[-1].get(1) or found.losses[-1][-1]
+        loss: Loss = found.theta or found.losses[-1].get(1) or found.losses[-1][-1]
+        return loss
 
     def _perturbations(self) -> list["_Weights"]:
         zo = [group for group in self.param_groups if group["zo"]]
@@ -296,17 +295,9 @@ class _Weights:
 class _Passes:
     """Runs the closure, and takes the BP layers' gradients, of a `ezo.step.Passes`' face."""
 
-    def __init__(
-        self,
-        closure: Callable[[], Loss],
-        model: Sequence,
-        layers: list[Weighted],
-        seed: int,
-        step: int,
-        way: Course,
-    ) -> None:
-        self._closure, self._model, self._layers = closure, model, layers
-        self._seed, self._step, self._last = seed, step, way.visits[-1].query
+    def __init__(self, of: ElasticZO, closure: Callable[[], Loss], way: Course) -> None:
+        self._closure, self._model, self._layers = closure, of._model, of._bp_layers
+        self._seed, self._step, self._last = of._seed, of._steps, way.visits[-1].query
         self._many = way.taken > 2
 
     def finite(self, losses: list[Loss]) -> bool:
