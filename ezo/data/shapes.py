@@ -109,7 +109,8 @@ def _loft(outline: Outline, profile: Tensor) -> Tensor:
     """Surfaces between outlines at several heights: solids of revolution, prisms, pyramids.
 
     Args:
-        outline: (n, m, 2) corners, or what makes them, star-shaped about 0, closed here; n may be 1.
+        outline: (n, m, 2) corners, star-shaped about 0, closed here, or what makes them; n may
+            be 1.
         profile: (n, k, 2), each row the outline's scale and height; n may be 1.
 
     Returns:
