@@ -21,6 +21,7 @@ TRAIN, TEST = 250, 64  # clouds of each family
 ROUND = 32  # sides of what is round
 STRETCH = 1.5  # each axis is scaled by a factor between 1 / STRETCH and STRETCH
 LARGEST_ANGLE = math.radians(90)
+Outline = Tensor | Callable[[], Tensor]
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
@@ -49,22 +50,35 @@ def load(name: str, root: Path | None = None) -> Dataset:
     if points < 2:
         raise ValueError(f"expected at least 2 points in a cloud, got '{name}'; try shapes-256")
     generator = torch.Generator().manual_seed(0)
-    train_x, train_y = _sample(TRAIN, points, generator)
-    test_x, test_y = _sample(TEST, points, generator)
+    train_x, train_y = sample(TRAIN, points, generator, _turned)
+    test_x, test_y = sample(TEST, points, generator, _turned)
     return Dataset(train_x, train_y, test_x, test_y, classes=len(FAMILIES), augment=augment)
 
 
-def _sample(n: int, points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """n clouds of each family, shuffled: (N, P, 3) and their labels (N,)."""
+def sample(
+    n: int,
+    points: int,
+    generator: torch.Generator,
+    place: Callable[[Tensor, torch.Generator], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """n clouds of each family, shuffled: (N, P, 3) and their labels (N,).
+
+    Args:
+        place: ``place(clouds, generator)`` turns, scales and jitters one family's (n, P, 3).
+    """
     clouds = []
     for surface in FAMILIES.values():
         factors = STRETCH ** _between(-1, 1, 3 * n, generator).reshape(n, 1, 1, 3)
         cloud = on_surface(surface(n, generator) * factors, points, generator)
-        cloud = normalise(cloud @ turns(n, LARGEST_ANGLE, generator).mT)
-        clouds.append(normalise(cloud + jitter(cloud.shape, generator)))
+        clouds.append(place(cloud, generator))
     order = torch.randperm(n * len(FAMILIES), generator=generator)
     labels = torch.arange(len(FAMILIES)).repeat_interleave(n)
     return torch.cat(clouds)[order], labels[order]
+
+
+def _turned(cloud: Tensor, generator: torch.Generator) -> Tensor:
+    cloud = normalise(cloud @ turns(len(cloud), LARGEST_ANGLE, generator).mT)
+    return normalise(cloud + jitter(cloud.shape, generator))
 
 
 def on_surface(grid: Tensor, points: int, generator: torch.Generator) -> Tensor:
@@ -91,18 +105,20 @@ def on_surface(grid: Tensor, points: int, generator: torch.Generator) -> Tensor:
     return first.gather(1, chosen) + u * one.gather(1, chosen) + v * two.gather(1, chosen)
 
 
-def _loft(outline: Tensor, profile: Tensor) -> Tensor:
+def _loft(outline: Outline, profile: Tensor) -> Tensor:
     """Surfaces between outlines at several heights: solids of revolution, prisms, pyramids.
 
     Args:
-        outline: (n, m, 2) corners, star-shaped about 0, closed here; n may be 1.
+        outline: (n, m, 2) corners, star-shaped about 0, closed here, or what makes them; n may
+            be 1.
         profile: (n, k, 2), each row the outline's scale and height; n may be 1.
 
     Returns:
         The grid (n, k, m + 1, 3).
     """
-    outline = torch.cat([outline, outline[:, :1]], 1)
-    flat = profile[:, :, None, :1] * outline[:, None]  # (n, k, m + 1, 2)
+    corners = outline() if callable(outline) else outline
+    corners = torch.cat([corners, corners[:, :1]], 1)
+    flat = profile[:, :, None, :1] * corners[:, None]  # (n, k, m + 1, 2)
     return torch.cat([flat, profile[:, :, None, 1:].expand(*flat.shape[:3], 1)], 3)
 
 
@@ -130,7 +146,8 @@ def _angles(cells: int, whole: float) -> Tensor:
     return torch.linspace(0, whole, cells + 1)
 
 
-DISC, SQUARE, TRIANGLE = _polygon(ROUND), _polygon(4, math.pi / 4), _polygon(3)
+DISC, SQUARE = partial(_polygon, ROUND), partial(_polygon, 4, math.pi / 4)
+TRIANGLE = partial(_polygon, 3)
 
 
 def _ellipsoid(n: int, generator: torch.Generator) -> Tensor:
@@ -157,12 +174,12 @@ def _tube(n: int, generator: torch.Generator) -> Tensor:
     return _loft(DISC, _table(n, *rows))
 
 
-def _prism(outline: Tensor, n: int, generator: torch.Generator) -> Tensor:
+def _prism(outline: Outline, n: int, generator: torch.Generator) -> Tensor:
     half = _between(0.4, 1.2, n, generator)
     return _loft(outline, _table(n, (0, -half), (1, -half), (1, half), (0, half)))
 
 
-def _pyramid(outline: Tensor, n: int, generator: torch.Generator) -> Tensor:
+def _pyramid(outline: Outline, n: int, generator: torch.Generator) -> Tensor:
     half = _between(0.5, 1.2, n, generator)
     return _loft(outline, _table(n, (0, -half), (1, -half), (0, half)))
 
