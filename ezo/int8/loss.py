@@ -52,7 +52,7 @@ def tables(device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Loss:
     """The loss of a batch: what a closure returns to `ezo.int8.optim.ElasticZO`.
 
@@ -63,6 +63,9 @@ class Loss:
 
     logits: Int8Tensor
     target: Tensor
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.mean():.4f} nat, {len(self.target)} examples)"
 
     def total(self) -> int:
         """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""
