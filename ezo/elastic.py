@@ -1,14 +1,17 @@
 """What the optimisers of both arithmetics share: arguments, states, replay, profilers' hooks."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as _optimizer
 
 from ezo import catalogue, check
 from ezo.step import BP_GRADIENTS, SIDES, Perturbation, replay
+
+P = TypeVar("P", bound=Tensor)
 
 
 class Elastic(Optimizer):
@@ -142,6 +145,21 @@ class Elastic(Optimizer):
                     f"expected a state dict of {name}={settings.get(name)!r}, got one of "
                     f"{name}={value!r}; make the optimiser with that"
                 )
+
+
+def runs(
+    parameters: Sequence[P], moves: Sequence[bool], first: int = 0
+) -> Iterator[tuple[int, list[P]]]:
+    """Those that move, in runs, each with the number of its first: a frozen one keeps its own."""
+    run: list[P] = []
+    for t, (p, free) in enumerate(zip(parameters, moves, strict=True), first):
+        if free:
+            run.append(p)
+        elif run:
+            yield t - len(run), run
+            run = []
+    if run:
+        yield first + len(parameters) - len(run), run
 
 
 def _shown(groups: list[tuple[str, int]]) -> str:

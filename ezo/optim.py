@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from ezo import check, perturb
-from ezo.elastic import Elastic
+from ezo.elastic import Elastic, runs
 from ezo.noise import NOISES
 from ezo.passes import Passes, PassLoss
 from ezo.perturb import SCRATCH_BYTES
@@ -89,7 +89,8 @@ class ElasticZO(Elastic):
     ZO weights of 16 bits have no such grid, and every step's rounding moves them: a warning.)
 
     Args:
-        model: the module to train. Parameters that don't require a gradient stay as they are.
+        model: the module to train. Parameters that don't require a gradient at a step stay as they
+            are, and keep their number in the noise. One that requires none now is in no group.
         bp: where BP begins: the number of last parametric layers, 0 for full ZO; the name of a
             submodule or parameter, from which on BP trains all; a submodule or the parameters
             themselves, these and no others; or ``"all"``. A parametric layer is a module that owns
@@ -204,8 +205,9 @@ class ElasticZO(Elastic):
         """
         self.zero_grad()
         (weights,) = self._perturbations()
-        zo = [p for group in weights.groups for p in group["params"]]
-        bp = [p for g in self.param_groups if not g.get("zo", False) for p in g["params"]]
+        zo = weights.parameters
+        of_bp = [g for g in self.param_groups if not g.get("zo", False)]
+        bp = [p for group in of_bp for p in group["params"] if p.requires_grad]
         where = self._bp_gradient if bp else None
         visits, taken = course(self._points, self._queries if zo else 0, where)
         self._stepping = True
@@ -267,16 +269,20 @@ class _Weights:
         sweeper: Callable[..., perturb.Sweeper],
     ) -> None:
         self.groups, self._place, self._queries = groups, place, queries
-        self._sweepers: list[perturb.Sweeper] = []
+        self.parameters: list[nn.Parameter] = []  # but those that are frozen now
+        self._sweepers: list[tuple[int, perturb.Sweeper]] = []  # each with its group
         first = 0  # a group's first tensor, in the noise stream
-        for group in groups:
-            self._sweepers.append(sweeper(group["params"], first_tensor=first))
-            first += len(group["params"])
+        for i, group in enumerate(groups):
+            own = group["params"]
+            for number, run in runs(own, [p.requires_grad for p in own], first):
+                self._sweepers.append((i, sweeper(run, first_tensor=number)))
+                self.parameters += run
+            first += len(own)
 
     def move(self, query: int, start: int, end: int) -> None:
         place, times = (*self._place, query), float(end - start)
-        for sweeper, group in zip(self._sweepers, self.groups, strict=True):
-            sweeper.shift(place, float(group["eps"]), times)
+        for i, sweeper in self._sweepers:
+            sweeper.shift(place, float(self.groups[i]["eps"]), times)
 
     def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
         change = difference({point: loss.mean for point, loss in losses.items()})
@@ -291,7 +297,8 @@ class _Weights:
 
     def apply(self, update: Update, start: int) -> None:
         place = update[:3]
-        for sweeper, (eps, rate, decay) in zip(self._sweepers, update.groups, strict=True):
+        for i, sweeper in self._sweepers:
+            eps, rate, decay = update.groups[i]
             if start == 1:
                 sweeper.shift(place, eps, -1.0)
             sweeper.update(place, eps, rate, decay, start == -1)

@@ -84,6 +84,8 @@ class Weighted(Layer):
         weight: int8.
         bias: int8 or None, added to the accumulators at their exponent.
         weight_exponent, bias_exponent: fixed.
+        frozen: names of those of weight and bias that no step moves, as ``requires_grad`` False
+            says of floats; see ``requires_grad_``.
         requantized: whether the output is int8; else it is the int32 accumulators.
         weight_gradient, bias_gradient: of `ops.sum_type`, the sum over the backward passes, two at
             most unless it is made int64, since they were None. Their exponents play no part in an
@@ -102,6 +104,7 @@ class Weighted(Layer):
         self.bias = None if bias is None else nn.Parameter(bias.m, requires_grad=False)
         self.weight_exponent = weight.e
         self.bias_exponent = 0 if bias is None else bias.e
+        self.frozen: frozenset[str] = frozenset()
         self.requantized = True
         self.weight_gradient: Int8Tensor | None = None
         self.bias_gradient: Int8Tensor | None = None
@@ -120,6 +123,16 @@ class Weighted(Layer):
             if self.bias is not None:
                 self.bias.copy_(shift(self.bias, bits, "nearest"))
                 self.bias_exponent += bits
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Weighted":
+        """Whether steps move weight and bias, as torch's says of floats; the flag is `frozen`'s."""
+        self.frozen = frozenset() if requires_grad else frozenset({"weight", "bias"})
+        return self
+
+    def moving(self) -> list[bool]:
+        """For each parameter, whether a step moves it."""
+        own: Any = self._parameters
+        return [name not in self.frozen for name, p in own.items() if p is not None]
 
     def held(self) -> Iterator[tuple[str, Tensor]]:
         yield from super().held()

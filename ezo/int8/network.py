@@ -97,6 +97,25 @@ class Network(nn.Module):
         """The layers with weights, in order."""
         return [layer for layer in self.layers if isinstance(layer, Weighted)]
 
+    def requires_grad_(self, requires_grad: bool = True) -> "Network":
+        """Whether steps move the weights: of each layer's `Weighted.requires_grad_`."""
+        for layer in self.weighted():
+            layer.requires_grad_(requires_grad)
+        return self
+
+    def first_layer(self, bp: int | str) -> int:
+        """The first of the last ``bp`` layers that are not frozen, among those with weights.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        free = [i for i, layer in enumerate(self.weighted()) if any(layer.moving())]
+        if bp == "all":
+            bp = len(free)
+        if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= len(free):
+            raise ValueError(f"expected bp from 0 to {len(free)} layers or 'all', got {bp!r}")
+        return free[len(free) - bp] if bp else len(self.weighted())
+
     def keep(self, bp_layers: int) -> None:
         """Let the last ``bp_layers`` layers with weights remember what backward needs."""
         first = self._first(bp_layers)
