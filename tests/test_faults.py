@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from ezo import int8
+from ezo import checkpoint, int8
+from ezo.train import Run, train
+from tests.backends import on
 from tests.test_optimizers import INTEGER, Kind, both, float_model, same, weights
 
 F = nn.functional
@@ -93,3 +95,58 @@ def test_a_frozen_float_parameter_becomes_a_frozen_integer_one():
     ]
     with pytest.raises(ValueError, match="expected bp from 0 to 1 layers or 'all', got 2"):
         int8.ElasticZO(net, 2)
+
+
+# --- a prediction that depends on the other examples of its batch ---------------------------------
+
+
+def calibrated(cut=256):
+    net = int8.from_float(float_model())
+    x = torch.cos(torch.arange(500 * 12) * 0.37).view(500, 12)
+    seen = int8.quantize(x[:cut])
+    return net.calibrate(seen), x
+
+
+@pytest.mark.parametrize("backend", ["", "reference"])
+def test_an_outlier_changes_no_other_example_s_prediction_in_eval_mode(backend):
+    net, x = calibrated()
+    with on(backend):
+        net.eval()
+        e = net.input_exponent
+        before = net(int8.quantize_at(x, e))
+        x[7] = 1e4
+        after = net(int8.quantize_at(x, e))
+        rest = [i for i in range(500) if i != 7]
+        assert before.e == after.e and torch.equal(before.m[rest], after.m[rest])
+        alone = net(int8.quantize_at(x[8:9], e))
+        assert alone.e == after.e and torch.equal(alone.m, after.m[8:9])
+        net.train()  # where they do depend on it
+        x[7] = x[6] * 4
+        assert not torch.equal(net(int8.quantize_at(x, e)).m[rest], before.m[rest])
+
+
+def test_calibration_is_of_its_examples_and_belongs_to_the_state_but_not_to_the_digest():
+    net, x = calibrated()
+    seen = int8.quantize(x[:256])
+    in_training = net(seen)
+    assert torch.equal(net.eval()(seen).m, in_training.m)
+    state = net.state_dict()
+    assert state["layers.0.static_exponents"].tolist()[0] == seen.e
+    fresh = int8.from_float(float_model())
+    digest = checkpoint.digest(fresh.state_dict())
+    assert digest == checkpoint.digest(state)
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.eval()(seen).m, in_training.m)
+    fresh.load_state_dict({k: v for k, v in state.items() if "static" not in k})
+    with pytest.raises(ValueError, match="calibrated network in eval mode.*calibrate"):
+        fresh(seen)
+    with pytest.raises(ValueError, match=f"exponent {seen.e}, .*got {seen.e + 1}; give.*input_exp"):
+        net.eval()(int8.Int8Tensor(seen.m, seen.e + 1))
+
+
+def test_a_run_in_integers_tells_both_accuracies_and_one_in_floats_one():
+    for precision, wanted in (("int8", 1), ("int8*", 1), ("fp32", 0)):
+        found = list(train(Run("lenet5", "digits", "full-zo", precision, epochs=0)))
+        static = [r for r in found if r.metric == "test_accuracy_static"]
+        assert len(static) == wanted and all(0 <= r.value <= 100 for r in static)
+        assert [r.metric for r in found][-2:] == ["test_loss", "finished"]

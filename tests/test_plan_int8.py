@@ -177,7 +177,7 @@ def test_a_layer_computed_again_needs_no_more():
     gc.collect()
     usual = peak_bytes(step)
     for layer in network.weighted():
-        layer._shift += 1  # the last pass's, which no longer holds
+        layer.shift += 1  # the last pass's, which no longer holds
     assert peak_bytes(step) == usual
 
 

@@ -37,7 +37,12 @@ class Network(nn.Module):
     """Nodes in the order they are computed, today a chain; the last gives its accumulators.
 
     Its state dict holds int8 mantissas, ``layers.i.weight`` and ``layers.i.bias`` for the i-th
-    node, and their exponents, ``layers.i.weight_exponent`` and ``layers.i.bias_exponent``.
+    node, and their exponents, ``layers.i.weight_exponent`` and ``layers.i.bias_exponent``; once
+    calibrated ``layers.i.static_exponents`` too, of the layer's input and output.
+
+    In train mode, a new network's, activations are requantized by a shift that fits the batch, so
+    that an example's logits depend on the others of its batch. In eval mode they are by static
+    ones, which `calibrate` finds, and depend on nothing else.
 
     Args:
         nodes: or layers alone, which are then named by their numbers and follow one another.
@@ -96,6 +101,26 @@ class Network(nn.Module):
     def weighted(self) -> list[Weighted]:
         """The layers with weights, in order."""
         return [layer for layer in self.layers if isinstance(layer, Weighted)]
+
+    def calibrate(self, x: Int8Tensor) -> "Network":
+        """Fix the exponents of eval mode at those of a pass of training examples, as one batch.
+
+        They belong to these weights: calibrate again after training. Activations of other examples
+        that go beyond are held at +-127.
+        """
+        training = self.training
+        self.train()(x)
+        e = x.e
+        for layer in self.weighted():
+            before, e = e, e + layer.weight_exponent + layer.shift
+            layer.static_exponents = before, e
+        return self.train(training)
+
+    @property
+    def input_exponent(self) -> int | None:
+        """Of inputs in eval mode (`ezo.int8.quantize_at`); None before `calibrate`."""
+        found = self.weighted()[0].static_exponents
+        return None if found is None else found[0]
 
     def requires_grad_(self, requires_grad: bool = True) -> "Network":
         """Whether steps move the weights: of each layer's `Weighted.requires_grad_`."""

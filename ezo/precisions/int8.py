@@ -304,3 +304,10 @@ class _Step(Step):
             loss += self._loss(logits, labels).total()
             right += int((logits.m.argmax(1) == labels).sum())
         return 100 * right / n, loss * NAT / n
+
+    def static_accuracy(self, x: Tensor, y: Tensor, seen: Tensor) -> float:
+        self._network.calibrate(Int8Tensor(seen, self._exponent)).eval()
+        try:
+            return self.evaluate(x, y)[0]
+        finally:
+            self._network.train()
