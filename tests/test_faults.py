@@ -1,13 +1,19 @@
 """Faults that users of neighbouring projects reported: each with its whole kind."""
 
+import contextlib
+import copy
+import math
+
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ezo import checkpoint, int8
+from ezo import checkpoint, int8, perturb
+from ezo.livebytes import step_peak
 from ezo.train import Run, train
 from tests.backends import on
-from tests.test_optimizers import INTEGER, Kind, both, float_model, same, weights
+from tests.test_optimizers import FLOAT, INTEGER, Kind, both, float_model, same, weights
 
 F = nn.functional
 
@@ -150,3 +156,226 @@ def test_a_run_in_integers_tells_both_accuracies_and_one_in_floats_one():
         static = [r for r in found if r.metric == "test_accuracy_static"]
         assert len(static) == wanted and all(0 <= r.value <= 100 for r in static)
         assert [r.metric for r in found][-2:] == ["test_loss", "finished"]
+
+
+# --- buffers that a forward pass writes -----------------------------------------------------------
+
+
+class Codebook(nn.Module):
+    """Moves a buffer at each pass, and its output depends on it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.register_buffer("book", torch.linspace(-1, 1, 12))
+        self.register_buffer("mask", torch.ones(12))  # is only read
+        self.register_buffer("nothing", None)
+        self.calls = 0
+
+    def forward(self, x):
+        y = x * self.book.clone() * self.mask
+        with torch.no_grad():
+            self.calls += 1
+            new = 0.9 * self.book + 0.1 * x.detach().mean(0)
+            if self.how == "in place":
+                self.book.copy_(new)
+            elif self.how == "data":
+                self.book.data.copy_(new)
+            else:
+                self.book = new
+        return y
+
+
+def with_codebook(how):
+    return nn.Sequential(*float_model()[:1], nn.Linear(24, 12), Codebook(how), nn.Linear(12, 4))
+
+
+def a_step(model, bp, where="mean", queries=1, scale=1.0):
+    optimizer = FLOAT.optimizer(model, bp, lr=0.0, eps=2.0**-4, bp_gradient=where, queries=queries)
+    optimizer.step(lambda: scale * FLOAT.loss(model))
+    return optimizer
+
+
+@pytest.mark.parametrize("how", ["in place", "data", "bound anew"])
+@pytest.mark.parametrize("bp", [0, 1, "all"])
+@pytest.mark.parametrize("queries", [1, 2])
+def test_any_buffer_counts_one_pass_a_step(how, bp, queries):
+    torch.manual_seed(0)
+    model = with_codebook(how)
+    other = copy.deepcopy(model)
+    optimizer = a_step(model, bp, "unperturbed", queries)
+    losses = [e for e in optimizer.estimates]
+    seen = model[2].book
+    passes = 1 if bp == "all" else 2 * queries + (bp != 0)
+    assert model[2].calls == passes
+    # each pass began with the same book: the losses are those of a model that never moves its own
+    still = copy.deepcopy(other)
+    still[2].forward = lambda x: x * still[2].book * still[2].mask
+    assert a_step(still, bp, "unperturbed", queries).estimates == losses
+    book = seen.clone()
+    for k in range(3):
+        optimizer.step(lambda k=k: FLOAT.loss(model, k))
+    assert model[2].calls == 4 * passes and not torch.equal(book, model[2].book)
+    # the step's first pass, of a step where nothing is perturbed, is the one that counts
+    if bp == "all":
+        FLOAT.loss(other)
+        assert torch.equal(book, other[2].book)
+
+
+@pytest.mark.parametrize("how", ["in place", "data", "bound anew", "batch norm"])
+@pytest.mark.parametrize("bp", [0, 1, "all"])
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("bad", [math.nan, KeyError])
+def test_a_loss_that_is_not_finite_leaves_no_trace_in_any_buffer(how, bp, at, bad):
+    model = with_codebook(how) if how != "batch norm" else nn.Sequential(
+        nn.Linear(12, 24), nn.BatchNorm1d(24), nn.Linear(24, 4)
+    )  # fmt: skip
+    optimizer = FLOAT.optimizer(model, bp, lr=1e-3, eps=1e-3)
+    optimizer.step(lambda: FLOAT.loss(model))
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    objects = dict(model.named_buffers())
+    count = []
+
+    def closure():
+        count.append(1)
+        loss = FLOAT.loss(model, 1)
+        if len(count) == (1 if bp == "all" else at):
+            if bad is KeyError:
+                raise KeyError
+            return loss * bad
+        return loss
+
+    with contextlib.suppress(KeyError):
+        optimizer.step(closure)
+    assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
+    assert all(b is objects[name] for name, b in model.named_buffers())
+    optimizer.step(lambda: FLOAT.loss(model, 1))
+    assert any(not torch.equal(b, before[name]) for name, b in model.named_buffers())
+
+
+def test_only_buffers_that_a_pass_writes_are_copied():
+    model = with_codebook("in place")
+    model[2].register_buffer("big", torch.zeros(1 << 18))
+    optimizer = FLOAT.optimizer(model, 0, lr=1e-3, eps=1e-3)
+    peak = step_peak(lambda: (model, lambda: optimizer.step(lambda: FLOAT.loss(model))))
+    assert peak.peak_bytes < (1 << 20) + 40_000
+
+
+# --- a scaled loss, several ranks -----------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_loss_that_a_scaler_scaled_is_refused_before_anything_moves(kind, enabled):
+    model, optimizer = kind.make(0)
+    scaler = torch.amp.GradScaler("cpu", enabled=enabled)
+    scale = torch.amp.GradScaler.scale
+    before = weights(model)
+
+    def closure():
+        scaler.scale(torch.ones(1))
+        return kind.loss(model)
+
+    if enabled:
+        with pytest.raises(ValueError, match="scaled by a GradScaler; leave the scaler out"):
+            optimizer.step(closure)
+        assert same(before, weights(model))
+    else:
+        optimizer.step(closure)
+    assert torch.amp.GradScaler.scale is scale
+
+
+def test_a_scaler_s_own_step_is_told_what_to_do():
+    model, optimizer = FLOAT.make("all")
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(FLOAT.loss(model)).backward()
+    with pytest.raises(ValueError, match="leave the scaler out and call optimizer.step"):
+        scaler.step(optimizer)
+    kind_loss = optimizer.step(lambda: FLOAT.loss(model))
+    assert torch.isfinite(kind_loss)
+
+
+@contextlib.contextmanager
+def ranks(n):
+    dist = torch.distributed
+    dist.init_process_group("fake", rank=0, world_size=n, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@both
+def test_several_ranks_are_refused_where_zo_trains(kind):
+    model, optimizer = kind.make(1)
+    with ranks(2):
+        with pytest.raises(ValueError, match="torch.distributed with 2 ranks.*bp='all'"):
+            kind.make(1)
+        with pytest.raises(ValueError, match="torch.distributed with 2 ranks"):
+            kind.train(model, optimizer)
+        kind.train(*kind.make("all"))
+    with ranks(1):
+        kind.train(*kind.make(1))
+
+
+# --- complex weights, rows that nothing trains ----------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("backend", ["", "reference"])
+def test_complex_weights_move_in_both_parts_and_come_back(dtype, backend):
+    w = torch.complex(torch.arange(6.0) / 8, -torch.arange(6.0) / 4).to(dtype).view(2, 3)
+    start, real = w.clone(), torch.view_as_real(w).clone()
+    with on(backend):
+        perturb.shift_([w], seed=3, step=1, eps=0.5)
+        perturb.shift_([real], seed=3, step=1, eps=0.5)
+        assert torch.equal(torch.view_as_real(w), real)
+        assert not (w.real == start.real).any() and not (w.imag == start.imag).any()
+        perturb.shift_([w], seed=3, step=1, eps=0.5, times=-1.0)
+    assert torch.equal(w, start)
+
+
+def test_a_model_with_complex_weights_trains():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.complex(torch.ones(12, 8), torch.zeros(12, 8)) / 8)
+            self.last = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.last((x.to(self.w.dtype) @ self.w).abs())
+
+    model = Model()
+    optimizer = FLOAT.optimizer(model, 1, lr=1e-3, eps=1e-3)  # warnings are errors
+    FLOAT.train(model, optimizer, 3)
+    assert model.w.imag.abs().min() > 0
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+@pytest.mark.parametrize("queries", [1, 2])
+def test_the_row_of_padding_is_held_under_zo_as_under_bp(kind, queries):
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(7, 5, padding_idx=2), nn.Flatten(), nn.LazyLinear(3))
+    tokens = torch.tensor([[1, 2, 3], [4, 2, 6]])
+    model(tokens)
+    theta, seen = model[0].weight.detach().clone(), []
+    optimizer = FLOAT.optimizer(model, 1, lr=1e-2, eps=1e-2, queries=queries, weight_decay=0.1)
+
+    def closure():
+        seen.append(model[0].weight[2].detach().clone())
+        return model(tokens).square().mean()
+
+    for _ in range(3):
+        optimizer.step(closure)
+    assert all(torch.equal(row, theta[2]) for row in [*seen, model[0].weight[2]])
+    rest = [0, 1, 3, 4, 5, 6]
+    assert (model[0].weight[rest] != theta[rest]).all()
+
+
+def test_a_row_of_padding_of_tied_weights_trains():
+    embedding, last = nn.Embedding(7, 5, padding_idx=2), nn.Linear(5, 7, bias=False)
+    last.weight = embedding.weight
+    model = nn.Sequential(embedding, nn.Tanh(), last)
+    theta = last.weight.detach().clone()
+    FLOAT.optimizer(model, 0, lr=1e-2).step(lambda: model(torch.arange(7)).square().mean())
+    assert (last.weight[2] != theta[2]).all()

@@ -160,6 +160,7 @@ class ElasticZO(Elastic):
             },
         ]
         super().__init__([group for group in groups if group["params"]], {})
+        self._refuse_ranks()
         self.g: int | None = None
         self._model = model
         self._magnitude = magnitude
