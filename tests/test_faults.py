@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ezo import checkpoint, int8, perturb
+from ezo import catalogue, checkpoint, int8, perturb
 from ezo.livebytes import step_peak
+from ezo.plan import plan
 from ezo.train import Run, train
 from tests.backends import on
 from tests.test_optimizers import FLOAT, INTEGER, Kind, both, float_model, same, weights
@@ -379,3 +380,60 @@ def test_a_row_of_padding_of_tied_weights_trains():
     theta = last.weight.detach().clone()
     FLOAT.optimizer(model, 0, lr=1e-2).step(lambda: model(torch.arange(7)).square().mean())
     assert (last.weight[2] != theta[2]).all()
+
+
+# --- plans of operators with a workspace of their own ---------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind, **how):
+        super().__init__()
+        self.r = kind(8, 16, batch_first=True, **how)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.last(self.r(x)[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.last = nn.TransformerEncoder(layer, 1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.scaled_dot_product_attention(x, x, x, is_causal=True)
+        return self.last(self.encoder(x).mean(1))
+
+
+MODELS = {
+    "lstm": lambda: Recurrent(nn.LSTM),
+    "lstm, eval": lambda: Recurrent(nn.LSTM).eval(),
+    "lstm of two layers": lambda: Recurrent(nn.LSTM, num_layers=2),
+    "gru": lambda: Recurrent(nn.GRU),
+    "rnn": lambda: Recurrent(nn.RNN),
+    "attention": Attention,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_plan_s_line_is_the_measured_peak_or_says_at_least(name):
+    build = MODELS[name]
+    found = plan(build(), torch.empty(16, 20, 8), "1GB", methods=("full-zo", "elastic-1"))
+    file = catalogue.find("precision", "fp32")
+    for line in found.predictions:
+
+        def prepare(method=line.method):
+            step = file.make_step("fp32", build(), method, file.default(method))
+            x, y = torch.randn(16, 20, 8), torch.zeros(16, dtype=torch.int64)
+            return step.model, lambda: step(x, y)
+
+        measured, told = step_peak(prepare).peak_bytes, line.peak.peak_bytes
+        marked = ("mkldnn_rnn_layer",) if "lstm" in name and line.method == "elastic-1" else ()
+        assert line.hidden == marked and (told < measured if marked else told == measured)
+        assert found.fits(line) == (not marked)
+    text = found.table()
+    assert ("at least, by mkldnn_rnn_layer" in text) == ("lstm" in name)
+    assert found.best.method == ("full-zo" if "lstm" in name else "elastic-1")
+    none = plan(build(), torch.empty(16, 20, 8), "1KB", methods=("elastic-1",)).table()
+    assert ("no; at least" in none) == ("nothing surely fits" in none) == ("lstm" in name)
