@@ -107,9 +107,11 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
 class Whole(compiled.Backend):
     """The compiled kernels, with the accumulators of a whole layer in memory at once."""
 
-    def product(self, x: Tensor, layer: Layer, after: After, guess: int) -> Any:
-        if after.where or not x.numel():
-            return super().product(x, layer, after, guess)
+    def product(
+        self, x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
+    ) -> Any:
+        if fixed or after.where or not x.numel():
+            return super().product(x, layer, after, guess, fixed)
         return *self._requantized(x, layer, after), None
 
     def error(

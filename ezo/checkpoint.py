@@ -99,8 +99,8 @@ def with_exponents(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 of tensors' names and bytes, hexadecimal.
 
-    Exponents of int8 tensors, which training does not change, are left out, so that a digest is the
-    same as of a state dict of before they belonged to it.
+    Exponents of int8 tensors, which training does not change, and those of calibration are left
+    out, so that a digest is the same as of a state dict of before they belonged to it.
     """
     sha = hashlib.sha256()
     for name in sorted(tensors):
@@ -114,5 +114,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def _is_exponent(name: str, tensors: dict[str, Tensor]) -> bool:
+    if name.endswith("static_exponents"):
+        return _is_exponent(f"{name.removesuffix('static_exponents')}weight_exponent", tensors)
     mantissas = tensors.get(name.removesuffix("_exponent"))
     return name.endswith("_exponent") and mantissas is not None and mantissas.dtype == torch.int8

@@ -3,16 +3,18 @@
 import functools
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from ezo import check, perturb
-from ezo.elastic import Elastic
+from ezo.buffers import Buffers
+from ezo.elastic import Elastic, runs
+from ezo.groups import checked, expect_group, made, zo_groups_of
 from ezo.noise import NOISES
 from ezo.passes import Passes, PassLoss
 from ezo.perturb import SCRATCH_BYTES
@@ -20,13 +22,6 @@ from ezo.phases import phase
 from ezo.split import Split, split
 from ezo.spsa import slope
 from ezo.step import Difference, Losses, course, step
-
-GROUP: dict[str, tuple[Callable[[Any], Any], str]] = {  # what a ZO group may set
-    "lr": (lambda v: check.finite(v) and v >= 0, "a finite number of 0 or more"),
-    "eps": (lambda v: check.finite(v) and v > 0, "a finite number above 0"),
-    "clip": (lambda v: v is None or GROUP["eps"][0](v), "a finite number above 0, or None"),
-    "weight_decay": (lambda v: check.finite(v) and v >= 0, "a finite number of 0 or more"),
-}
 
 
 class Estimate(NamedTuple):
@@ -78,18 +73,19 @@ class ElasticZO(Elastic):
     all with no BP parameter. With no ZO parameter the step is ``bp_optimizer``'s own, bit for bit.
 
     Every pass of a step draws the same random numbers from torch's generators (so dropout's mask
-    is the same in all), which afterwards stand as after one forward pass. Batch norm normalises by
-    the batch in every pass; its running statistics are updated by the step's first pass alone (at
-    theta + eps z, but for ``bp_gradient="plus"`` with one query; at theta with no ZO parameter), as
-    often as in ordinary training.
+    is the same in all), which afterwards stand as after one forward pass. Every pass begins with
+    the same buffers, and what the step's first pass wrote into them stays (at theta + eps z, but
+    for ``bp_gradient="plus"`` with one query; at theta with no ZO parameter): running statistics,
+    codebooks and counters are updated as often as in ordinary training.
 
-    A loss that is not finite leaves every parameter as it was, and counts as a step. An exception
-    from the closure does so too, is passed on, and counts as none. (The first step of all may
-    change a float32 weight by 2^-23: onto the grid that makes undoing exact, see `ezo.perturb`.
+    A loss that is not finite leaves every parameter and buffer as it was, and counts as a step. An
+    exception from the closure does so too, is passed on, and counts as none. (The first step of all
+    may change a float32 weight by 2^-23: onto the grid that makes undoing exact, see `ezo.perturb`.
     ZO weights of 16 bits have no such grid, and every step's rounding moves them: a warning.)
 
     Args:
-        model: the module to train. Parameters that don't require a gradient stay as they are.
+        model: the module to train. Parameters that don't require a gradient at a step stay as they
+            are, and keep their number in the noise. One that requires none now is in no group.
         bp: where BP begins: the number of last parametric layers, 0 for full ZO; the name of a
             submodule or parameter, from which on BP trains all; a submodule or the parameters
             themselves, these and no others; or ``"all"``. A parametric layer is a module that owns
@@ -163,32 +159,34 @@ class ElasticZO(Elastic):
                 "model, not its parameters: bp says which of them BP trains"
             )
         zo, bp_parameters = split(model, bp)
-        if coarse := {str(p.dtype) for p in zo} - {str(dtype) for dtype in perturb.GRID}:
+        if coarse := {str(p.dtype) for p in zo if p.dtype.to_real() not in perturb.GRID}:
             warnings.warn(
                 f"ZO weights of {', '.join(sorted(coarse))}: rounding moves them at every step, as "
                 "a perturbation is undone exactly in float32 and float64 alone; keep such weights "
                 "in float32, or expect some drift",
                 stacklevel=2,
             )
-        groups = _zo_groups(zo, zo_groups)
+        groups = zo_groups_of(zo, zo_groups)
         self.bp_optimizer: Optimizer | None = None
         defaults = {"lr": lr, "eps": eps, "clip": clip, "weight_decay": weight_decay}
-        _expect_group(defaults)
+        expect_group(defaults)
         super().__init__(groups, {**defaults, "zo": True})
         if bp_parameters:
             make = bp_optimizer or functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)
-            self.bp_optimizer = _make(make, bp_parameters)
+            self.bp_optimizer = made(make, bp_parameters)
             self.param_groups += self.bp_optimizer.param_groups
         self._losses: list[dict[int, PassLoss]] = []  # the last step's
         self._model = model
-        self._norms = [m for m in model.modules() if isinstance(m, _NormBase)]
+        self._buffers = Buffers(model)
+        self._padding = _padding_rows(model)
         self._noise = noise
+        self._refuse_ranks()
         self._sweeper = functools.partial(perturb.Sweeper, noise=noise, scratch_bytes=scratch_bytes)
         self._stepping = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a ZO group. Keys as in ``zo_groups``."""
-        super().add_param_group(_checked(param_group))
+        super().add_param_group(checked(param_group))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the BP gradients. Within a step it does nothing, so a closure may call it."""
@@ -204,13 +202,14 @@ class ElasticZO(Elastic):
         """
         self.zero_grad()
         (weights,) = self._perturbations()
-        zo = [p for group in weights.groups for p in group["params"]]
-        bp = [p for g in self.param_groups if not g.get("zo", False) for p in g["params"]]
+        zo = weights.parameters
+        of_bp = [g for g in self.param_groups if not g.get("zo", False)]
+        bp = [p for group in of_bp for p in group["params"] if p.requires_grad]
         where = self._bp_gradient if bp else None
         visits, taken = course(self._points, self._queries if zo else 0, where)
         self._stepping = True
         try:
-            with Passes(closure, self._model, self._norms, zo, bp, 1 / max(taken, 1)) as passes:
+            with Passes(closure, self._model, self._buffers, zo, bp, 1 / max(taken, 1)) as passes:
                 found = step([weights], passes, self._difference, visits)
         finally:
             self._stepping = False
@@ -234,7 +233,8 @@ class ElasticZO(Elastic):
 
     def _perturbations(self) -> list["_Weights"]:
         groups = [g for g in self.param_groups if g.get("zo", False) and g["params"]]
-        return [_Weights(groups, (self._seed, self._steps), self._queries, self._sweeper)]
+        place = self._seed, self._steps
+        return [_Weights(groups, place, self._queries, self._sweeper, self._padding)]
 
     def _settings(self) -> dict[str, Any]:
         bp = None if self.bp_optimizer is None else type(self.bp_optimizer).__name__
@@ -265,18 +265,30 @@ class _Weights:
         place: tuple[int, int],
         queries: int,
         sweeper: Callable[..., perturb.Sweeper],
+        padding: dict[Tensor, int],
     ) -> None:
         self.groups, self._place, self._queries = groups, place, queries
-        self._sweepers: list[perturb.Sweeper] = []
+        self.parameters: list[nn.Parameter] = []  # but those that are frozen now
+        self._sweepers: list[tuple[int, perturb.Sweeper]] = []  # each with its group
         first = 0  # a group's first tensor, in the noise stream
-        for group in groups:
-            self._sweepers.append(sweeper(group["params"], first_tensor=first))
-            first += len(group["params"])
+        for i, group in enumerate(groups):
+            own = group["params"]
+            for number, run in runs(own, [p.requires_grad for p in own], first):
+                self._sweepers.append((i, sweeper(run, first_tensor=number)))
+                self.parameters += run
+            first += len(own)
+        rows = [p[padding[p]] for p in self.parameters if p in padding] if padding else []
+        self._held = [(row, row.clone()) for row in rows]
+
+    def _hold(self) -> None:
+        for row, value in self._held:
+            row.copy_(value)
 
     def move(self, query: int, start: int, end: int) -> None:
         place, times = (*self._place, query), float(end - start)
-        for sweeper, group in zip(self._sweepers, self.groups, strict=True):
-            sweeper.shift(place, float(group["eps"]), times)
+        for i, sweeper in self._sweepers:
+            sweeper.shift(place, float(self.groups[i]["eps"]), times)
+        self._hold()
 
     def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
         change = difference({point: loss.mean for point, loss in losses.items()})
@@ -291,59 +303,17 @@ class _Weights:
 
     def apply(self, update: Update, start: int) -> None:
         place = update[:3]
-        for sweeper, (eps, rate, decay) in zip(self._sweepers, update.groups, strict=True):
+        for i, sweeper in self._sweepers:
+            eps, rate, decay = update.groups[i]
             if start == 1:
                 sweeper.shift(place, eps, -1.0)
             sweeper.update(place, eps, rate, decay, start == -1)
+        self._hold()
 
 
-def _make(
-    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer], parameters: list[nn.Parameter]
-) -> Optimizer:
-    made = bp_optimizer(parameters) if callable(bp_optimizer) else None
-    if not isinstance(made, Optimizer):
-        got = type(bp_optimizer).__name__
-        if callable(bp_optimizer):
-            got = f"one that returns {type(made).__name__}"
-        raise ValueError(
-            "expected bp_optimizer to be a function that returns a torch optimiser of a list of "
-            f"parameters, got {got}; give for example lambda parameters: "
-            "torch.optim.Adam(parameters)"
-        )
-    return made
-
-
-def _zo_groups(
-    zo: list[nn.Parameter], zo_groups: Sequence[dict[str, Any]] | None
-) -> list[dict[str, Any]]:
-    if zo_groups is None:
-        return [{"params": zo}]
-    given = [_checked(group) for group in zo_groups]
-    listed = {id(p) for group in given for p in group["params"]}
-    if listed != {id(p) for p in zo}:
-        raise ValueError(
-            f"expected zo_groups to hold each of the {len(zo)} ZO parameters once, got "
-            f"{len(listed)} parameters; move the missing ones in or the others out"
-        )
-    return given
-
-
-def _checked(group: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a ZO group, its parameters as a list."""
-    keys = set(group) if isinstance(group, dict) else {f"a {type(group).__name__}"}
-    if "params" not in keys or not keys <= {"params", "initial_lr", *GROUP}:
-        raise ValueError(
-            f"expected a ZO group to be a dict of params and any of {', '.join(GROUP)}, got "
-            f"{', '.join(sorted(map(str, keys))) or 'none'}; give these keys and no others"
-        )
-    _expect_group(group)
-    params = group["params"]
-    if isinstance(params, set):
-        raise ValueError("expected params in an order, got a set, which has none; give a list")
-    return {**group, "params": [params] if isinstance(params, Tensor) else list(params)}
-
-
-def _expect_group(group: dict[str, Any]) -> None:
-    for name, (holds, expected) in GROUP.items():
-        if name in group:
-            check.expect(name, group[name], holds(group[name]), expected)
+def _padding_rows(model: nn.Module) -> dict[Tensor, int]:
+    """Rows that BP never trains: of embeddings with ``padding_idx``, unless tied to others."""
+    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    of = [m for m in model.modules() if isinstance(m, kinds) and owners[id(m.weight)] == 1]
+    return {m.weight: m.padding_idx for m in of if m.padding_idx is not None}

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from ezo.buffers import Buffers
 from ezo.phases import phase
 from ezo.step import Visit
 
@@ -26,15 +26,16 @@ class PassLoss(NamedTuple):
 class Passes:
     """Runs a step's passes; on leaving, the model is as it was.
 
-    Within, the ZO parameters don't require gradients, every pass draws the same random numbers,
-    and only the first updates running statistics. With no ZO parameter it changes nothing.
+    Within, the ZO parameters don't require gradients, every pass draws the same random numbers and
+    begins with the same buffers, of which those of the first pass stay (`ezo.buffers`). With no
+    ZO parameter there is one pass.
 
     Args:
         closure: returns the loss: a scalar, or each example's, (N,), whose mean is taken here; or
             yields that of each micro-batch, which is backpropagated before the next is asked for.
             Scalars that are yielded add up, and vectors are one vector of all examples.
-        model: whose random numbers and running statistics are kept.
-        norms: its norms.
+        model: whose random numbers are kept.
+        buffers: the model's.
         zo, bp: the parameters of either part.
         weight: of each gradient that is taken.
 
@@ -51,7 +52,7 @@ class Passes:
         self,
         closure: Callable[[], Any],
         model: nn.Module,
-        norms: list[_NormBase],
+        buffers: Buffers,
         zo: list[nn.Parameter],
         bp: list[nn.Parameter],
         weight: float,
@@ -60,14 +61,14 @@ class Passes:
         self._random_state = _RandomState(model) if zo else None
         self._zo = zo
         self._required = [p for p in zo if p.requires_grad]
-        tracking = [m for m in norms if m.training and m.track_running_stats] if zo else []
-        self._norms = [(m, m.running_mean, m.running_var) for m in tracking]
-        self._ran = False
+        self._buffers = buffers
+        self._ran = self._finite = False
         self.first = 0
 
     def __enter__(self) -> "Passes":
         for p in self._required:
             p.requires_grad_(False)
+        self._buffers.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,14 +76,14 @@ class Passes:
             torch.autograd.graph.increment_version(self._zo)
         for p in self._required:
             p.requires_grad_(True)
-        for m, mean, variance in self._norms:
-            m.track_running_stats = True
-            m.running_mean, m.running_var = mean, variance
+        self._buffers.end(self._finite)
 
     def loss(self, visit: Visit) -> PassLoss:
         """The closure's loss; where ``visit.bp``, its gradient is added to the BP parameters'."""
         if self._ran and self._random_state is not None:
             self._random_state.restore()
+        if self._ran:
+            self._buffers.again()
         self.first = 0
         try:
             given = self._run(self._closure, visit.bp)
@@ -105,16 +106,13 @@ class Passes:
                     "backward() to step()"
                 ) from error
             raise
-        if not self._ran:
-            self._ran = True
-            for m, _, _ in self._norms:  # one update of the running statistics a step
-                m.track_running_stats = False
-                m.running_mean = m.running_var = None  # instance norm heeds nothing else
+        self._ran = True
         return found
 
     def finite(self, losses: list[PassLoss]) -> bool:
         """Whether every loss is."""
-        return all(map(math.isfinite, [loss.mean for loss in losses]))
+        self._finite = all(map(math.isfinite, [loss.mean for loss in losses]))
+        return self._finite
 
     def read(self, loss: Tensor) -> float:
         """The number in a tensor: the one place where a step waits for its device."""

@@ -36,8 +36,8 @@ class Sweeper:
     """The sweeps over some parameters, which must stay where they are while it is in use.
 
     Args:
-        parameters: any floating-point tensors, on any device; the t-th is tensor number
-            ``first_tensor + t`` of the noise stream.
+        parameters: any floating-point or complex tensors, on any device; the t-th is tensor number
+            ``first_tensor + t`` of the noise stream, a complex one as its real and imaginary parts.
         noise: ``gaussian``, ``rademacher`` or ``uniform``.
         first_tensor: number of the first tensor.
         scratch_bytes: memory for noise where no kernel serves (a kernel's is some KiB); more is
@@ -65,7 +65,9 @@ class Sweeper:
     ) -> None:
         if noise not in NOISES:
             raise ValueError(f"expected noise to be one of {', '.join(NOISES)}, got '{noise}'")
-        what = (parameters, noise, first_tensor, scratch_bytes)
+        # a complex number is two real ones, each with noise of its own
+        real = [torch.view_as_real(p.detach()) if p.is_complex() else p for p in parameters]
+        what = (real, noise, first_tensor, scratch_bytes)
         if reference:
             with _kernels.using("reference"):
                 self._parts = _kernels.sweeps(*what)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ezo import checkpoint, rows
 from ezo.data import Dataset
-from ezo.precisions import Step
+from ezo.precisions import EVALUATION_BATCH, Step
 from ezo.rows import Row
 from ezo.run import Run, Settled, build, load, load_start
 
@@ -32,7 +32,8 @@ def train(
 ) -> Iterator[Row]:
     """Train, and yield a row for each number measured, when it is.
 
-    At step 0 and after each epoch: ``test_accuracy`` (%), ``test_loss``; after each epoch also
+    At step 0 and after each epoch: ``test_accuracy`` (%), ``test_loss``, and in integers
+    ``test_accuracy_static``, of predictions that depend on no other example; after each epoch also
     ``train_loss`` (mean over its steps), ``train_seconds`` (since the start, without evaluation)
     and ``forward_passes`` (of a batch, since the start). Last: ``finished``, whose note is the
     weights' digest, or ``diverged``, whose note is the reason; both give the step.
@@ -173,8 +174,13 @@ class _Loop:
     def _evaluate(self) -> list[Row]:
         accuracy, loss = self.take_step.evaluate(self.examples.test_x, self.examples.test_y)
         note = "on held-out training examples" if self.run.held_out else ""
+        examples = self.examples
+        of = (examples.test_x, examples.test_y, examples.seen)
+        alone = self.take_step.static_accuracy(*of)
+        static = [] if alone is None else [self._row("test_accuracy_static", alone, "%", note)]
         return [
             self._row("test_accuracy", accuracy, "%", note),
+            *static,
             self._row("test_loss", loss, "nat", note),
         ]
 
@@ -299,6 +305,7 @@ class _Examples:
         self._augment, self._encode = data.augment, step.encode
         encoded = step.calibrate(data.train_x)
         self.train_x = (encoded if data.augment is None else data.train_x).to(device)
+        self.seen = encoded[:EVALUATION_BATCH].clone().to(device)  # to calibrate by
         self.test_x = step.encode(data.test_x).to(device)
         self.train_y, self.test_y = data.train_y.to(device), data.test_y.to(device)
 

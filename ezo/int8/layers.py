@@ -19,7 +19,7 @@ from ezo.kernels import After
 
 _after = functools.cache(After)  # twice as fast as a new one
 EVERY_PASS = frozenset(
-    {"keeping", "_kept", "_shift", "_error_shift", "weight_gradient", "bias_gradient"}
+    {"keeping", "_kept", "shift", "_error_shift", "weight_gradient", "bias_gradient"}
 )
 
 
@@ -84,7 +84,12 @@ class Weighted(Layer):
         weight: int8.
         bias: int8 or None, added to the accumulators at their exponent.
         weight_exponent, bias_exponent: fixed.
+        frozen: names of those of weight and bias that no step moves, as ``requires_grad`` False
+            says of floats; see ``requires_grad_``.
+        static_exponents: of input and output in eval mode, where the output is requantized by the
+            shift that they imply and not by the batch's; None before `Network.calibrate`.
         requantized: whether the output is int8; else it is the int32 accumulators.
+        shift: by which the last pass requantized.
         weight_gradient, bias_gradient: of `ops.sum_type`, the sum over the backward passes, two at
             most unless it is made int64, since they were None. Their exponents play no part in an
             update (NITI), but in that sum.
@@ -102,10 +107,12 @@ class Weighted(Layer):
         self.bias = None if bias is None else nn.Parameter(bias.m, requires_grad=False)
         self.weight_exponent = weight.e
         self.bias_exponent = 0 if bias is None else bias.e
+        self.frozen: frozenset[str] = frozenset()
+        self.static_exponents: tuple[int, int] | None = None
         self.requantized = True
         self.weight_gradient: Int8Tensor | None = None
         self.bias_gradient: Int8Tensor | None = None
-        self._shift = self._error_shift = 0  # the last pass's
+        self.shift = self._error_shift = 0  # the last pass's
 
     def make_room(self, bits: int) -> None:
         """Let the weights grow to 2^bits times what they could.
@@ -120,6 +127,16 @@ class Weighted(Layer):
             if self.bias is not None:
                 self.bias.copy_(shift(self.bias, bits, "nearest"))
                 self.bias_exponent += bits
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Weighted":
+        """Whether steps move weight and bias, as torch's says of floats; the flag is `frozen`'s."""
+        self.frozen = frozenset() if requires_grad else frozenset({"weight", "bias"})
+        return self
+
+    def moving(self) -> list[bool]:
+        """For each parameter, whether a step moves it."""
+        own: Any = self._parameters
+        return [name not in self.frozen for name, p in own.items() if p is not None]
 
     def held(self) -> Iterator[tuple[str, Tensor]]:
         yield from super().held()
@@ -138,11 +155,13 @@ class Weighted(Layer):
         if self.keeping:
             self._kept = x.m, x.e
         e = x.e + self.weight_exponent
+        fixed = not self.training
+        guess = self._static_shift(x.e) if fixed else self.shift
         if not self.requantized:
             return Int8Tensor(kernels.accumulators(x.m, self._layer(e)), e)
         after = _after(relu, pool, over_points, over_points and self.keeping)
-        m, s, where = kernels.product(x.m, self._layer(e), after, self._shift)
-        self._shift = s
+        m, s, where = kernels.product(x.m, self._layer(e), after, guess, fixed)
+        self.shift = s
         return Int8Tensor(m, e + s) if where is None else AtPoints(m, e + s, where, x.m.shape[1])
 
     @_work
@@ -161,6 +180,19 @@ class Weighted(Layer):
         m, self._error_shift = kernels.error(err.m, layer, self._error_shift, where, points)
         return Int8Tensor(m, err.e + self.weight_exponent + self._error_shift)
 
+    def _static_shift(self, e: int) -> int:
+        if self.static_exponents is None:
+            raise ValueError(
+                "expected a calibrated network in eval mode, got none; give training examples to "
+                "network.calibrate(x), or call network.train() for the batch's own shifts"
+            )
+        if e != self.static_exponents[0]:
+            raise ValueError(
+                f"expected an input with exponent {self.static_exponents[0]}, as in calibration, "
+                f"got {e}; give ezo.int8.quantize_at(x, network.input_exponent), or calibrate again"
+            )
+        return max(self.static_exponents[1] - e - self.weight_exponent, 0)
+
     def _layer(self, e: int) -> kernels.Layer:
         """For accumulators at exponent ``e``."""
         own: Any = self._parameters  # nn.Module's own search costs as much as a small layer
@@ -171,6 +203,9 @@ class Weighted(Layer):
         for name, _ in self.named_parameters(recurse=False):
             exponent = torch.tensor(getattr(self, f"{name}_exponent"), dtype=torch.int32)
             destination[f"{prefix}{name}_exponent"] = exponent
+        if self.static_exponents is not None:
+            static = torch.tensor(self.static_exponents, dtype=torch.int32)
+            destination[f"{prefix}static_exponents"] = static
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *how: Any) -> None:
         for name, _ in self.named_parameters(recurse=False):
@@ -183,6 +218,8 @@ class Weighted(Layer):
                     "take an integer network's state_dict(), or, where this network was built as "
                     "theirs was, load ezo.checkpoint.with_exponents(state, network)"
                 )
+        static = state_dict.pop(f"{prefix}static_exponents", None)
+        self.static_exponents = None if static is None else tuple(static.tolist())
         super()._load_from_state_dict(state_dict, prefix, *how)
 
 

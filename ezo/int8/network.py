@@ -37,7 +37,12 @@ class Network(nn.Module):
     """Nodes in the order they are computed, today a chain; the last gives its accumulators.
 
     Its state dict holds int8 mantissas, ``layers.i.weight`` and ``layers.i.bias`` for the i-th
-    node, and their exponents, ``layers.i.weight_exponent`` and ``layers.i.bias_exponent``.
+    node, and their exponents, ``layers.i.weight_exponent`` and ``layers.i.bias_exponent``; once
+    calibrated ``layers.i.static_exponents`` too, of the layer's input and output.
+
+    In train mode, a new network's, activations are requantized by a shift that fits the batch, so
+    that an example's logits depend on the others of its batch. In eval mode they are by static
+    ones, which `calibrate` finds, and depend on nothing else.
 
     Args:
         nodes: or layers alone, which are then named by their numbers and follow one another.
@@ -96,6 +101,45 @@ class Network(nn.Module):
     def weighted(self) -> list[Weighted]:
         """The layers with weights, in order."""
         return [layer for layer in self.layers if isinstance(layer, Weighted)]
+
+    def calibrate(self, x: Int8Tensor) -> "Network":
+        """Fix the exponents of eval mode at those of a pass of training examples, as one batch.
+
+        They belong to these weights: calibrate again after training. Activations of other examples
+        that go beyond are held at +-127.
+        """
+        training = self.training
+        self.train()(x)
+        e = x.e
+        for layer in self.weighted():
+            before, e = e, e + layer.weight_exponent + layer.shift
+            layer.static_exponents = before, e
+        return self.train(training)
+
+    @property
+    def input_exponent(self) -> int | None:
+        """Of inputs in eval mode (`ezo.int8.quantize_at`); None before `calibrate`."""
+        found = self.weighted()[0].static_exponents
+        return None if found is None else found[0]
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Network":
+        """Whether steps move the weights: of each layer's `Weighted.requires_grad_`."""
+        for layer in self.weighted():
+            layer.requires_grad_(requires_grad)
+        return self
+
+    def first_layer(self, bp: int | str) -> int:
+        """The first of the last ``bp`` layers that are not frozen, among those with weights.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        free = [i for i, layer in enumerate(self.weighted()) if any(layer.moving())]
+        if bp == "all":
+            bp = len(free)
+        if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= len(free):
+            raise ValueError(f"expected bp from 0 to {len(free)} layers or 'all', got {bp!r}")
+        return free[len(free) - bp] if bp else len(self.weighted())
 
     def keep(self, bp_layers: int) -> None:
         """Let the last ``bp_layers`` layers with weights remember what backward needs."""

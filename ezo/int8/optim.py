@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ezo import check, kernels
-from ezo.elastic import Elastic
+from ezo.elastic import Elastic, runs
 from ezo.int8 import perturb
 from ezo.int8.layers import Weighted
 from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
@@ -68,7 +68,9 @@ class ElasticZO(Elastic):
     Args:
         model: an integer network (`ezo.int8.convert.from_float`) whose ZO weights keep the noise's
             headroom.
-        bp: number of last layers with weights that BP trains; 0 is full ZO, ``"all"`` full BP.
+        bp: number of last layers with weights, but frozen ones, that BP trains; 0 is full ZO,
+            ``"all"`` full BP. A layer that is frozen later is held still
+            (`ezo.int8.layers.Weighted.requires_grad_`).
         zo: whether ZO trains the layers before; else they stay as they are, and there is one
             pass a step.
         noise: of the ZO part.
@@ -122,11 +124,7 @@ class ElasticZO(Elastic):
                 f"expected an integer network, got {type(model).__name__}; convert it with "
                 "ezo.int8.from_float(model, headroom=15)"
             )
-        weighted = model.weighted()
-        if bp == "all":
-            bp = len(weighted)
-        if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= len(weighted):
-            raise ValueError(f"expected bp from 0 to {len(weighted)} layers or 'all', got {bp!r}")
+        weighted, cut = model.weighted(), model.first_layer(bp)
         if not zo and bp == 0:
             raise ValueError(
                 "expected a layer to train, got bp=0 and zo=False; give bp of 1 or more"
@@ -142,9 +140,9 @@ class ElasticZO(Elastic):
         self._largest_rate = 1 << (24 if magnitude == "absolute" else RATE_BITS)
         kernels.warn_where_missing()
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
-        cut = len(weighted) - bp
-        zo_parameters = [p for layer in weighted[:cut] if zo for p in layer.parameters()]
+        self._zo_layers: list[Weighted] = weighted[:cut] if zo else []
         self._bp_layers: list[Weighted] = weighted[cut:]
+        zo_parameters = [p for layer in self._zo_layers for p in layer.parameters()]
         beyond = max((int(p.abs().max()) for p in zo_parameters if p.numel()), default=0)
         if beyond > self._noise.bound:
             raise ValueError(
@@ -162,8 +160,9 @@ class ElasticZO(Elastic):
             },
         ]
         super().__init__([group for group in groups if group["params"]], {})
+        self._refuse_ranks()
         self.g: int | None = None
-        self._model, self._bp = model, bp
+        self._model = model
         self._magnitude = magnitude
         self._largest_difference = largest_difference << (LOSS_FRACTION_BITS - 10)
         if fraction:
@@ -185,7 +184,8 @@ class ElasticZO(Elastic):
             The loss at theta where there was a pass, else at theta + z.
         """
         perturbations = self._perturbations()
-        where = self._bp_gradient if self._bp else None
+        trains = any(not layer.frozen or any(layer.moving()) for layer in self._bp_layers)
+        where = self._bp_gradient if trains else None
         way = course(self._points, self._queries if perturbations else 0, where)
         try:
             passes = _Passes(self, closure, way)
@@ -205,7 +205,11 @@ class ElasticZO(Elastic):
 
     def _perturbations(self) -> list["_Weights"]:
         zo = [group for group in self.param_groups if group["zo"]]
-        return [_Weights(self, group) for group in zo]
+        if not any([layer.frozen for layer in self._zo_layers]):
+            return [_Weights(self, [(0, group["params"])], group) for group in zo]
+        moves = [free for layer in self._zo_layers for free in layer.moving()]
+        found = [(list(runs(group["params"], moves)), group) for group in zo]
+        return [_Weights(self, some, group) for some, group in found if some]
 
     def _rate(self, rate: int, difference: int, examples: int) -> int:
         """A query's share of the rate, for the difference that it found."""
@@ -220,11 +224,12 @@ class ElasticZO(Elastic):
 
     def _bp_step(self, mu: int) -> None:
         for layer in self._bp_layers:
-            for parameter, gradient in (
-                (layer.weight, layer.weight_gradient),
-                (layer.bias, layer.bias_gradient),
+            for name, gradient in (
+                ("weight", layer.weight_gradient),
+                ("bias", layer.bias_gradient),
             ):
-                if parameter is not None and gradient is not None:
+                if gradient is not None and name not in layer.frozen:
+                    parameter = getattr(layer, name)
                     fraction = self.state.get(parameter, {}).get("fraction")
                     kernels.bp_update(parameter, fraction, gradient.m, mu)
 
@@ -241,14 +246,17 @@ class ElasticZO(Elastic):
 class _Weights:
     """The perturbation of the ZO weights, z, of a `ezo.step.Perturbation`'s face."""
 
-    def __init__(self, of: ElasticZO, group: dict[str, Any]) -> None:
-        self._of, self._group, self._parameters = of, group, group["params"]
+    def __init__(
+        self, of: ElasticZO, runs: list[tuple[int, list[Tensor]]], group: dict[str, Any]
+    ) -> None:
+        self._of, self._runs, self._group = of, runs, group
         self._place = of._seed, of._steps
 
     def move(self, query: int, start: int, end: int) -> None:
         seed, step = self._place
         how = {"seed": seed, "step": step, "stream": query, "times": end - start}
-        perturb.shift_(self._parameters, self._of._noise, **how)
+        for first, run in self._runs:
+            perturb.shift_(run, self._of._noise, **how, first_tensor=first)
 
     def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
         change = difference({point: loss.total() for point, loss in losses.items()})
@@ -258,17 +266,19 @@ class _Weights:
         return Update(*self._place, query, g, rate)
 
     def apply(self, update: Update, start: int) -> None:
-        perturb.update_(
-            self._parameters,
-            self._of._noise,
-            seed=update.seed,
-            step=update.step,
-            stream=update.query,
-            g=update.g,
-            rate=update.rate,
-            restore=-start,
-            fractions=self._of._fractions(self._parameters),
-        )
+        for first, run in self._runs:
+            perturb.update_(
+                run,
+                self._of._noise,
+                seed=update.seed,
+                step=update.step,
+                stream=update.query,
+                g=update.g,
+                rate=update.rate,
+                restore=-start,
+                fractions=self._of._fractions(run),
+                first_tensor=first,
+            )
 
 
 class _Passes:

@@ -243,7 +243,9 @@ def accumulators(x: Tensor, layer: Layer) -> Tensor:
     return _call("accumulators", x, layer)
 
 
-def product(x: Tensor, layer: Layer, after: After, guess: int) -> tuple[Tensor, int, Tensor | None]:
+def product(
+    x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
+) -> tuple[Tensor, int, Tensor | None]:
     """`accumulators`, requantized to int8, and what follows.
 
     The shift is `ezo.int8.rounding.batch_shift`'s, from the largest accumulator of all.
@@ -252,11 +254,12 @@ def product(x: Tensor, layer: Layer, after: After, guess: int) -> tuple[Tensor, 
         x: before a maximum over points (N, P, C).
         guess: the last pass's shift, by which a backend may requantize at once, and again where it
             was not the one.
+        fixed: requantize by ``guess``, whatever the accumulators; what exceeds +-127 is held there.
 
     Returns:
         (int8, the shift, int32 points (N, O) where ``after`` wants them, else None).
     """
-    return _call("product", x, layer, after, guess)
+    return _call("product", x, layer, after, guess, fixed)
 
 
 def error(

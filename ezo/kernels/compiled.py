@@ -102,18 +102,20 @@ class Backend:
     def accumulators(self, x: Tensor, layer: Layer) -> Any:
         return self._product(x, layer, NOTHING, -1)[0] if _takes(x) else NotImplemented
 
-    def product(self, x: Tensor, layer: Layer, after: After, guess: int) -> Any:
+    def product(
+        self, x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
+    ) -> Any:
         if not _takes(x):
             return NotImplemented
         if after.over_points and not after.where:  # (N, O) accumulators take little memory
             acc, bits = self._product(x, layer, after, -1)
-            s = batch_shift(bits)
+            s = guess if fixed else batch_shift(bits)
             return self._requantize(acc, s), s, None
         where = None
         if after.over_points:
             where = torch.empty((len(x), len(layer.weight)), dtype=torch.int32)
         m, bits = self._product(x, layer, after, guess, where)
-        if (s := batch_shift(bits)) != guess:
+        if (s := guess if fixed else batch_shift(bits)) != guess:
             del m  # so that a second pass needs no more memory than a first
             m, _ = self._product(x, layer, after, s, where)
         return m, s, where

@@ -97,9 +97,9 @@ class Backend:
         return acc
 
     def product(
-        self, x: Tensor, layer: Layer, after: After, guess: int
+        self, x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
     ) -> tuple[Tensor, int, Tensor | None]:
-        m, s = self._requantized(self.accumulators(x, layer))
+        m, s = self._requantized(self.accumulators(x, layer), guess if fixed else None)
         where = None
         if after.relu:
             m = ops.relu(m)
@@ -154,8 +154,8 @@ class Backend:
         groups = -(-n // _noise.GROUP)
         return _noise.words(seed, step, 0, stream, 0, groups, device).flatten()[:n]
 
-    def _requantized(self, acc: Tensor) -> tuple[Tensor, int]:
-        s = batch_shift(self.bits(acc))
+    def _requantized(self, acc: Tensor, s: int | None = None) -> tuple[Tensor, int]:
+        s = batch_shift(self.bits(acc)) if s is None else s
         return shift(acc, s, "nearest"), s
 
     def _sparse_pieces(

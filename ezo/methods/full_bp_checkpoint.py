@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
@@ -61,28 +60,23 @@ def _checkpointed(sequential: nn.Sequential) -> Callable[[Tensor], Tensor]:
 
 def _contexts(segment: list[nn.Module]) -> tuple[Any, Any]:
     """For the first and for the second forward pass."""
-    return contextlib.nullcontext(), _still_norms(segment)
+    return contextlib.nullcontext(), _still(segment)
 
 
 @contextlib.contextmanager
-def _still_norms(segment: list[nn.Module]) -> Iterator[None]:
-    """The second forward pass must not update batch norm's running statistics again.
+def _still(segment: list[nn.Module]) -> Iterator[None]:
+    """The second forward pass must not update buffers, batch norm's or others, again.
 
     It updates copies: without statistics, autograd would save other tensors than in the first.
     """
-    norms: list[Any] = [
-        m
-        for module in segment
-        for m in module.modules()
-        if isinstance(m, _NormBase) and m.track_running_stats and m.training
-    ]
-    statistics = [dict(m._buffers) for m in norms]
-    for m in norms:
+    writing = [m for of in segment for m in of.modules() if m._buffers and m.training]
+    before = [dict(m._buffers) for m in writing]
+    for m in writing:
         m._buffers.update(
             {name: None if x is None else x.clone() for name, x in m._buffers.items()}
         )
     try:
         yield
     finally:
-        for m, ours in zip(norms, statistics, strict=True):
+        for m, ours in zip(writing, before, strict=True):
             m._buffers.update(ours)

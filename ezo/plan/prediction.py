@@ -35,6 +35,8 @@ class Prediction:
             gradients and optimiser state.
         relative_time: a step's time over that of two inference passes. Rough: from counted
             operations and bytes, on a processor of a usual balance.
+        hidden: operators that keep a workspace of a size that only a real step shows; then the peak
+            is at least this. Of any other step it is the measured one.
     """
 
     method: str
@@ -42,6 +44,7 @@ class Prediction:
     begins: str
     peak: Peak
     relative_time: float
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,10 @@ class Plan:
     impossible: tuple[tuple[str, str], ...] = ()
 
     def fits(self, prediction: Prediction) -> bool:
-        """Whether a method's peak is within the budget."""
-        return self.budget is None or prediction.peak.peak_bytes <= self.budget
+        """Whether a method's peak is within the budget; where it is at least so much, no."""
+        if self.budget is None:
+            return True
+        return not prediction.hidden and prediction.peak.peak_bytes <= self.budget
 
     @property
     def best(self) -> Prediction | None:
@@ -86,10 +91,18 @@ class Plan:
         ]
         for p in self.predictions:
             fits = "" if self.budget is None else "yes" if self.fits(p) else "no"
+            if p.hidden:
+                beyond = self.budget is not None and p.peak.peak_bytes > self.budget
+                fits = f"{'no; ' if beyond else ''}at least, by {', '.join(p.hidden)}"
             ratio = p.peak.peak_bytes / self.inference.peak_bytes
             lines.append(
                 f"{p.method:<{left}} {p.begins or '-':<{width}} {p.peak.peak_bytes:>14,} "
                 f"{ratio:>11.3f} {p.relative_time:>13.2f}  {fits}".rstrip()
+            )
+        if hidden := sorted({name for p in self.predictions for name in p.hidden}):
+            lines.append(
+                f"at least: {', '.join(hidden)} keeps a workspace whose size only a real step "
+                "shows; measure such a method before you rely on it"
             )
         lines += [f"{method} can't run: {why}" for method, why in self.impossible]
         if self.budget is not None and self.predictions:
@@ -97,7 +110,8 @@ class Plan:
             lines.append(
                 f"{self.best.method}, the most BP that fits in {self.budget:,} B"
                 if self.best
-                else f"nothing fits in {self.budget:,} B: the least is {least:,} B; {self._less()}"
+                else f"nothing {'surely ' if hidden else ''}fits in {self.budget:,} B: "
+                f"the least is {least:,} B; {self._less()}"
             )
         return "\n".join(lines)
 
@@ -225,7 +239,8 @@ class _Steps:
                 continue
             begins = names[-self.bp_layers] if self.bp_layers else ""
             time = found.seconds / (2 * inference.seconds)
-            predictions.append(Prediction(method, self.bp_layers, begins, found.peak, time))
+            of = (method, self.bp_layers, begins, found.peak, time)
+            predictions.append(Prediction(*of, found.hidden))
         return inference.peak, predictions, impossible
 
     def of(self, method: str | None) -> tuple[nn.Module, Callable[[], Any]]:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,11 @@ BYTE_SECONDS = 1 / 8e9
 OPERATION_SECONDS = 5e-6
 
 _ITEM = torch.ops.aten._local_scalar_dense.default
+# Operators that keep a workspace for backward whose size they alone know, and when.
+_WORKSPACE: dict[str, Callable[[], bool]] = {
+    "mkldnn_rnn_layer": torch.is_grad_enabled,
+    **dict.fromkeys(("_cudnn_rnn", "miopen_rnn", "cudnn_batch_norm"), lambda: True),
+}
 _CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
 
 
@@ -31,10 +37,12 @@ class Simulation:
     Attributes:
         peak: what is alive when it needs the most.
         seconds: a rough time on one core, for comparing steps.
+        hidden: operators that keep memory which shapes don't show: the peak is at least this.
     """
 
     peak: Peak
     seconds: float
+    hidden: tuple[str, ...] = ()
 
 
 def simulate(prepare: Prepare) -> Simulation:
@@ -65,7 +73,7 @@ def simulate(prepare: Prepare) -> Simulation:
                 "expected a step whose shapes follow from its input's, but a shape depends on "
                 f"values: {error.func}; measure it instead"
             ) from error
-    return Simulation(peak, shapes.seconds)
+    return Simulation(peak, shapes.seconds, tuple(sorted(shapes.hidden)))
 
 
 class _Shapes(LiveBytes):
@@ -73,9 +81,14 @@ class _Shapes(LiveBytes):
 
     Attributes:
         seconds: since the restart.
+        hidden: names of operators of `_WORKSPACE` that keep one.
     """
 
     seconds = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: set[str] = set()
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -94,6 +107,9 @@ class _Shapes(LiveBytes):
         if func is _ITEM:  # a shape has no value
             return _one(args[0].dtype)
         result = func(*args, **kwargs)
+        keeps = _WORKSPACE.get(func._overloadpacket.__name__)
+        if keeps is not None and keeps():
+            self.hidden.add(func._overloadpacket.__name__)
         if not func.is_view:
             tensors = [t for t in tree_iter((args, kwargs, result)) if isinstance(t, Tensor)]
             moved = sum(t.numel() * t.element_size() for t in tensors)

@@ -54,3 +54,15 @@ class Step(abc.ABC):
     @abc.abstractmethod
     def evaluate(self, x: Any, y: Tensor) -> tuple[float, float]:
         """Accuracy (%) and mean loss (nats) over encoded examples; weights stay as they are."""
+
+    def static_accuracy(self, x: Any, y: Tensor, seen: Any) -> float | None:
+        """Accuracy (%) where each prediction is of its example alone.
+
+        Args:
+            x, y: as in `evaluate`.
+            seen: encoded training examples, to calibrate by.
+
+        Returns:
+            None where `evaluate`'s is that already.
+        """
+        return None

@@ -181,7 +181,7 @@ def factor(schedule: str, step: int, steps: int) -> int:
 
 
 def layers(model: nn.Module) -> list[str]:
-    """Those that become integer ones with weights, frozen ones too, in forward's order."""
+    """Those that become integer ones with weights, but frozen ones, in forward's order."""
     return parametric(model)
 
 
@@ -223,25 +223,24 @@ class _Step(Step):
         self._loss, self._hyper = loss, hyper
         parts = _parts(method) if method is not None else Parts(0)
         network = from_float(model)
-        layers = len(network.weighted())
-        bp = layers if isinstance(parts.bp, str) else parts.bp
-        zo = parts.zo and bp < layers
+        cut = network.first_layer(parts.bp)
+        zo = parts.zo and cut > 0
         if zo:
             network = from_float(model, headroom=hyper.r_max)
         for place, layer in enumerate(network.weighted()):
-            if place >= layers - bp:
+            if place >= cut:
                 layer.make_room(hyper.growth)
             elif zo:
                 layer.make_room(hyper.zo_growth)
         self.model = self._network = network if device is None else network.to(device)
-        self._bp = bp
+        self._bp = sum(any(layer.moving()) for layer in network.weighted()[cut:])
         if loss is Loss:
             tables(next(network.parameters()).device)  # stand from the first loss on
         if method is None:
             return
         self.optimizer = ElasticZO(
             self._network,
-            bp,
+            self._bp,
             zo=parts.zo,
             noise=SparseNoise(hyper.r_max, hyper.p_zero),
             rate=hyper.rate,
@@ -305,3 +304,10 @@ class _Step(Step):
             loss += self._loss(logits, labels).total()
             right += int((logits.m.argmax(1) == labels).sum())
         return 100 * right / n, loss * NAT / n
+
+    def static_accuracy(self, x: Tensor, y: Tensor, seen: Tensor) -> float:
+        self._network.calibrate(Int8Tensor(seen, self._exponent)).eval()
+        try:
+            return self.evaluate(x, y)[0]
+        finally:
+            self._network.train()

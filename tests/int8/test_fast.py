@@ -53,7 +53,7 @@ def same(model, x):
         wanted = model(x)
     for isa in ISAS:
         for layer in model.weighted():
-            layer._shift = 0
+            layer.shift = 0
         for again in (False, True):  # the second time with the shift of the first
             with on(isa):
                 found = model(x)
