@@ -1,0 +1,195 @@
+/* A convolution of stride 1 with square kernels and zero padding, images as (C, H, W).
+ *
+ * layer: Conv2d
+ * scratch: channels * (height + 2 * padding) * (width + 2 * padding) + 4
+ * scratch dsp: 2 * channels * (height + 2 * padding) * (width + 2 * padding) + 8 + 16 * channels * kernel * ((kernel + 1) // 2) + 4
+ * instructions: 2 * products + 20 * sums
+ * instructions dsp: products * 13 / 10 + 20 * sums
+ *
+ * The image is copied within its zeros. Then a block of sums at a time: two neighbouring pixels by
+ * four or two output channels, so that a number once loaded serves several products.
+ */
+#include "ezo_dsp.h"
+
+#if EZO_PAIRS
+typedef int16_t pixel; /* two a word, as SMLAD takes them */
+#else
+typedef int8_t pixel;
+#endif
+
+typedef struct {
+  const pixel *image;    /* padded */
+  const uint32_t *pairs; /* the group's weights as int16: row, pair, channel (SMLAD) */
+  const int8_t *weight;  /* the group's weights */
+  uint32_t wide, tall, channels, kernel;
+  uint32_t step; /* from one output channel's weights to the next */
+} images;
+
+/* A step along a kernel's row: a word of two weights, or one weight, for each of `group` channels,
+ * times pixels (y, x) and (y, x + 1). */
+#if EZO_PAIRS
+enum { AT_ONCE = 2 };
+typedef uint32_t number;
+EZO_INLINE void along(const images *m, const number *w, const pixel *from, int32_t *a0, int32_t *a1,
+                      const uint32_t group) {
+  const uint32_t v0 = ezo_pair_at(from), v1 = ezo_pair_at(from + 1);
+  (void)m;
+  EZO_UNROLL
+  for (uint32_t g = 0; g < group; ++g) {
+    a0[g] = ezo_smlad(w[g], v0, a0[g]);
+    a1[g] = ezo_smlad(w[g], v1, a1[g]);
+  }
+}
+#else
+enum { AT_ONCE = 1 };
+typedef int8_t number;
+EZO_INLINE void along(const images *m, const number *w, const pixel *from, int32_t *a0, int32_t *a1,
+                      const uint32_t group) {
+  EZO_UNROLL
+  for (uint32_t g = 0; g < group; ++g) {
+    a0[g] += w[g * m->step] * from[0];
+    a1[g] += w[g * m->step] * from[1];
+  }
+}
+#endif
+
+/* Sums of pixels (y, x) and (y, x + 1); kernel: a constant if `known`. */
+EZO_INLINE void block(const images *m, uint32_t y, uint32_t x, int32_t (*a)[4],
+                      const uint32_t group, const uint32_t kernel, const int known) {
+  const uint32_t next = EZO_PAIRS ? group : 1, steps = (kernel + AT_ONCE - 1) / AT_ONCE;
+  const uint32_t over = (m->tall - kernel) * m->wide;
+  const pixel *from = m->image + y * m->wide + x;
+  const number *w = EZO_PAIRS ? (const number *)(const void *)m->pairs : (const number *)m->weight;
+  int32_t a0[4], a1[4];
+  EZO_UNROLL
+  for (uint32_t g = 0; g < group; ++g) {
+    a0[g] = a[0][g];
+    a1[g] = a[1][g];
+  }
+  for (uint32_t c = m->channels; c; --c, from += over)
+    for (uint32_t ky = kernel; ky; --ky, from += m->wide) {
+      if (known) {
+        EZO_UNROLL
+        for (uint32_t k = 0; k < steps; ++k, w += next) along(m, w, from + AT_ONCE * k, a0, a1, group);
+      } else {
+        for (uint32_t k = 0; k < steps; ++k, w += next) along(m, w, from + AT_ONCE * k, a0, a1, group);
+      }
+    }
+  EZO_UNROLL
+  for (uint32_t g = 0; g < group; ++g) {
+    a[0][g] = a0[g];
+    a[1][g] = a1[g];
+  }
+}
+
+/* A function each, so that every one has all registers; kernels of other sizes than 3 and 5 go
+ * without unrolled rows. */
+#define BLOCK(name, group, kernel, known)                                        \
+  static void name(const images *m, uint32_t y, uint32_t x, int32_t (*a)[4]) { \
+    block(m, y, x, a, group, kernel, known);                                     \
+  }
+BLOCK(two_by_3, 2, 3, 1)
+BLOCK(two_by_5, 2, 5, 1)
+BLOCK(two_by_any, 2, m->kernel, 0)
+#if EZO_PAIRS
+BLOCK(four_by_3, 4, 3, 1)
+BLOCK(four_by_5, 4, 5, 1)
+BLOCK(four_by_any, 4, m->kernel, 0)
+#endif
+
+typedef void (*run_block)(const images *m, uint32_t y, uint32_t x, int32_t (*a)[4]);
+static run_block best_block(uint32_t group, uint32_t kernel) {
+#if EZO_PAIRS
+  if (group == 4) return kernel == 5 ? four_by_5 : kernel == 3 ? four_by_3 : four_by_any;
+#endif
+  (void)group;
+  return kernel == 5 ? two_by_5 : kernel == 3 ? two_by_3 : two_by_any;
+}
+
+/* The image within its zeros; returns the first pixel behind it. */
+static pixel *pad(const ezo_layer *l, const int8_t *x, pixel *to) {
+  const uint32_t wide = l->width + 2u * l->padding, border = l->padding * wide;
+  for (uint32_t c = 0; c < l->channels; ++c) {
+    memset(to, 0, border * sizeof(pixel));
+    to += border;
+    for (uint32_t y = 0; y < l->height; ++y) {
+      for (uint32_t i = 0; i < l->padding; ++i) *to++ = 0;
+      for (uint32_t i = 0; i < l->width; ++i) *to++ = *x++;
+      for (uint32_t i = 0; i < l->padding; ++i) *to++ = 0;
+    }
+    memset(to, 0, border * sizeof(pixel));
+    to += border;
+  }
+  for (uint32_t i = 0; i < 4; ++i) *to++ = 0; /* a block reads a little further */
+  return to;
+}
+
+#if EZO_PAIRS
+/* Weights of `there` output channels (zeros for more) as words of two: row, pair, channel. */
+static void interleave(const images *m, uint32_t group, uint32_t there, uint32_t *to) {
+  for (uint32_t row = 0; row < m->channels * m->kernel; ++row)
+    for (uint32_t k = 0; k < m->kernel; k += 2)
+      for (uint32_t g = 0; g < group; ++g) {
+        const int8_t *w = m->weight + (g < there ? g * m->step : 0) + row * m->kernel + k;
+        const uint32_t first = (uint16_t)w[0], second = k + 1 < m->kernel ? (uint16_t)w[1] : 0;
+        *to++ = g < there ? first | second << 16 : 0;
+      }
+}
+#endif
+
+static uint32_t forward(const ezo_work *work, const int8_t *x, void *out, void *scratch) {
+  const ezo_layer *l = work->layer;
+  const uint32_t size = l->kernel * l->kernel * l->channels, pool = l->pool;
+  images m = {scratch, NULL, work->weight, l->width + 2u * l->padding, l->height + 2u * l->padding,
+              l->channels, l->kernel, size};
+  const uint32_t rows = m.tall - l->kernel + 1, columns = m.wide - l->kernel + 1;
+  const uint32_t across = pool > 1 ? pool : 2; /* pixels of a row that are looked at together */
+  uint32_t seen = 0;
+  pixel *behind = pad(l, x, scratch);
+#if EZO_PAIRS
+  uint32_t *pairs = (uint32_t *)(void *)(behind + (((uintptr_t)behind & 2) != 0));
+  m.pairs = pairs;
+#endif
+  (void)behind;
+  for (uint32_t o = 0, group; o < l->outputs; o += group, m.weight += group * size) {
+    const uint32_t left = l->outputs - o;
+    group = EZO_PAIRS && left > 2 ? 4 : 2;
+    const uint32_t there = left < group ? left : group;
+    const run_block run = best_block(group, l->kernel);
+#if EZO_PAIRS
+    interleave(&m, group, there, pairs);
+#else
+    m.step = there < group ? 0 : size; /* the last one alone: twice */
+#endif
+    int32_t bias[4] = {0, 0, 0, 0};
+    for (uint32_t g = 0; g < there && work->bias; ++g)
+      bias[g] = ezo_aligned(work->bias[o + g], l->bias_e - work->e);
+    for (uint32_t y = 0; y < rows; y += pool)
+      for (uint32_t i = 0; i < columns; i += across) {
+        int32_t best[4] = {INT32_MIN, INT32_MIN, INT32_MIN, INT32_MIN};
+        for (uint32_t dy = 0; dy < pool && y + dy < rows; ++dy)
+          for (uint32_t di = 0; di < across && i + di < columns; di += 2) {
+            int32_t a[2][4];
+            memcpy(a[0], bias, sizeof bias);
+            memcpy(a[1], bias, sizeof bias);
+            run(&m, y + dy, i + di, a);
+            const int two = di + 1 < across && i + di + 1 < columns;
+            for (uint32_t g = 0; g < there; ++g) {
+              seen |= ezo_magnitude(a[0][g]);
+              if (a[0][g] > best[g]) best[g] = a[0][g];
+              if (!two) continue;
+              seen |= ezo_magnitude(a[1][g]);
+              if (pool == 1) ezo_put(work, out, ((o + g) * rows + y) * columns + i + 1, a[1][g]);
+              else if (a[1][g] > best[g]) best[g] = a[1][g];
+            }
+          }
+        const uint32_t high = rows / pool, wide = columns / pool, at_y = y / pool, at_x = i / pool;
+        if (at_y < high && at_x < wide) /* a whole block */
+          for (uint32_t g = 0; g < there; ++g)
+            ezo_put(work, out, ((o + g) * high + at_y) * wide + at_x, best[g]);
+      }
+  }
+  return seen;
+}
+
+const ezo_kind ezo_Conv2d = {forward, NULL, NULL};
