@@ -23,6 +23,8 @@ typedef struct {
   const int8_t *weight;  /* the group's weights */
   uint32_t wide, tall, channels, kernel;
   uint32_t step; /* from one output channel's weights to the next */
+  uint32_t pool;
+  int32_t bias[4];
 } images;
 
 /* A step along a kernel's row: a word of two weights, or one weight, for each of `group` channels,
@@ -53,19 +55,19 @@ EZO_INLINE void along(const images *m, const number *w, const pixel *from, int32
 }
 #endif
 
-/* Sums of pixels (y, x) and (y, x + 1); kernel: a constant if `known`. */
-EZO_INLINE void block(const images *m, uint32_t y, uint32_t x, int32_t (*a)[4],
-                      const uint32_t group, const uint32_t kernel, const int known) {
+/* Sums of pixels (y, x) and, if `two`, (y, x + 1): the largest into `best` where there is a
+ * maximum, else one into `best` and one into `second`. Returns their magnitudes, or-ed.
+ * kernel: a constant if `known`. */
+EZO_INLINE uint32_t block(const images *m, uint32_t y, uint32_t x, int two, int32_t *best,
+                          int32_t *second, const uint32_t group, const uint32_t kernel,
+                          const int known) {
   const uint32_t next = EZO_PAIRS ? group : 1, steps = (kernel + AT_ONCE - 1) / AT_ONCE;
   const uint32_t over = (m->tall - kernel) * m->wide;
   const pixel *from = m->image + y * m->wide + x;
   const number *w = EZO_PAIRS ? (const number *)(const void *)m->pairs : (const number *)m->weight;
   int32_t a0[4], a1[4];
   EZO_UNROLL
-  for (uint32_t g = 0; g < group; ++g) {
-    a0[g] = a[0][g];
-    a1[g] = a[1][g];
-  }
+  for (uint32_t g = 0; g < group; ++g) a0[g] = a1[g] = m->bias[g];
   for (uint32_t c = m->channels; c; --c, from += over)
     for (uint32_t ky = kernel; ky; --ky, from += m->wide) {
       if (known) {
@@ -75,18 +77,27 @@ EZO_INLINE void block(const images *m, uint32_t y, uint32_t x, int32_t (*a)[4],
         for (uint32_t k = 0; k < steps; ++k, w += next) along(m, w, from + AT_ONCE * k, a0, a1, group);
       }
     }
+  uint32_t seen = 0;
   EZO_UNROLL
   for (uint32_t g = 0; g < group; ++g) {
-    a[0][g] = a0[g];
-    a[1][g] = a1[g];
+    const int32_t other = two ? a1[g] : a0[g], larger = a0[g] > other ? a0[g] : other;
+    seen |= ezo_magnitude(a0[g]) | ezo_magnitude(other);
+    if (m->pool == 1) {
+      best[g] = a0[g];
+      second[g] = other;
+    } else if (larger > best[g]) {
+      best[g] = larger;
+    }
   }
+  return seen;
 }
 
 /* A function each, so that every one has all registers; kernels of other sizes than 3 and 5 go
  * without unrolled rows. */
-#define BLOCK(name, group, kernel, known)                                        \
-  static void name(const images *m, uint32_t y, uint32_t x, int32_t (*a)[4]) { \
-    block(m, y, x, a, group, kernel, known);                                     \
+#define BLOCK(name, group, kernel, known)                                               \
+  static uint32_t name(const images *m, uint32_t y, uint32_t x, int two, int32_t *best, \
+                       int32_t *second) {                                             \
+    return block(m, y, x, two, best, second, group, kernel, known);                   \
   }
 BLOCK(two_by_3, 2, 3, 1)
 BLOCK(two_by_5, 2, 5, 1)
@@ -97,7 +108,8 @@ BLOCK(four_by_5, 4, 5, 1)
 BLOCK(four_by_any, 4, m->kernel, 0)
 #endif
 
-typedef void (*run_block)(const images *m, uint32_t y, uint32_t x, int32_t (*a)[4]);
+typedef uint32_t (*run_block)(const images *m, uint32_t y, uint32_t x, int two, int32_t *best,
+                              int32_t *second);
 static run_block best_block(uint32_t group, uint32_t kernel) {
 #if EZO_PAIRS
   if (group == 4) return kernel == 5 ? four_by_5 : kernel == 3 ? four_by_3 : four_by_any;
@@ -125,24 +137,26 @@ static pixel *pad(const ezo_layer *l, const int8_t *x, pixel *to) {
 }
 
 #if EZO_PAIRS
-/* Weights of `there` output channels (zeros for more) as words of two: row, pair, channel. */
+/* Weights of `there` output channels (then the first's again) as words of two: row, pair,
+ * channel. */
 static void interleave(const images *m, uint32_t group, uint32_t there, uint32_t *to) {
   for (uint32_t row = 0; row < m->channels * m->kernel; ++row)
     for (uint32_t k = 0; k < m->kernel; k += 2)
       for (uint32_t g = 0; g < group; ++g) {
         const int8_t *w = m->weight + (g < there ? g * m->step : 0) + row * m->kernel + k;
         const uint32_t first = (uint16_t)w[0], second = k + 1 < m->kernel ? (uint16_t)w[1] : 0;
-        *to++ = g < there ? first | second << 16 : 0;
+        *to++ = first | second << 16;
       }
 }
 #endif
 
-static uint32_t forward(const ezo_work *work, const int8_t *x, void *out, void *scratch) {
+static uint32_t conv2d_forward(const ezo_work *work, const int8_t *x, void *out, void *scratch) {
   const ezo_layer *l = work->layer;
   const uint32_t size = l->kernel * l->kernel * l->channels, pool = l->pool;
   images m = {scratch, NULL, work->weight, l->width + 2u * l->padding, l->height + 2u * l->padding,
-              l->channels, l->kernel, size};
+              l->channels, l->kernel, size, pool, {0, 0, 0, 0}};
   const uint32_t rows = m.tall - l->kernel + 1, columns = m.wide - l->kernel + 1;
+  const uint32_t high = rows / pool, wide = columns / pool;
   const uint32_t across = pool > 1 ? pool : 2; /* pixels of a row that are looked at together */
   uint32_t seen = 0;
   pixel *behind = pad(l, x, scratch);
@@ -161,35 +175,24 @@ static uint32_t forward(const ezo_work *work, const int8_t *x, void *out, void *
 #else
     m.step = there < group ? 0 : size; /* the last one alone: twice */
 #endif
-    int32_t bias[4] = {0, 0, 0, 0};
-    for (uint32_t g = 0; g < there && work->bias; ++g)
-      bias[g] = ezo_aligned(work->bias[o + g], l->bias_e - work->e);
+    for (uint32_t g = 0; g < group; ++g) /* of channels that are not there, the first's */
+      m.bias[g] = work->bias ? ezo_aligned(work->bias[g < there ? o + g : o], l->bias_e - work->e) : 0;
     for (uint32_t y = 0; y < rows; y += pool)
       for (uint32_t i = 0; i < columns; i += across) {
-        int32_t best[4] = {INT32_MIN, INT32_MIN, INT32_MIN, INT32_MIN};
+        int32_t best[4] = {INT32_MIN, INT32_MIN, INT32_MIN, INT32_MIN}, second[4];
         for (uint32_t dy = 0; dy < pool && y + dy < rows; ++dy)
-          for (uint32_t di = 0; di < across && i + di < columns; di += 2) {
-            int32_t a[2][4];
-            memcpy(a[0], bias, sizeof bias);
-            memcpy(a[1], bias, sizeof bias);
-            run(&m, y + dy, i + di, a);
-            const int two = di + 1 < across && i + di + 1 < columns;
-            for (uint32_t g = 0; g < there; ++g) {
-              seen |= ezo_magnitude(a[0][g]);
-              if (a[0][g] > best[g]) best[g] = a[0][g];
-              if (!two) continue;
-              seen |= ezo_magnitude(a[1][g]);
-              if (pool == 1) ezo_put(work, out, ((o + g) * rows + y) * columns + i + 1, a[1][g]);
-              else if (a[1][g] > best[g]) best[g] = a[1][g];
-            }
-          }
-        const uint32_t high = rows / pool, wide = columns / pool, at_y = y / pool, at_x = i / pool;
-        if (at_y < high && at_x < wide) /* a whole block */
-          for (uint32_t g = 0; g < there; ++g)
-            ezo_put(work, out, ((o + g) * high + at_y) * wide + at_x, best[g]);
+          for (uint32_t di = 0; di < across && i + di < columns; di += 2)
+            seen |= run(&m, y + dy, i + di, di + 1 < across && i + di + 1 < columns, best, second);
+        const uint32_t at_y = y / pool, at_x = pool == 1 ? i : i / pool;
+        uint32_t at = (o * high + at_y) * wide + at_x;
+        if (at_y >= high || at_x >= wide) continue; /* what does not fill a block */
+        for (uint32_t g = 0; g < there; ++g, at += high * wide) {
+          ezo_put(work, out, at, best[g]);
+          if (pool == 1 && i + 1 < columns) ezo_put(work, out, at + 1, second[g]);
+        }
       }
   }
   return seen;
 }
 
-const ezo_kind ezo_Conv2d = {forward, NULL, NULL};
+const ezo_kind ezo_Conv2d = {conv2d_forward, NULL, NULL};

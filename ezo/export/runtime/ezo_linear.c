@@ -7,30 +7,30 @@
  */
 #include "ezo_dsp.h"
 
-/* Four rows of the weight against one x. */
-EZO_INLINE void four_sums(const int8_t *const w[4], const int8_t *x, uint32_t n, int32_t a[4]) {
+/* Four rows of the weight, `step` apart, against one x. */
+EZO_INLINE void four_sums(const int8_t *w, uint32_t step, const int8_t *x, uint32_t n,
+                          int32_t a[4]) {
+  const int8_t *const end = x + n;
   int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
-  const int8_t *w0 = w[0], *w1 = w[1], *w2 = w[2], *w3 = w[3];
-  uint32_t i = 0;
 #if EZO_PAIRS
-  for (; i + 4 <= n; i += 4) {
-    const uint32_t v = ezo_pair_at(x + i), even = ezo_even(v), odd = ezo_odd(v);
-    uint32_t u = ezo_pair_at(w0 + i);
+  for (; end - x >= 4; x += 4, w += 4) {
+    const uint32_t v = ezo_pair_at(x), even = ezo_even(v), odd = ezo_odd(v);
+    uint32_t u = ezo_pair_at(w);
     a0 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a0));
-    u = ezo_pair_at(w1 + i);
+    u = ezo_pair_at(w + step);
     a1 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a1));
-    u = ezo_pair_at(w2 + i);
+    u = ezo_pair_at(w + 2 * step);
     a2 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a2));
-    u = ezo_pair_at(w3 + i);
+    u = ezo_pair_at(w + 3 * step);
     a3 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a3));
   }
 #endif
-  for (; i < n; ++i) {
-    const int32_t v = x[i];
-    a0 += v * w0[i];
-    a1 += v * w1[i];
-    a2 += v * w2[i];
-    a3 += v * w3[i];
+  for (; x < end; ++x, ++w) {
+    const int32_t v = *x;
+    a0 += v * w[0];
+    a1 += v * w[step];
+    a2 += v * w[2 * step];
+    a3 += v * w[3 * step];
   }
   a[0] = a0;
   a[1] = a1;
@@ -38,16 +38,14 @@ EZO_INLINE void four_sums(const int8_t *const w[4], const int8_t *x, uint32_t n,
   a[3] = a3;
 }
 
-static uint32_t forward(const ezo_work *work, const int8_t *x, void *out, void *scratch) {
+static uint32_t linear_forward(const ezo_work *work, const int8_t *x, void *out, void *scratch) {
   const ezo_layer *l = work->layer;
   uint32_t seen = 0;
   (void)scratch;
-  for (uint32_t o = 0; o < l->outputs; o += 4) {
-    const uint32_t rows = l->outputs - o < 4 ? l->outputs - o : 4;
-    const int8_t *w[4];
+  for (uint32_t o = 0, rows; o < l->outputs; o += rows) {
     int32_t a[4];
-    for (uint32_t k = 0; k < 4; ++k) w[k] = work->weight + (o + (k < rows ? k : 0)) * l->in;
-    four_sums(w, x, l->in, a);
+    rows = l->outputs - o < 4 ? 1 : 4; /* the last ones singly, four times */
+    four_sums(work->weight + o * l->in, rows == 4 ? l->in : 0, x, l->in, a);
     for (uint32_t k = 0; k < rows; ++k) {
       if (work->bias) a[k] += ezo_aligned(work->bias[o + k], l->bias_e - work->e);
       seen |= ezo_magnitude(a[k]);
@@ -80,7 +78,7 @@ EZO_INLINE void columns(const int8_t *err, uint32_t outputs, uint32_t err_step, 
   }
 }
 
-static uint32_t error(const ezo_work *work, const int8_t *err, uint32_t n, int8_t *below) {
+static uint32_t linear_error(const ezo_work *work, const int8_t *err, uint32_t n, int8_t *below) {
   const ezo_layer *l = work->layer;
   uint32_t seen = 0;
   for (uint32_t j = 0; j < n; ++j, err += l->outputs, below += l->in)
@@ -97,7 +95,7 @@ static uint32_t error(const ezo_work *work, const int8_t *err, uint32_t n, int8_
 }
 
 /* The gradient err^T x is never stored: it is summed twice, for its largest, then to move by it. */
-static void descend(const ezo_work *work, int8_t *weight, int8_t *bias, uint8_t *fraction,
+static void linear_descend(const ezo_work *work, int8_t *weight, int8_t *bias, uint8_t *fraction,
                     uint8_t *bias_fraction, const int8_t *err, const int8_t *x, uint32_t n,
                     int32_t mu) {
   const ezo_layer *l = work->layer;
@@ -128,4 +126,4 @@ static void descend(const ezo_work *work, int8_t *weight, int8_t *bias, uint8_t 
   }
 }
 
-const ezo_kind ezo_Linear = {forward, error, descend};
+const ezo_kind ezo_Linear = {linear_forward, linear_error, linear_descend};

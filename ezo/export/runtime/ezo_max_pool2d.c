@@ -6,7 +6,7 @@
  */
 #include "ezo_inside.h"
 
-static uint32_t forward(const ezo_work *work, const int8_t *x, void *out, void *scratch) {
+static uint32_t max_pool2d_forward(const ezo_work *work, const int8_t *x, void *out, void *scratch) {
   const ezo_layer *l = work->layer;
   const uint32_t pool = l->pool, high = l->height / pool, wide = l->width / pool;
   (void)scratch;
@@ -24,4 +24,4 @@ static uint32_t forward(const ezo_work *work, const int8_t *x, void *out, void *
   return 0; /* int8 as it came: no shift */
 }
 
-const ezo_kind ezo_MaxPool2d = {forward, NULL, NULL};
+const ezo_kind ezo_MaxPool2d = {max_pool2d_forward, NULL, NULL};
