@@ -4,10 +4,13 @@ A processor is a row of `PROCESSORS`; a compiler that is not there is an error t
 installs it.
 """
 
+import functools
+import hashlib
 import importlib.util
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,17 +106,32 @@ def run(command: Sequence[str | Path]) -> None:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
 
 
+def compiled(source: Path, include: Path, command: Sequence[str]) -> Path:
+    """An object file; one compiled before from the same text by the same command, if there is one.
+
+    The runtime so is compiled once, not once an export.
+    """
+    if source.name.startswith(("ezo_model", "ezo_check", "drive")):
+        headers = [*sorted(include.glob("*.h")), include / "ezo_model.c"]
+    else:
+        headers = [path for path in sorted(include.glob("*.h")) if path.name != "ezo_model.h"]
+    text = b"\0".join(path.read_bytes() for path in (source, *headers) if path.exists())
+    key = hashlib.sha256(text + repr(list(command)).encode()).hexdigest()[:24]
+    to = Path(_folder().name) / f"{source.stem}-{key}.o"
+    if not to.exists():
+        run([*command, f"-I{include}", "-c", source, "-o", to])
+    return to
+
+
+@functools.cache
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="ezo-objects-")  # until this process ends
+
+
 def objects(folder: Path, compiler: str, processor: str, optimise: str = "-O2") -> list[Path]:
     """The exported C compiled, a file each; warnings are errors."""
-    out = folder / f"{compiler}-{processor}"
-    out.mkdir(exist_ok=True)
-    found = []
-    for source in sources(folder):
-        to = out / f"{source.stem}.o"
-        flags = (*FLAGS, *WARNINGS, optimise, f"-I{folder / 'src'}")
-        run([*cross(compiler, processor), *flags, "-c", source, "-o", to])
-        found.append(to)
-    return found
+    command = [*cross(compiler, processor), *FLAGS, *WARNINGS, optimise]
+    return [compiled(source, folder / "src", command) for source in sources(folder)]
 
 
 def link(folder: Path, compiler: str, processor: str, optimise: str = "-O2") -> Path:
@@ -124,7 +142,8 @@ def link(folder: Path, compiler: str, processor: str, optimise: str = "-O2") -> 
     """
     out = folder / f"{compiler}-{processor}.elf"
     script = FIRMWARE / "flat.ld"
-    parts = [*objects(folder, compiler, processor, optimise), FIRMWARE / "stub.c"]
+    stub = compiled(FIRMWARE / "stub.c", folder / "src", [*cross(compiler, processor), *FLAGS])
+    parts = [*objects(folder, compiler, processor, optimise), stub]
     bare = ["-nostartfiles"] if compiler == "zig" else ["-nostdlib"]
     flags = [*FLAGS, optimise, *bare, f"-Wl,-T,{script}", "-Wl,--no-gc-sections", "-Wl,-e,drive"]
     end = [] if compiler == "zig" else ["-lgcc"]
