@@ -36,7 +36,7 @@ static uint8_t *fraction(const ezo *e, uint32_t place) {
   return (uint8_t *)at(e, m->fraction_at) + (place - m->frozen);
 }
 
-int ezo_init(ezo *e, const ezo_model *m, uint32_t bytes) {
+EZO_COLD int ezo_init(ezo *e, const ezo_model *m, uint32_t bytes) {
   if (bytes < m->arena_bytes) return EZO_SMALL_ARENA;
   memset(e, 0, m->arena_bytes);
   e->model = m;
@@ -55,7 +55,7 @@ int ezo_init(ezo *e, const ezo_model *m, uint32_t bytes) {
 static int32_t window(int32_t shift) { return shift > 4 ? shift - 4 : 0; }
 
 /* Layer i, by the shift of the last pass. */
-static ezo_work work_of(const ezo *e, uint32_t i, int32_t exponent) {
+EZO_COLD static ezo_work work_of(const ezo *e, uint32_t i, int32_t exponent) {
   const ezo_layer *l = &e->model->layers[i];
   const int32_t shift = scales(e)[i].shift;
   ezo_work work = {l, weights(e, l->weight), weights(e, l->bias), exponent + l->weight_e, shift,
@@ -97,7 +97,7 @@ static void narrow(void *out, uint32_t n, int32_t s) {
 }
 
 /* Whether layer i's shift was the one that its sums ask for; the next pass tries that one. */
-static int right_shift(const ezo *e, uint32_t i, const ezo_work *work) {
+EZO_COLD static int right_shift(const ezo *e, uint32_t i, const ezo_work *work) {
   ezo_scale *scale = &scales(e)[i];
   const int32_t needed = ezo_needed(scale->seen), further = needed - work->shift;
   if (work->form == EZO_SUMS) return 1;
@@ -110,7 +110,7 @@ static int right_shift(const ezo *e, uint32_t i, const ezo_work *work) {
  * last one's outputs lie there for the whole batch. Where a shift was wrong, once more.
  *
  * Returns the exponent of the outputs. */
-static int32_t segment(ezo *e, const ezo_source *source, uint32_t n, uint32_t first, uint32_t last,
+EZO_COLD static int32_t segment(ezo *e, const ezo_source *source, uint32_t n, uint32_t first, uint32_t last,
                        const int32_t before) {
   for (;; e->repeated += last - first + 1) {
     int32_t exponent = before;
@@ -143,7 +143,7 @@ static int32_t segment(ezo *e, const ezo_source *source, uint32_t n, uint32_t fi
 }
 
 /* Logits of n examples, segment by segment: a layer whose outputs have a step ends one. */
-static void forward(ezo *e, const ezo_source *source, uint32_t n) {
+EZO_COLD static void forward(ezo *e, const ezo_source *source, uint32_t n) {
   const ezo_model *m = e->model;
   if (m->input_at != EZO_NONE) /* BP will ask for the first layer's input */
     for (uint32_t j = 0; j < n; ++j)
@@ -156,7 +156,7 @@ static void forward(ezo *e, const ezo_source *source, uint32_t n) {
   }
 }
 
-static int64_t total(const ezo *e, const ezo_source *source) {
+EZO_COLD static int64_t total(const ezo *e, const ezo_source *source) {
   const ezo_model *m = e->model;
   const int32_t *logits = at(e, m->logits_at);
   int64_t sum = 0;
@@ -173,7 +173,7 @@ static int64_t pass(ezo *e, const ezo_source *source) {
 /* ---- backpropagation --------------------------------------------------------------------- */
 
 /* Errors of layer i's outputs to errors of its input; again where the shift was wrong. */
-static void errors_below(const ezo *e, uint32_t i, const int8_t *x, int8_t *below) {
+EZO_COLD static void errors_below(const ezo *e, uint32_t i, const int8_t *x, int8_t *below) {
   const ezo_layer *l = &e->model->layers[i];
   const int8_t *err = at(e, l->err_at);
   ezo_work work = work_of(e, i, 0);
@@ -190,7 +190,7 @@ static void errors_below(const ezo *e, uint32_t i, const int8_t *x, int8_t *belo
 }
 
 /* From the last pass's logits: the last layers' errors and, layer by layer, their update. */
-static void backward(ezo *e, const ezo_source *source, int32_t mu) {
+EZO_COLD static void backward(ezo *e, const ezo_source *source, int32_t mu) {
   const ezo_model *m = e->model;
   const ezo_place place = {m->seed, e->steps, ERROR_STREAM + (m->gradient == EZO_MINUS)};
   const int32_t *logits = at(e, m->logits_at);
@@ -231,7 +231,7 @@ void ezo_descend_one(int8_t *weight, uint8_t *part, int32_t gradient, int32_t s)
 /* ---- zeroth order ------------------------------------------------------------------------ */
 
 /* theta <- theta + times z, or with `moves` the update; all ZO tensors, weight before bias. */
-static void sweep(ezo *e, const ezo_source *source, uint32_t stream, int32_t times,
+EZO_COLD static void sweep(ezo *e, const ezo_source *source, uint32_t stream, int32_t times,
                   const int32_t *move) {
   const ezo_model *m = e->model;
   const ezo_place place = {m->seed, e->steps, stream};
@@ -253,7 +253,7 @@ static void sweep(ezo *e, const ezo_source *source, uint32_t stream, int32_t tim
 }
 
 /* How far a query moves the weights along its z: g times its share of the rate. */
-static int32_t share(const ezo_model *m, uint32_t rate, int64_t difference) {
+EZO_COLD static int32_t share(const ezo_model *m, uint32_t rate, int64_t difference) {
   const uint64_t d = (uint64_t)(difference < 0 ? -difference : difference);
   uint64_t whole = rate;
   if (m->magnitude == EZO_ABSOLUTE) {
@@ -266,7 +266,7 @@ static int32_t share(const ezo_model *m, uint32_t rate, int64_t difference) {
   return difference < 0 ? -part : difference > 0 ? part : 0;
 }
 
-int ezo_step(ezo *e, const ezo_source *source, uint32_t rate, int32_t mu) {
+EZO_COLD int ezo_step(ezo *e, const ezo_source *source, uint32_t rate, int32_t mu) {
   const ezo_model *m = e->model;
   const int zo = m->zo_end > m->first_trained, bp = m->first_bp < m->layer_count;
   /* the gradient's pass comes last, so that what it keeps is still there for `backward` */
@@ -304,7 +304,7 @@ static const int8_t *itself(void *context, uint32_t j) {
   return context;
 }
 
-uint32_t ezo_predict(ezo *e, const int8_t *x, const int32_t **logits) {
+EZO_COLD uint32_t ezo_predict(ezo *e, const int8_t *x, const int32_t **logits) {
   const ezo_source one = {itself, NULL, NULL, (void *)(uintptr_t)x};
   forward(e, &one, 1);
   const int32_t *sums = at(e, e->model->logits_at);

@@ -55,12 +55,14 @@ EZO_INLINE void along(const images *m, const number *w, const pixel *from, int32
 }
 #endif
 
+enum { NOTHING, ROW, ROWS };
+
 /* Sums of pixels (y, x) and, if `two`, (y, x + 1): the largest into `best` where there is a
  * maximum, else one into `best` and one into `second`. Returns their magnitudes, or-ed.
- * kernel: a constant if `known`. */
+ * unrolled: whether the loops along a kernel's row, or down its rows too, are. */
 EZO_INLINE uint32_t block(const images *m, uint32_t y, uint32_t x, int two, int32_t *best,
                           int32_t *second, const uint32_t group, const uint32_t kernel,
-                          const int known) {
+                          const int unrolled) {
   const uint32_t next = EZO_PAIRS ? group : 1, steps = (kernel + AT_ONCE - 1) / AT_ONCE;
   const uint32_t over = (m->tall - kernel) * m->wide;
   const pixel *from = m->image + y * m->wide + x;
@@ -68,15 +70,27 @@ EZO_INLINE uint32_t block(const images *m, uint32_t y, uint32_t x, int two, int3
   int32_t a0[4], a1[4];
   EZO_UNROLL
   for (uint32_t g = 0; g < group; ++g) a0[g] = a1[g] = m->bias[g];
-  for (uint32_t c = m->channels; c; --c, from += over)
-    for (uint32_t ky = kernel; ky; --ky, from += m->wide) {
-      if (known) {
+  for (uint32_t c = m->channels; c; --c, from += over) {
+    if (unrolled == ROWS) {
+      EZO_UNROLL
+      for (uint32_t ky = 0; ky < kernel; ++ky, from += m->wide, w += next * steps) {
         EZO_UNROLL
-        for (uint32_t k = 0; k < steps; ++k, w += next) along(m, w, from + AT_ONCE * k, a0, a1, group);
+        for (uint32_t k = 0; k < steps; ++k)
+          along(m, w + next * k, from + AT_ONCE * k, a0, a1, group);
+      }
+      continue;
+    }
+    for (uint32_t ky = 0; ky < kernel; ++ky, from += m->wide, w += next * steps) {
+      if (unrolled == ROW) {
+        EZO_UNROLL
+        for (uint32_t k = 0; k < steps; ++k)
+          along(m, w + next * k, from + AT_ONCE * k, a0, a1, group);
       } else {
-        for (uint32_t k = 0; k < steps; ++k, w += next) along(m, w, from + AT_ONCE * k, a0, a1, group);
+        for (uint32_t k = 0; k < steps; ++k)
+          along(m, w + next * k, from + AT_ONCE * k, a0, a1, group);
       }
     }
+  }
   uint32_t seen = 0;
   EZO_UNROLL
   for (uint32_t g = 0; g < group; ++g) {
@@ -94,18 +108,18 @@ EZO_INLINE uint32_t block(const images *m, uint32_t y, uint32_t x, int two, int3
 
 /* A function each, so that every one has all registers; kernels of other sizes than 3 and 5 go
  * without unrolled rows. */
-#define BLOCK(name, group, kernel, known)                                               \
+#define BLOCK(name, group, kernel, unrolled)                                            \
   static uint32_t name(const images *m, uint32_t y, uint32_t x, int two, int32_t *best, \
-                       int32_t *second) {                                             \
-    return block(m, y, x, two, best, second, group, kernel, known);                   \
+                       int32_t *second) {                                               \
+    return block(m, y, x, two, best, second, group, kernel, unrolled);                  \
   }
-BLOCK(two_by_3, 2, 3, 1)
-BLOCK(two_by_5, 2, 5, 1)
-BLOCK(two_by_any, 2, m->kernel, 0)
+BLOCK(two_by_3, 2, 3, ROW)
+BLOCK(two_by_5, 2, 5, ROW)
+BLOCK(two_by_any, 2, m->kernel, NOTHING)
 #if EZO_PAIRS
-BLOCK(four_by_3, 4, 3, 1)
-BLOCK(four_by_5, 4, 5, 1)
-BLOCK(four_by_any, 4, m->kernel, 0)
+BLOCK(four_by_3, 4, 3, ROW)
+BLOCK(four_by_5, 4, 5, ROWS)
+BLOCK(four_by_any, 4, m->kernel, NOTHING)
 #endif
 
 typedef uint32_t (*run_block)(const images *m, uint32_t y, uint32_t x, int two, int32_t *best,

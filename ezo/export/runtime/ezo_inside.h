@@ -7,7 +7,9 @@
 #if defined(__GNUC__)
 #define EZO_INLINE static inline __attribute__((always_inline))
 #define EZO_UNROLL _Pragma("GCC unroll 8")
+#define EZO_COLD __attribute__((cold, noinline)) /* seldom run: small rather than fast */
 #else
+#define EZO_COLD
 #define EZO_INLINE static inline
 #define EZO_UNROLL
 #endif

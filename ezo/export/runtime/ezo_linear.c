@@ -10,27 +10,27 @@
 /* Four rows of the weight, `step` apart, against one x. */
 EZO_INLINE void four_sums(const int8_t *w, uint32_t step, const int8_t *x, uint32_t n,
                           int32_t a[4]) {
-  const int8_t *const end = x + n;
+  const int8_t *v = w + 2 * step; /* the third row */
   int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
 #if EZO_PAIRS
-  for (; end - x >= 4; x += 4, w += 4) {
-    const uint32_t v = ezo_pair_at(x), even = ezo_even(v), odd = ezo_odd(v);
+  for (uint32_t k = n / 4; k; --k, x += 4, w += 4, v += 4) {
+    const uint32_t t = ezo_pair_at(x), even = ezo_even(t), odd = ezo_odd(t);
     uint32_t u = ezo_pair_at(w);
     a0 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a0));
     u = ezo_pair_at(w + step);
     a1 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a1));
-    u = ezo_pair_at(w + 2 * step);
+    u = ezo_pair_at(v);
     a2 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a2));
-    u = ezo_pair_at(w + 3 * step);
+    u = ezo_pair_at(v + step);
     a3 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a3));
   }
+  n %= 4;
 #endif
-  for (; x < end; ++x, ++w) {
-    const int32_t v = *x;
-    a0 += v * w[0];
-    a1 += v * w[step];
-    a2 += v * w[2 * step];
-    a3 += v * w[3 * step];
+  for (; n; --n, ++x, ++w, ++v) {
+    a0 += *x * w[0];
+    a1 += *x * w[step];
+    a2 += *x * v[0];
+    a3 += *x * v[step];
   }
   a[0] = a0;
   a[1] = a1;

@@ -78,7 +78,7 @@ static const uint32_t log2_table[257] = {
     1061592099, 1064638476, 1067678873, 1070713315, 1073741824,
 };
 
-uint64_t ezo_divide(uint64_t a, uint64_t b) {
+EZO_COLD uint64_t ezo_divide(uint64_t a, uint64_t b) {
   uint64_t rest = 0, quotient = 0;
   for (int i = 0; i < 64; ++i) {
     const int carry = rest >> 63 != 0;
@@ -93,7 +93,7 @@ uint64_t ezo_divide(uint64_t a, uint64_t b) {
   return quotient;
 }
 
-static int32_t largest_of(const int32_t *logits, uint32_t classes) {
+EZO_COLD static int32_t largest_of(const int32_t *logits, uint32_t classes) {
   int32_t largest = logits[0];
   for (uint32_t k = 1; k < classes; ++k)
     if (logits[k] > largest) largest = logits[k];
@@ -101,7 +101,7 @@ static int32_t largest_of(const int32_t *logits, uint32_t classes) {
 }
 
 /* d of a logit, rounded to nearest. */
-static int64_t below(int32_t largest, int32_t logit, int32_t e) {
+EZO_COLD static int64_t below(int32_t largest, int32_t logit, int32_t e) {
   const uint64_t product = (uint64_t)((uint32_t)largest - (uint32_t)logit) * LOG2_E;
   const int32_t right = 30 - BITS - e;
   if (right > 62) return 0;
@@ -114,7 +114,7 @@ static int64_t below(int32_t largest, int32_t logit, int32_t e) {
 }
 
 /* 2^-d, in 2^-30. */
-static uint32_t exp2_of(int64_t d) {
+EZO_COLD static uint32_t exp2_of(int64_t d) {
   if (d >> BITS > 31) return 0;
   const uint32_t fraction = (uint32_t)d & ((1u << BITS) - 1), j = fraction >> 12;
   const uint32_t start = exp2_table[j], end = exp2_table[j + 1];
@@ -122,7 +122,7 @@ static uint32_t exp2_of(int64_t d) {
 }
 
 /* log2 of x 2^-30, x of 2^30 or more, in 2^-20. */
-static int64_t log2_of(uint64_t x) {
+EZO_COLD static int64_t log2_of(uint64_t x) {
   int32_t whole = 0;
   while (x >> 31) {
     x >>= 1;
@@ -134,13 +134,13 @@ static int64_t log2_of(uint64_t x) {
   return ((int64_t)whole << BITS) + ((chord + 512) >> 10);
 }
 
-static uint64_t sum_of(const int32_t *logits, uint32_t classes, int32_t e, int32_t largest) {
+EZO_COLD static uint64_t sum_of(const int32_t *logits, uint32_t classes, int32_t e, int32_t largest) {
   uint64_t sum = 0;
   for (uint32_t k = 0; k < classes; ++k) sum += exp2_of(below(largest, logits[k], e));
   return sum;
 }
 
-int64_t ezo_loss(const int32_t *logits, uint32_t classes, int32_t e, uint32_t target) {
+EZO_COLD int64_t ezo_loss(const int32_t *logits, uint32_t classes, int32_t e, uint32_t target) {
   const int32_t largest = largest_of(logits, classes);
   const int64_t own = below(largest, logits[target], e);
   const int64_t loss = own + log2_of(sum_of(logits, classes, e, largest));
@@ -148,7 +148,7 @@ int64_t ezo_loss(const int32_t *logits, uint32_t classes, int32_t e, uint32_t ta
 }
 
 /* p 2^11, rounded down: twelve bits of a quotient that is at most 2^11. */
-static int32_t probability(uint64_t part, uint64_t sum) {
+EZO_COLD static int32_t probability(uint64_t part, uint64_t sum) {
   int32_t quotient = 0;
   for (int i = 0; i < 12; ++i, part <<= 1) {
     quotient <<= 1;
@@ -160,7 +160,7 @@ static int32_t probability(uint64_t part, uint64_t sum) {
   return quotient;
 }
 
-void ezo_loss_error(const int32_t *logits, uint32_t classes, int32_t e, uint32_t target,
+EZO_COLD void ezo_loss_error(const int32_t *logits, uint32_t classes, int32_t e, uint32_t target,
                     const ezo_place *place, uint32_t first, int8_t *error) {
   const int32_t largest = largest_of(logits, classes);
   const uint64_t sum = sum_of(logits, classes, e, largest);

@@ -9,7 +9,7 @@
 #define MAGIC 0x314F5A45u
 enum { HEADER = 16, PIECE = 64 };
 
-static uint32_t crc(uint32_t c, const uint8_t *p, uint32_t n) {
+EZO_COLD static uint32_t crc(uint32_t c, const uint8_t *p, uint32_t n) {
   c = ~c;
   for (; n; --n, ++p) {
     c ^= *p;
@@ -18,14 +18,14 @@ static uint32_t crc(uint32_t c, const uint8_t *p, uint32_t n) {
   return ~c;
 }
 
-static void put_word(uint8_t *to, uint32_t word) {
+EZO_COLD static void put_word(uint8_t *to, uint32_t word) {
   for (int k = 0; k < 4; ++k) to[k] = (uint8_t)(word >> 8 * k);
 }
-static uint32_t word_at(const uint8_t *from) {
+EZO_COLD static uint32_t word_at(const uint8_t *from) {
   return from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16 | (uint32_t)from[3] << 24;
 }
 
-static void head_of(const ezo *e, uint8_t head[HEADER]) {
+EZO_COLD static void head_of(const ezo *e, uint8_t head[HEADER]) {
   put_word(head, MAGIC);
   put_word(head + 4, e->model->identity);
   put_word(head + 8, e->steps);
@@ -33,17 +33,17 @@ static void head_of(const ezo *e, uint8_t head[HEADER]) {
 }
 
 /* The weights, then the fractions: two pieces of the arena. */
-static const uint8_t *part(const ezo *e, int which) {
+EZO_COLD static const uint8_t *part(const ezo *e, int which) {
   const uint32_t place = which ? e->model->fraction_at : e->model->weights_at;
   return place == EZO_NONE ? NULL : (const uint8_t *)e + place;
 }
 
-uint32_t ezo_digest(const ezo *e) {
+EZO_COLD uint32_t ezo_digest(const ezo *e) {
   uint32_t c = crc(0, part(e, 0), e->model->trained);
   return part(e, 1) ? crc(c, part(e, 1), e->model->trained) : c;
 }
 
-int ezo_save(const ezo *e, int (*write)(void *context, const void *bytes, uint32_t n),
+EZO_COLD int ezo_save(const ezo *e, int (*write)(void *context, const void *bytes, uint32_t n),
              void *context) {
   uint8_t head[HEADER], end[4];
   head_of(e, head);
@@ -57,7 +57,7 @@ int ezo_save(const ezo *e, int (*write)(void *context, const void *bytes, uint32
   return write(context, end, 4) ? EZO_IO : EZO_OK;
 }
 
-int ezo_load(ezo *e, int (*read)(void *context, uint32_t at, void *bytes, uint32_t n),
+EZO_COLD int ezo_load(ezo *e, int (*read)(void *context, uint32_t at, void *bytes, uint32_t n),
              void *context) {
   uint8_t ours[HEADER], piece[PIECE];
   const uint32_t n = e->model->trained, bytes = HEADER + (part(e, 1) ? 2 : 1) * n;
