@@ -91,30 +91,37 @@ EZO_INLINE uint32_t block(const images *m, uint32_t y, uint32_t x, int two, int3
       }
     }
   }
+  if (!two) {
+    EZO_UNROLL
+    for (uint32_t g = 0; g < group; ++g) a1[g] = a0[g];
+  }
   uint32_t seen = 0;
   EZO_UNROLL
-  for (uint32_t g = 0; g < group; ++g) {
-    const int32_t other = two ? a1[g] : a0[g], larger = a0[g] > other ? a0[g] : other;
-    seen |= ezo_magnitude(a0[g]) | ezo_magnitude(other);
-    if (m->pool == 1) {
+  for (uint32_t g = 0; g < group; ++g) seen |= ezo_magnitude(a0[g]) | ezo_magnitude(a1[g]);
+  if (m->pool == 1) {
+    EZO_UNROLL
+    for (uint32_t g = 0; g < group; ++g) {
       best[g] = a0[g];
-      second[g] = other;
-    } else if (larger > best[g]) {
-      best[g] = larger;
+      second[g] = a1[g];
     }
+    return seen;
+  }
+  EZO_UNROLL
+  for (uint32_t g = 0; g < group; ++g) {
+    const int32_t larger = a0[g] > a1[g] ? a0[g] : a1[g];
+    if (larger > best[g]) best[g] = larger;
   }
   return seen;
 }
 
-/* A function each, so that every one has all registers; kernels of other sizes than 3 and 5 go
- * without unrolled rows. */
+/* A function each, so that every one has all registers; the usual kernels
+ * have their own. */
 #define BLOCK(name, group, kernel, unrolled)                                            \
   static uint32_t name(const images *m, uint32_t y, uint32_t x, int two, int32_t *best, \
                        int32_t *second) {                                               \
     return block(m, y, x, two, best, second, group, kernel, unrolled);                  \
   }
-BLOCK(two_by_3, 2, 3, ROW)
-BLOCK(two_by_5, 2, 5, ROW)
+BLOCK(two_by_5, 2, 5, ROWS)
 BLOCK(two_by_any, 2, m->kernel, NOTHING)
 #if EZO_PAIRS
 BLOCK(four_by_3, 4, 3, ROW)
@@ -129,22 +136,22 @@ static run_block best_block(uint32_t group, uint32_t kernel) {
   if (group == 4) return kernel == 5 ? four_by_5 : kernel == 3 ? four_by_3 : four_by_any;
 #endif
   (void)group;
-  return kernel == 5 ? two_by_5 : kernel == 3 ? two_by_3 : two_by_any;
+  return kernel == 5 ? two_by_5 : two_by_any;
 }
 
 /* The image within its zeros; returns the first pixel behind it. */
 static pixel *pad(const ezo_layer *l, const int8_t *x, pixel *to) {
-  const uint32_t wide = l->width + 2u * l->padding, border = l->padding * wide;
-  for (uint32_t c = 0; c < l->channels; ++c) {
-    memset(to, 0, border * sizeof(pixel));
-    to += border;
-    for (uint32_t y = 0; y < l->height; ++y) {
-      for (uint32_t i = 0; i < l->padding; ++i) *to++ = 0;
-      for (uint32_t i = 0; i < l->width; ++i) *to++ = *x++;
-      for (uint32_t i = 0; i < l->padding; ++i) *to++ = 0;
+  const uint32_t padding = l->padding, width = l->width, wide = width + 2 * padding;
+  for (uint32_t c = l->channels; c; --c) {
+    memset(to, 0, padding * wide * sizeof(pixel));
+    to += padding * wide;
+    for (uint32_t y = l->height; y; --y) {
+      for (uint32_t i = padding; i; --i) *to++ = 0;
+      for (uint32_t i = width; i; --i) *to++ = *x++;
+      for (uint32_t i = padding; i; --i) *to++ = 0;
     }
-    memset(to, 0, border * sizeof(pixel));
-    to += border;
+    memset(to, 0, padding * wide * sizeof(pixel));
+    to += padding * wide;
   }
   for (uint32_t i = 0; i < 4; ++i) *to++ = 0; /* a block reads a little further */
   return to;
@@ -153,14 +160,20 @@ static pixel *pad(const ezo_layer *l, const int8_t *x, pixel *to) {
 #if EZO_PAIRS
 /* Weights of `there` output channels (then the first's again) as words of two: row, pair,
  * channel. */
-static void interleave(const images *m, uint32_t group, uint32_t there, uint32_t *to) {
-  for (uint32_t row = 0; row < m->channels * m->kernel; ++row)
-    for (uint32_t k = 0; k < m->kernel; k += 2)
-      for (uint32_t g = 0; g < group; ++g) {
-        const int8_t *w = m->weight + (g < there ? g * m->step : 0) + row * m->kernel + k;
-        const uint32_t first = (uint16_t)w[0], second = k + 1 < m->kernel ? (uint16_t)w[1] : 0;
-        *to++ = first | second << 16;
+static void interleave(const images *m, uint32_t group, uint32_t there, uint32_t *words) {
+  const uint32_t kernel = m->kernel;
+  for (uint32_t g = 0; g < group; ++g) {
+    const int8_t *w = m->weight + (g < there ? g * m->step : 0);
+    uint32_t *to = words + g;
+    for (uint32_t row = m->channels * kernel; row; --row) {
+      for (uint32_t k = kernel / 2; k; --k, w += 2, to += group)
+        *to = (uint16_t)w[0] | (uint32_t)(uint16_t)w[1] << 16;
+      if (kernel % 2) {
+        *to = (uint16_t)*w++;
+        to += group;
       }
+    }
+  }
 }
 #endif
 

@@ -8,8 +8,10 @@
 #define EZO_INLINE static inline __attribute__((always_inline))
 #define EZO_UNROLL _Pragma("GCC unroll 8")
 #define EZO_COLD __attribute__((cold, noinline)) /* seldom run: small rather than fast */
+#define EZO_APART static __attribute__((noinline)) /* a loop that wants all registers */
 #else
 #define EZO_COLD
+#define EZO_APART static
 #define EZO_INLINE static inline
 #define EZO_UNROLL
 #endif

@@ -8,8 +8,8 @@
 #include "ezo_dsp.h"
 
 /* Four rows of the weight, `step` apart, against one x. */
-EZO_INLINE void four_sums(const int8_t *w, uint32_t step, const int8_t *x, uint32_t n,
-                          int32_t a[4]) {
+EZO_APART void four_sums(const int8_t *w, uint32_t step, const int8_t *x, uint32_t n,
+                         int32_t a[4]) {
   const int8_t *v = w + 2 * step; /* the third row */
   int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
 #if EZO_PAIRS
@@ -78,7 +78,7 @@ EZO_INLINE void columns(const int8_t *err, uint32_t outputs, uint32_t err_step, 
   }
 }
 
-static uint32_t linear_error(const ezo_work *work, const int8_t *err, uint32_t n, int8_t *below) {
+EZO_COLD static uint32_t linear_error(const ezo_work *work, const int8_t *err, uint32_t n, int8_t *below) {
   const ezo_layer *l = work->layer;
   uint32_t seen = 0;
   for (uint32_t j = 0; j < n; ++j, err += l->outputs, below += l->in)

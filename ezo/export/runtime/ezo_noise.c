@@ -83,8 +83,8 @@ enum { SHIFT, UPDATE, UPDATE_FINE };
 EZO_INLINE void visit(int8_t *theta, uint8_t *fraction, uint32_t half, const sweep *w,
                       const int what) {
   const int32_t t = (int32_t)(half << 1 >> 17) - w->threshold;
-  const uint32_t product = t < 0 ? 0 : (uint32_t)t * w->multiplier, u = product & 0xFFFF;
-  const int32_t size = t < 0 ? 0 : (int32_t)(product >> 16) + 1;
+  const uint32_t product = t < 0 ? 0 : (uint32_t)t * w->multiplier + 0x10000, u = product & 0xFFFF;
+  const int32_t size = (int32_t)(product >> 16);
   const int32_t z = (int32_t)half < 0 ? -size : size;
   if (what == SHIFT) {
     *theta = (int8_t)(*theta + z * w->times);
@@ -135,10 +135,15 @@ void ezo_shift(int8_t *theta, uint32_t n, const ezo_place *place, uint32_t tenso
   go(theta, NULL, n, place, tensor, &w, SHIFT);
 }
 
+EZO_COLD static void update_coarse(int8_t *theta, uint32_t n, const ezo_place *place,
+                                   uint32_t tensor, const sweep *w) {
+  go(theta, NULL, n, place, tensor, w, UPDATE);
+}
+
 void ezo_update(int8_t *theta, uint8_t *fraction, uint32_t n, const ezo_place *place,
                 uint32_t tensor, const ezo_noise *noise, int32_t move, int32_t restore) {
   const sweep w = {(int32_t)noise->threshold, noise->bound, noise->multiplier,
                    ezo_magnitude(move), restore, move < 0 ? -1 : 1};
   if (fraction) go(theta, fraction, n, place, tensor, &w, UPDATE_FINE);
-  else go(theta, NULL, n, place, tensor, &w, UPDATE);
+  else update_coarse(theta, n, place, tensor, &w);
 }
