@@ -82,7 +82,8 @@ class Native:
     def save(self) -> bytes:
         """The state."""
         room = ctypes.create_string_buffer(2 * self.planned.total + 20)
-        return room.raw[: self._call("drive_save", room)]
+        n = self._call("drive_save", room)
+        return room.raw[:n]
 
     def load(self, state: bytes) -> int:
         """Returns a status of ``ezo.h``."""

@@ -26,7 +26,7 @@ SWEEP = {False: 33, True: 42}  # a weight of a sweep that shifts, and of one tha
 BACKWARD = 12  # a product of a gradient or an error, of both sums
 LOSS = 600  # a logit's loss, and as much again for its error
 WRONG = {False: 0.05, True: 0.002}  # how often a shift is wrong, without and with a window
-NARROW = 12  # an output of a window made int8
+NARROW = 20  # an output of a window made int8
 
 
 @dataclass(frozen=True)

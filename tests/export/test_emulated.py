@@ -17,7 +17,7 @@ CASES = {
     "tail-only-2": ("mlp", 2, {"zo": False, "mu": 3}, 9),
 }
 STACK_BYTES = 1024
-CODE_BYTES = 16 * 1024
+CODE_BYTES = 17 * 1024  # by clang -Os; gcc -O2 has a gate of 16 KiB in `tox -e mcu`
 
 
 def _device(case, processor, tmp_path):
@@ -65,7 +65,7 @@ def test_code_is_small(tmp_path):
     name, bp, options, batch = CASES["elastic-2"]
     network, optimizer = make(name, bp, **options)
     export.write(network, optimizer, x=data(name)[0], batch=batch, out=tmp_path)
-    files = compilers.objects(tmp_path, "zig", "cortex-m4")
+    files = compilers.objects(tmp_path, "zig", "cortex-m4", "-Os")
     runtime = [f for f in files if not f.name.startswith(("drive", "ezo_model", "ezo_check"))]
     assert sum(Elf(file).flash() for file in runtime) <= CODE_BYTES
     assert sum(Elf(file).ram() for file in runtime) == 0  # no state of its own
