@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FIRMWARE = Path(__file__).with_name("firmware")
-FLAGS = ("-std=c99", "-ffreestanding", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-fno-common", "-ffunction-sections", "-fdata-sections")
+FLAGS = (
+    "-std=c99",
+    "-ffreestanding",
+    "-fno-unwind-tables",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-common",
+    "-ffunction-sections",
+    "-fdata-sections",
+)
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 
 
@@ -111,10 +119,14 @@ def compiled(source: Path, include: Path, command: Sequence[str]) -> Path:
 
     The runtime so is compiled once, not once an export.
     """
-    if source.name.startswith(("ezo_model", "ezo_check", "drive")):
+    if source.name.startswith(("ezo_model", "ezo_check", "drive", "board")):
         headers = [*sorted(include.glob("*.h")), include / "ezo_model.c"]
     else:
-        headers = [path for path in sorted(include.glob("*.h")) if path.name != "ezo_model.h"]
+        headers = [
+            path
+            for path in sorted(include.glob("*.h"))
+            if path.name not in ("ezo_model.h", "pool.h")
+        ]
     text = b"\0".join(path.read_bytes() for path in (source, *headers) if path.exists())
     key = hashlib.sha256(text + repr(list(command)).encode()).hexdigest()[:24]
     to = Path(_folder().name) / f"{source.stem}-{key}.o"

@@ -3,6 +3,7 @@
 The arena ends where memory ends, and so does the stack below: what reaches over an edge faults.
 """
 
+import importlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ class Device:
     def __init__(
         self, program: Path, arena_bytes: int, processor: str = "cortex-m4", count: bool = False
     ) -> None:
-        import unicorn
-        from unicorn import arm_const
+        unicorn: Any = importlib.import_module("unicorn")
+        arm_const: Any = importlib.import_module("unicorn.arm_const")
 
         self._elf, self._registers = Elf(program), arm_const
         models = {

@@ -80,7 +80,12 @@ class Arena:
 
 
 def plan(
-    problem: Problem, batch: int, ram: int | None = None, *, dsp: bool = True, way: Way | None = None
+    problem: Problem,
+    batch: int,
+    ram: int | None = None,
+    *,
+    dsp: bool = True,
+    way: Way | None = None,
 ) -> Arena:
     """The fastest way that fits.
 

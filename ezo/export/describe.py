@@ -263,9 +263,7 @@ def _stages(network: Sequence, x: Int8Tensor) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _weighted(
-    layer: Weighted, name: str, before: tuple[int, ...], after: tuple[int, ...]
-) -> Stage:
+def _weighted(layer: Weighted, name: str, before: tuple[int, ...], after: tuple[int, ...]) -> Stage:
     kind = type(layer).__name__
     if kind == "Linear" and len(before) != 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What every split of a network takes of a microcontroller: the table of `ezo plan --target mcu`."""
+"""What every split of a network takes of a microcontroller: for `ezo plan --target mcu`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from ezo.export.arena import STACK_BYTES, Arena
 from ezo.export.describe import Problem
 
@@ -103,16 +101,25 @@ static const int8_t weights[{len(weights)}] = {{
 
 def check(pool: list[int], digests: list[int], predicted: list[int], span: int) -> str:
     steps = len(digests)
-    golden = f"""static const uint32_t golden[{steps}] = {{{", ".join(f"{d}u" for d in digests)}}};
-""" if digests else ""
-    loop = f"""  const ezo_source source = {{example, label, NULL, &first}};
+    golden = (
+        f"""static const uint32_t golden[{steps}] = {{{", ".join(f"{d}u" for d in digests)}}};
+"""
+        if digests
+        else ""
+    )
+    loop = (
+        f"""  const ezo_source source = {{example, label, NULL, &first}};
   for (uint32_t step = 0; step < {steps}; ++step, first += EZO_BATCH) {{
     ezo_step(e, &source, EZO_RATE, EZO_MU);
     if (ezo_digest(e) != golden[step]) return 2 + (int)step;
   }}
   ezo_init(e, &ezo_net, sizeof *arena);
-""" if digests else ""
-    callbacks = f"""static const int8_t *example(void *context, uint32_t j) {{
+"""
+        if digests
+        else ""
+    )
+    callbacks = (
+        f"""static const int8_t *example(void *context, uint32_t j) {{
   return numbers + (*(const uint32_t *)context + j) * 37 % {span};
 }}
 
@@ -120,7 +127,10 @@ static uint32_t label(void *context, uint32_t j) {{
   return (*(const uint32_t *)context + j) % EZO_CLASSES;
 }}
 
-""" if digests else ""
+"""
+        if digests
+        else ""
+    )
     first = "  uint32_t first = 0;\n" if digests else ""
     return f"""{WRITTEN}#include "ezo_model.h"
 

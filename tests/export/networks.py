@@ -52,4 +52,6 @@ def train(network, optimizer, x, y, steps, batch, first=0):
     for step in range(first, first + steps):
         chosen = [(step * batch + j) % len(y) for j in range(batch)]
         given, labels = Int8Tensor(x.m[chosen], x.e), y[chosen]
-        yield optimizer.step(lambda given=given, labels=labels: Loss(network(given), labels)).total()
+        yield optimizer.step(
+            lambda given=given, labels=labels: Loss(network(given), labels)
+        ).total()
