@@ -36,11 +36,15 @@ LARGER = 1.01  # what `check` lets pass, for another release of a compiler
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.mcu", description=__doc__)
-    parser.add_argument("what", choices=("native", "boards", "instructions", "check"))
+    choices = ("native", "boards", "instructions", "check", "emulate")
+    parser.add_argument("what", choices=choices)
+    parser.add_argument("folder", nargs="?", type=Path, help="of emulate: what was exported")
     parser.add_argument("--steps", type=int, help="by default 1,000 native, 100 on boards")
     parser.add_argument("--only", default="", help="cases and boards whose names hold this")
     parser.add_argument("--out", type=Path, help="folder for rows; by default none are kept")
     given = parser.parse_args()
+    if given.what == "emulate":
+        return _emulate(given.folder)
     if given.what == "check":
         return _check(Path("reports/mcu/rows.jsonl"), given.out)
     measure = {"native": _native, "boards": _boards, "instructions": _instructions}[given.what]
@@ -146,6 +150,20 @@ def _stepped(device: Device) -> int:
     return device.instructions() - sum(
         n for name, n in device.by_function().items() if name in ("ezo_digest", "crc", "drive")
     )
+
+
+def _emulate(folder: Path | None) -> int:
+    """The self-test of an exported folder; returns what it returned."""
+    if folder is None or not (folder / "src" / "ezo_model.h").exists():
+        raise SystemExit("bench.mcu: expected a folder that `ezo export` wrote")
+    header = (folder / "src" / "ezo_model.h").read_text(encoding="utf-8")
+    arena_bytes = int(header.split("EZO_ARENA_BYTES (")[1].split(")")[0])
+    program = compilers.link(folder, "zig", "cortex-m4")
+    device = Device(program, arena_bytes, count=True)
+    found = device.call("drive_check", device.arena)
+    print("the self-test found", "Python's bits" if found == 0 else f"a difference, {found}")
+    print(f"{device.instructions():,} instructions, {device.stack_bytes():,} bytes of stack")
+    return found
 
 
 def _check(committed: Path, out: Path | None) -> int:
