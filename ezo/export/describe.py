@@ -263,6 +263,22 @@ def _stages(network: Sequence, x: Int8Tensor) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
+@torch.no_grad()
+def exponents(network: Sequence, x: Int8Tensor) -> list[int]:
+    """The exponent of each stage's outputs on a batch; the last's are the sums'."""
+    found: list[int] = []
+    pooled = True  # the last stage has its maximum, or there is none
+    for layer in network.layers:
+        x = layer(x)
+        apart = isinstance(layer, MaxPool2d) and pooled
+        if isinstance(layer, Weighted) or apart:
+            found.append(x.e)
+            pooled = apart
+        elif isinstance(layer, MaxPool2d):
+            pooled = True
+    return found
+
+
 def _weighted(layer: Weighted, name: str, before: tuple[int, ...], after: tuple[int, ...]) -> Stage:
     kind = type(layer).__name__
     if kind == "Linear" and len(before) != 1:
