@@ -3,7 +3,7 @@
 A batch goes through the layers in segments: within one, an example at a time, so that only the
 last layer's outputs lie there for the whole batch; where a layer's shift turns out wrong, its
 segment is run again. One layer a segment (A) repeats least and needs most memory, all layers in one
-(C) the other way round; between them is every cut. Windows (B) hold 16 bits of each output until
+(C) the other way round; between them is every cut. Windows (B) hold 12 bits of each output until
 the shift is known, and seldom repeat anything.
 
 Buffers that are never alive together share bytes: `place` puts them by their lives.
@@ -43,7 +43,7 @@ class Way:
 
     Attributes:
         ends: for each stage, whether it ends a segment.
-        windowed: for each stage, whether its outputs wait as 16 bits.
+        windowed: for each stage, whether its outputs wait as 12 bits.
         dsp: room for the form with SMLAD.
     """
 
@@ -171,7 +171,7 @@ def _buffers(problem: Problem, way: Way, batch: int) -> tuple[tuple[Buffer, ...]
         elif way.ends[i]:
             last = backward.get(i + 1, segment[i + 1])
             kept = alive(f"out {i}", batch * one, time, last)
-            wide = _four(2 * batch * one) if way.windowed[i] else 0
+            wide = _four(batch * one + (batch * one + 1) // 2) if way.windowed[i] else 0
             sizes = tuple(max(b, wide if t == time else 0) for t, b in enumerate(kept.sizes))
             found.append(Buffer(kept.name, sizes))
         else:

@@ -1,9 +1,9 @@
 """A trained integer network as safetensors: int8 mantissas, and their exponents in the header.
 
-The file's tensors are ``0.weight``, ``0.bias``, ``1.weight``, ...: int8, a number per layer with
-weights. Its metadata has one entry, ``ezo``: JSON, a list with an object for each layer (`Stage`,
-but for the weights), whose values are m 2^E with E in ``weight_exponent`` and ``bias_exponent``; and
-``input_exponent``. Sums are rounded to int8 as spec'd in `ezo.int8.tensor.rescale`.
+The file's tensors are ``0.weight``, ``0.bias``, ``1.weight``, ...: int8. Its metadata has one entry,
+``ezo``, in JSON: ``format`` (1), ``input_exponent``, and ``layers``, an object for each layer
+(`ezo.export.describe.Stage` without its weights). A weight's value is m 2^E with E in
+``weight_exponent``, a bias's in ``bias_exponent``. Sums become int8 by `ezo.int8.tensor.rescale`.
 """
 
 import json

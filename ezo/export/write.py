@@ -12,7 +12,7 @@ import torch
 
 from ezo.export import arena, kinds, templates
 from ezo.export.arena import Arena
-from ezo.export.describe import Problem, describe, twin
+from ezo.export.describe import Problem, describe, exponents, twin
 from ezo.int8 import ElasticZO, Int8Tensor, Loss
 from ezo.int8.network import Sequence
 
@@ -69,7 +69,7 @@ def write(
     texts = {
         "src/ezo_config.h": templates.config(planned.way.dsp),
         "src/ezo_model.h": _header(problem, planned),
-        "src/ezo_model.c": _model(problem, planned),
+        "src/ezo_model.c": _model(problem, planned, exponents(network, x)),
         "src/ezo_check.c": _check(network, optimizer, x, problem, planned.batch if check else 0),
         "arena.txt": templates.arena_map(planned, problem),
         **templates.projects(sources),
@@ -96,7 +96,7 @@ def _header(problem: Problem, planned: Arena) -> str:
     )
 
 
-def _model(problem: Problem, planned: Arena) -> str:
+def _model(problem: Problem, planned: Arena, levels: list[int]) -> str:
     places = planned.places
     rows, at = [], 0
     for i, stage in enumerate(problem.stages):
@@ -128,6 +128,7 @@ def _model(problem: Problem, planned: Arena) -> str:
             "outputs": stage.outputs[0],
             "kernel": stage.kernel,
             "padding": stage.padding,
+            "level": levels[i],
             "weight_e": stage.weight_exponent,
             "bias_e": stage.bias_exponent,
             "relu": int(stage.relu),

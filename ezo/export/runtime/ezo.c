@@ -5,11 +5,16 @@
 #define ERROR_STREAM 0x80000000u /* of the noise that rounds the logits' error */
 #define LOSS_BITS 20
 #define RATE_BITS 16
+#define LARGEST_SHIFT 24 /* of an int32 to 7 bits */
+#define UNSTEADY 8
+#define WINDOW 4 /* shifts, that 12 bits leave open */
 
 /* A layer's, from pass to pass. */
 typedef struct {
-  uint32_t seen;                 /* magnitudes of this pass's sums, or-ed */
-  int8_t shift, error_shift;     /* the last pass's, which this one tries first */
+  uint32_t seen;      /* magnitudes of this pass's sums, or-ed */
+  int16_t level;      /* exponent of the last pass's outputs, which this one tries first */
+  int8_t error_shift; /* the last backward's, likewise */
+  uint8_t unsteady;   /* passes for which the level is measured before it is used */
 } ezo_scale;
 
 typedef char ezo_state_fits[sizeof(ezo) <= EZO_STATE_BYTES && sizeof(ezo_scale) == 8 ? 1 : -1];
@@ -41,6 +46,7 @@ EZO_COLD int ezo_init(ezo *e, const ezo_model *m, uint32_t bytes) {
   memset(e, 0, m->arena_bytes);
   e->model = m;
   e->steps = m->steps;
+  for (uint32_t i = 0; i < m->layer_count; ++i) scales(e)[i].level = m->layers[i].level;
   memcpy(at(e, m->weights_at), m->weights + m->frozen, m->trained);
   if (m->fraction_at != EZO_NONE) {
     if (m->fraction) memcpy(at(e, m->fraction_at), m->fraction, m->trained);
@@ -51,93 +57,120 @@ EZO_COLD int ezo_init(ezo *e, const ezo_model *m, uint32_t bytes) {
 
 /* ---- forward ----------------------------------------------------------------------------- */
 
-/* The first of a window's shifts, with the last pass's in the middle. */
-static int32_t window(int32_t shift) { return shift > 4 ? shift - 4 : 0; }
+/* The first of a window's shifts, so that the last pass's is in the middle. */
+static int32_t window(int32_t shift) { return shift > WINDOW / 2 ? shift - WINDOW / 2 : 0; }
 
-/* Layer i, by the shift of the last pass. */
+/* Layer i, by the shift that gives its outputs the last pass's exponent. */
 EZO_COLD static ezo_work work_of(const ezo *e, uint32_t i, int32_t exponent) {
   const ezo_layer *l = &e->model->layers[i];
-  const int32_t shift = scales(e)[i].shift;
-  ezo_work work = {l, weights(e, l->weight), weights(e, l->bias), exponent + l->weight_e, shift,
-                   EZO_ROUNDED};
+  const int32_t sums = exponent + l->weight_e, guess = scales(e)[i].level - sums;
+  const int32_t shift = guess < 0 ? 0 : guess > LARGEST_SHIFT ? LARGEST_SHIFT : guess;
+  ezo_work work = {l, weights(e, l->weight), weights(e, l->bias), sums, shift, EZO_ROUNDED, NULL,
+                   0};
   if (i + 1 == e->model->layer_count) {
     work.form = EZO_SUMS;
     work.shift = 0;
   } else if (l->windowed) {
     work.form = EZO_WINDOW;
     work.shift = window(shift);
+    work.low = (uint8_t *)at(e, l->out_at) + e->model->batch * l->out;
   }
   return work;
 }
 
 void ezo_put(const ezo_work *work, void *out, uint32_t at, int32_t sum) {
   if (work->layer->relu && sum < 0) sum = 0;
-  if (work->form == EZO_ROUNDED) ((int8_t *)out)[at] = ezo_round(sum, work->shift);
-  else if (work->form == EZO_WINDOW) ((int16_t *)out)[at] = ezo_cut(sum, work->shift);
-  else ((int32_t *)out)[at] = sum;
+  if (work->form == EZO_ROUNDED) {
+    ((int8_t *)out)[at] = ezo_round(sum, work->shift);
+  } else if (work->form == EZO_WINDOW) {
+    const int32_t v = ezo_cut(sum, work->shift);
+    const uint32_t place = work->low_at + at, bits = place % 2 * 4;
+    uint8_t *low = work->low + place / 2;
+    ((int8_t *)out)[at] = (int8_t)(v >> 4);
+    *low = (uint8_t)((*low & (0xF0 >> bits)) | (v & 15) << bits);
+  } else {
+    ((int32_t *)out)[at] = sum;
+  }
 }
 
-static void run(const ezo *e, uint32_t i, const ezo_work *work, const ezo_source *source,
-                uint32_t j) {
+/* A window's n numbers to int8 by a further shift s. */
+static void narrow(const ezo_work *work, int8_t *out, uint32_t n, int32_t s) {
+  for (uint32_t k = 0; k < n; ++k)
+    out[k] = ezo_round(out[k] * 16 + (work->low[k / 2] >> k % 2 * 4 & 15), s);
+}
+
+static void run(const ezo *e, uint32_t i, ezo_work *work, const ezo_source *source, uint32_t j) {
   const ezo_model *m = e->model;
   const ezo_layer *l = work->layer;
   const int8_t *x = l->in_at == EZO_NONE ? source->example(source->context, j)
                                          : (const int8_t *)at(e, l->in_at) + j * l->in_step;
-  /* a window's numbers are twice as wide, and so lie twice as far apart */
-  uint8_t *out = (uint8_t *)at(e, l->out_at) + j * l->out_step * (work->form == EZO_WINDOW ? 2 : 1);
+  uint8_t *out = (uint8_t *)at(e, l->out_at) + j * l->out_step;
+  work->low_at = j * l->out;
   scales(e)[i].seen |= l->kind->forward(work, x, out, at(e, m->scratch_at));
   yield(source);
 }
 
-/* int16 of a window to int8 by shift s, in the same place. */
-static void narrow(void *out, uint32_t n, int32_t s) {
-  const int16_t *from = out;
-  int8_t *to = out;
-  for (uint32_t k = 0; k < n; ++k) to[k] = ezo_round(from[k], s);
-}
-
-/* Whether layer i's shift was the one that its sums ask for; the next pass tries that one. */
+/* Whether the shift was the one that layer i's sums ask for; the next pass tries that one. */
 EZO_COLD static int right_shift(const ezo *e, uint32_t i, const ezo_work *work) {
   ezo_scale *scale = &scales(e)[i];
   const int32_t needed = ezo_needed(scale->seen), further = needed - work->shift;
   if (work->form == EZO_SUMS) return 1;
-  scale->shift = (int8_t)needed;
-  if (work->form == EZO_ROUNDED) return further == 0;
-  return further <= 8 && (further > 0 || work->shift == 0);
+  const int right = work->form == EZO_ROUNDED ? further == 0
+                                              : further <= WINDOW && (further > 0 || work->shift == 0);
+  const int16_t level = (int16_t)(work->e + needed);
+  if (level != scale->level) scale->unsteady = UNSTEADY;
+  else if (scale->unsteady) --scale->unsteady;
+  scale->level = level;
+  return right;
+}
+
+/* One layer on the whole batch, for its sums' magnitudes. */
+EZO_COLD static ezo_work sums_of(ezo *e, const ezo_source *source, uint32_t n, uint32_t i,
+                                 int32_t before) {
+  ezo_work work = work_of(e, i, before);
+  scales(e)[i].seen = 0;
+  for (uint32_t j = 0; j < n; ++j) run(e, i, &work, source, j);
+  return work;
 }
 
 /* A segment: layers first to last, an example at a time through all of them, so that only the
- * last one's outputs lie there for the whole batch. Where a shift was wrong, once more.
+ * last one's outputs lie there for the whole batch. Where a shift was wrong, once more; where the
+ * first layer's has changed of late, it is found out before.
  *
  * Returns the exponent of the outputs. */
-EZO_COLD static int32_t segment(ezo *e, const ezo_source *source, uint32_t n, uint32_t first, uint32_t last,
-                       const int32_t before) {
+EZO_COLD static int32_t segment(ezo *e, const ezo_source *source, uint32_t n, uint32_t first,
+                                uint32_t last, const int32_t before) {
+  if (first < last && scales(e)[first].unsteady) {
+    const ezo_work work = sums_of(e, source, n, first, before);
+    right_shift(e, first, &work);
+    ++e->repeated;
+  }
   for (;; e->repeated += last - first + 1) {
     int32_t exponent = before;
-    int right = 1;
-    ezo_work work = work_of(e, first, before);
+    int whole = 1, right = 1;
     for (uint32_t i = first; i <= last; ++i) scales(e)[i].seen = 0;
-    for (uint32_t j = 0; j < n && right; ++j) {
+    for (uint32_t j = 0; j < n && whole; ++j) {
       exponent = before;
-      for (uint32_t i = first; i <= last && right; ++i) {
-        work = work_of(e, i, exponent);
+      for (uint32_t i = first; i <= last && whole; ++i) {
+        ezo_work work = work_of(e, i, exponent);
         run(e, i, &work, source, j);
         exponent = work.e + work.shift;
         /* sums beyond what the shift can hold: no need to see the rest */
-        if (work.form == EZO_ROUNDED && ezo_needed(scales(e)[i].seen) > work.shift) right = 0;
+        if (work.form == EZO_ROUNDED && ezo_needed(scales(e)[i].seen) > work.shift) whole = 0;
       }
     }
-    const int whole = right;
+    ezo_work work;
+    exponent = before;
     for (uint32_t i = first; i <= last; ++i) {
-      if (!whole && ezo_needed(scales(e)[i].seen) <= scales(e)[i].shift) continue;
-      work = work_of(e, i, 0);
+      work = work_of(e, i, exponent);
+      exponent = work.e + work.shift;
+      if (!whole && ezo_needed(scales(e)[i].seen) <= work.shift) continue;
       if (!right_shift(e, i, &work)) right = 0;
     }
-    if (!right) continue;
+    if (!whole || !right) continue;
     if (work.form == EZO_SUMS) return exponent;
-    const int32_t further = scales(e)[last].shift - work.shift;
-    if (work.form == EZO_WINDOW)
-      narrow(at(e, work.layer->out_at), n * work.layer->out, further);
+    const int32_t further = scales(e)[last].level - exponent;
+    if (work.form == EZO_WINDOW) narrow(&work, at(e, work.layer->out_at), n * work.layer->out, further);
     return exponent + further;
   }
 }

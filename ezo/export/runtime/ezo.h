@@ -24,7 +24,8 @@ typedef struct ezo ezo;
 /* How a layer's outputs are stored. */
 typedef enum {
   EZO_ROUNDED, /* int8, divided by 2^shift, rounded to nearest */
-  EZO_WINDOW,  /* int16, divided by 2^shift, the rest dropped: `ezo_narrow` rounds it later */
+  EZO_WINDOW,  /* 12 bits, divided by 2^shift, the rest dropped, to be rounded later: the upper 8
+                  where an int8 would be, the lower 4 apart, two in a byte */
   EZO_SUMS     /* int32, as they are: the logits */
 } ezo_form;
 
@@ -35,6 +36,8 @@ typedef struct {
   int32_t e;                   /* exponent of the sums: the input's plus the weight's */
   int32_t shift;
   ezo_form form;
+  uint8_t *low;    /* of EZO_WINDOW: where the lower 4 bits of the batch lie, */
+  uint32_t low_at; /* and this example's first among them */
 } ezo_work;
 
 /* What a kind of layer can do. */
@@ -61,6 +64,7 @@ struct ezo_layer {
   uint32_t err_at;                   /* errors of the output; EZO_NONE where BP does not come */
   uint16_t channels, height, width;  /* of the input; of a linear layer, channels alone */
   uint16_t outputs, kernel, padding;
+  int16_t level;                     /* exponent of the outputs, as Python last saw it: a guess */
   int8_t weight_e, bias_e;
   uint8_t relu, pool;                /* 0 or 1; the maximum's size, 1 for none */
   uint8_t windowed;                  /* outputs wait as EZO_WINDOW until the batch's shift is known */

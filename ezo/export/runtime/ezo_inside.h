@@ -47,11 +47,11 @@ EZO_INLINE int8_t ezo_round(int32_t x, int32_t s) {
   return (int8_t)(x < 0 ? -(int32_t)m : (int32_t)m);
 }
 
-/* x / 2^s, the rest dropped, held within int16. */
-EZO_INLINE int16_t ezo_cut(int32_t x, int32_t s) {
+/* x / 2^s, the rest dropped, held within 12 bits. */
+EZO_INLINE int32_t ezo_cut(int32_t x, int32_t s) {
   uint32_t m = ezo_magnitude(x) >> s;
-  m = m > 32767 ? 32767 : m;
-  return (int16_t)(x < 0 ? -(int32_t)m : (int32_t)m);
+  m = m > 2047 ? 2047 : m;
+  return x < 0 ? -(int32_t)m : (int32_t)m;
 }
 
 /* bias 2^left, to nearest, held within +-2^29. */
