@@ -1,7 +1,7 @@
 """A trained integer network as safetensors: int8 mantissas, and their exponents in the header.
 
-The file's tensors are ``0.weight``, ``0.bias``, ``1.weight``, ...: int8. Its metadata has one entry,
-``ezo``, in JSON: ``format`` (1), ``input_exponent``, and ``layers``, an object for each layer
+The file's tensors are ``0.weight``, ``0.bias``, ``1.weight``, ...: int8. Its metadata has an entry
+``ezo`` in JSON: ``format`` (1), ``input_exponent``, and ``layers``, an object for each layer
 (`ezo.export.describe.Stage` without its weights). A weight's value is m 2^E with E in
 ``weight_exponent``, a bias's in ``bias_exponent``. Sums become int8 by `ezo.int8.tensor.rescale`.
 """
