@@ -25,7 +25,8 @@ STACK_BYTES = 2048  # and whatever else is not the arena, where a part's RAM is 
 SWEEP = {False: 33, True: 42}  # a weight of a sweep that shifts, and of one that updates
 BACKWARD = 12  # a product of a gradient or an error, of both sums
 LOSS = 600  # a logit's loss, and as much again for its error
-WRONG = {False: 0.05, True: 0.002}  # how often a shift is wrong, without and with a window
+WRONG = {False: 0.3, True: 0.002}  # how often a shift is wrong, without and with a window
+MEASURED = 0.4  # how often the first layer of several in a segment is run before, for its shift
 NARROW = 20  # an output of a window made int8
 
 
@@ -250,12 +251,13 @@ def _instructions(problem: Problem, way: Way, batch: int) -> int:
         each += cost
         segment.append(cost)
         last = i == len(problem.stages) - 1
-        if not last and stage.weight is not None:
-            right *= 1 - WRONG[way.windowed[i]]
+        if not last and stage.weight is not None and (way.ends[i] or segment[1:]):
+            right *= 1 - WRONG[way.windowed[i]]  # the first of several is measured
         if way.windowed[i]:
             each += NARROW * batch * math.prod(stage.outputs)
         if way.ends[i]:
-            again += (1 - right) * sum(segment)
+            again += (1 - right) * sum(segment) / 2  # half of a pass, until it shows
+            again += MEASURED * segment[0] if len(segment) > 1 else 0
             segment, right = [], 1.0
     classes = math.prod(problem.stages[-1].outputs)
     total = passes * (each + again + LOSS * batch * classes)

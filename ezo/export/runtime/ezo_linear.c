@@ -3,7 +3,7 @@
  * layer: Linear
  * scratch: 0
  * instructions: 2 * in * out + 40 * out
- * instructions dsp: in * out * 3 / 2 + 40 * out
+ * instructions dsp: in * out * 7 / 4 + 40 * out
  */
 #include "ezo_dsp.h"
 
