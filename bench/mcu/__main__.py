@@ -62,7 +62,7 @@ def _row(case: Case, where: str, metric: str, value: float, unit: str, note: str
     return Row(
         case=f"{case.name}@{where}",
         metric=metric,
-        value=value,
+        value=float(value),
         unit=unit,
         note=note,
         model=case.model,
