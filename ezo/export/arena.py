@@ -30,6 +30,10 @@ MEASURED = 0.4  # how often the first layer of several in a segment is run befor
 NARROW = 20  # an output of a window made int8
 
 
+class DoesNotFit(ValueError):
+    """A batch needs more RAM than there is."""
+
+
 @dataclass(frozen=True)
 class Buffer:
     """Bytes with a place in the arena: ``sizes[t]`` of them alive at time t."""
@@ -99,7 +103,8 @@ def plan(
         way: this way, and no other.
 
     Raises:
-        ValueError: nothing fits; the message says what the smallest needs.
+        DoesNotFit: nothing fits; the message says what the smallest needs.
+        ValueError: the batch is none, or a layer has no C form.
     """
     if not 1 <= batch <= LARGEST_BATCH:
         raise ValueError(f"expected a batch of 1 to {LARGEST_BATCH} examples, got {batch}")
@@ -113,7 +118,7 @@ def plan(
         if room is None or total <= room:
             return Arena(candidate, batch, places, buffers, times, total, instructions)
     least = min(_peak(_buffers(problem, candidate, batch)[0]) for _, candidate in found)
-    raise ValueError(
+    raise DoesNotFit(
         f"expected at least {least + STACK_BYTES:,} bytes of RAM for batch {batch}, "
         f"{STACK_BYTES:,} of them for the stack, got {ram:,}; lower the batch, train without "
         "fraction, or freeze layers (tail-only)"

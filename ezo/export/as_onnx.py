@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ezo.export.describe import Stage, describe, exponents
 from ezo.int8 import Int8Tensor
-from ezo.int8.layers import aligned
-from ezo.int8.network import Sequence
+from ezo.int8.network import Network
+from ezo.int8.ops import aligned
 
 OPSET = 17
 LARGEST_BATCH = 256  # of the examples that calibrate and that are compared
 
 
-def write(network: Sequence, x: Int8Tensor, path: Path) -> None:
+def write(network: Network, x: Int8Tensor, path: Path) -> None:
     """Write the network.
 
     Args:
@@ -108,7 +108,7 @@ def _shaped(stage: Stage) -> Any:
 
 
 @torch.no_grad()
-def agreement(network: Sequence, x: Int8Tensor, path: Path) -> float:
+def agreement(network: Network, x: Int8Tensor, path: Path) -> float:
     """The share of examples to which onnxruntime gives the class that the network does."""
     onnxruntime: Any = importlib.import_module("onnxruntime")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

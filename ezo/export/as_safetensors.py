@@ -16,10 +16,10 @@ import torch
 from ezo.export.as_onnx import _shaped
 from ezo.export.describe import describe
 from ezo.int8 import Int8Tensor
-from ezo.int8.network import Sequence
+from ezo.int8.network import Network
 
 
-def write(network: Sequence, x: Int8Tensor, path: Path) -> None:
+def write(network: Network, x: Int8Tensor, path: Path) -> None:
     """Write the network; ``x``: an example or more, for its shape and exponent."""
     from safetensors.torch import save_file
 

@@ -15,13 +15,17 @@ from torch import Tensor
 
 from ezo.int8 import ElasticZO, Int8Tensor
 from ezo.int8.layers import Flatten, Layer, MaxPool2d, ReLU, Weighted
-from ezo.int8.network import Sequence
+from ezo.int8.loss import LOSS_FRACTION_BITS
+from ezo.int8.network import Network
 
 Bytes = NDArray[np.int8]
 
+_BELOW = LOSS_FRACTION_BITS - 10  # bits of a loss's unit below 2^-10 bit
 LARGEST_BATCH = 4096  # examples whose losses an int64 can add up
 LARGEST_DIFFERENCE = 1 << 30  # 2^-10 bit, times a rate of 2^24 within uint64
 LARGEST_SIZE = (1 << 16) - 1  # of a dimension
+# Where a step's gradient is taken, in C: the last pass of central differences is at theta - z.
+_GRADIENTS = {"plus": "plus", "minus": "minus", "last": "minus", "unperturbed": "unperturbed"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Problem:
         return zlib.crc32(repr((shapes, sizes, parts, noise)).encode())
 
 
-def describe(network: Sequence, optimizer: ElasticZO | None, x: Int8Tensor) -> Problem:
+def describe(network: Network, optimizer: ElasticZO | None, x: Int8Tensor) -> Problem:
     """A network, and its optimiser where it is to be trained, as plain numbers.
 
     Args:
@@ -157,8 +161,8 @@ def describe(network: Sequence, optimizer: ElasticZO | None, x: Int8Tensor) -> P
         zo["rate"] if zo else 0,
         bp["mu"] if bp else 0,
         optimizer._magnitude if zo else "sign",
-        optimizer._bp_gradient if zo and bp else "plus",
-        optimizer._largest_difference >> 10,
+        _GRADIENTS.get(optimizer._bp_gradient, "") if zo and bp else "plus",
+        optimizer._largest_difference >> _BELOW,
         optimizer._queries if zo else 1,
         optimizer._seed,
         optimizer._steps,
@@ -166,7 +170,7 @@ def describe(network: Sequence, optimizer: ElasticZO | None, x: Int8Tensor) -> P
 
 
 def restore(
-    network: Sequence, optimizer: ElasticZO, steps: int, weights: Bytes, fraction: Any
+    network: Network, optimizer: ElasticZO, steps: int, weights: Bytes, fraction: Any
 ) -> None:
     """Give a network and its optimiser what a device has learnt."""
     at = 0
@@ -182,29 +186,21 @@ def restore(
     optimizer._steps = steps
 
 
-def twin(network: Sequence, optimizer: ElasticZO) -> tuple[Sequence, ElasticZO]:
+def twin(network: Network, optimizer: ElasticZO) -> tuple[Network, ElasticZO]:
     """A copy of both, to be trained without a trace in them."""
     network = copy.deepcopy(network)
-    zo = next((group for group in optimizer.param_groups if group["zo"]), {})
-    bp = next((group for group in optimizer.param_groups if not group["zo"]), {})
     made = ElasticZO(
         network,
         optimizer._bp,
-        zo=bool(zo),
+        zo=any(group["zo"] for group in optimizer.param_groups),
         noise=optimizer._noise,
-        rate=zo.get("rate", 0),
-        mu=bp.get("mu", 0),
         magnitude=optimizer._magnitude,
-        largest_difference=optimizer._largest_difference >> 10,
+        largest_difference=optimizer._largest_difference >> _BELOW,
         fraction=bool(optimizer.state),
         queries=optimizer._queries,
         bp_gradient=optimizer._bp_gradient,
-        seed=optimizer._seed,
     )
-    for ours, theirs in zip(_trained(made), _trained(optimizer), strict=True):
-        if theirs in optimizer.state:
-            made.state[ours]["fraction"].copy_(optimizer.state[theirs]["fraction"])
-    made._steps = optimizer._steps
+    made.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     return network, made
 
 
@@ -220,27 +216,28 @@ def _check(bp_stages: tuple[Stage, ...], optimizer: ElasticZO) -> None:
                 f"expected the BP part to be linear layers and ReLU, which have a C form backward, "
                 f"got {what}; train fewer layers by BP"
             )
-    if optimizer._magnitude not in ("sign", "absolute") and optimizer.param_groups[0]["zo"]:
+    zo = optimizer.param_groups[0]["zo"]
+    if zo and optimizer._estimator != "central":
         raise ValueError(
-            f"expected magnitude sign or absolute, which have a C form, got {optimizer._magnitude}"
+            f"expected estimator central, which has a C form, got {optimizer._estimator}"
         )
-    if optimizer._bp_gradient == "mean" and optimizer._bp and optimizer.param_groups[0]["zo"]:
+    if optimizer._bp_gradient == "mean" and optimizer._bp and zo:
         raise ValueError(
-            "expected bp_gradient plus, minus or unperturbed, got mean, which holds a gradient "
-            "through a pass; train with plus"
+            "expected bp_gradient plus, minus, last or unperturbed, got mean, which holds a "
+            "gradient through a pass; train with plus"
         )
-    if optimizer._largest_difference >> 10 >= LARGEST_DIFFERENCE:
+    if optimizer._largest_difference >> _BELOW >= LARGEST_DIFFERENCE:
         raise ValueError(
             f"expected largest_difference below {LARGEST_DIFFERENCE}, so that 64 bits hold its "
-            f"product with a rate, got {optimizer._largest_difference >> 10}"
+            f"product with a rate, got {optimizer._largest_difference >> _BELOW}"
         )
 
 
-def _stages(network: Sequence, x: Int8Tensor) -> tuple[Stage, ...]:
+def _stages(network: Network, x: Int8Tensor) -> tuple[Stage, ...]:
     shape = tuple(x.m.shape[1:])
     stages: list[Stage] = []
-    for place, layer in enumerate(network.layers):
-        name, before = f"layer {place}", shape
+    for node in network.nodes:
+        layer, name, before = node.layer, f"layer {node.name}", shape
         shape = _shape_after(layer, shape)
         if max(shape) > LARGEST_SIZE:
             raise ValueError(f"expected dimensions up to {LARGEST_SIZE}, got {shape} at {name}")
@@ -264,7 +261,7 @@ def _stages(network: Sequence, x: Int8Tensor) -> tuple[Stage, ...]:
 
 
 @torch.no_grad()
-def exponents(network: Sequence, x: Int8Tensor) -> list[int]:
+def exponents(network: Network, x: Int8Tensor) -> list[int]:
     """The exponent of each stage's outputs on a batch; the last's are the sums'."""
     found: list[int] = []
     pooled = True  # the last stage has its maximum, or there is none

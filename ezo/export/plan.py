@@ -70,8 +70,8 @@ def splits(
             for batch in batches:
                 try:
                     planned = arena.plan(asked, batch, ram, dsp=dsp)
-                except ValueError:
-                    continue  # does not fit
+                except arena.DoesNotFit:
+                    continue
                 found.append(
                     Split(
                         method,

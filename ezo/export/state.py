@@ -12,13 +12,13 @@ import numpy as np
 
 from ezo.export.describe import describe, restore
 from ezo.int8 import ElasticZO, Int8Tensor
-from ezo.int8.network import Sequence
+from ezo.int8.network import Network
 
 MAGIC = 0x314F5A45
 _HEAD = struct.Struct("<4I")
 
 
-def save(network: Sequence, optimizer: ElasticZO, x: Int8Tensor) -> bytes:
+def save(network: Network, optimizer: ElasticZO, x: Int8Tensor) -> bytes:
     """What a device would save that stands where this training stands."""
     problem = describe(network, optimizer, x)
     weights = problem.weights[problem.frozen :]
@@ -29,7 +29,7 @@ def save(network: Sequence, optimizer: ElasticZO, x: Int8Tensor) -> bytes:
     return body + struct.pack("<I", zlib.crc32(body))
 
 
-def load(state: bytes | Path, network: Sequence, optimizer: ElasticZO, x: Int8Tensor) -> None:
+def load(state: bytes | Path, network: Network, optimizer: ElasticZO, x: Int8Tensor) -> None:
     """Give a network and its optimiser what a device saved; the next step is the device's next.
 
     Args:

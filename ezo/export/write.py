@@ -14,7 +14,7 @@ from ezo.export import arena, kinds, templates
 from ezo.export.arena import Arena
 from ezo.export.describe import Problem, describe, exponents, twin
 from ezo.int8 import ElasticZO, Int8Tensor, Loss
-from ezo.int8.network import Sequence
+from ezo.int8.network import Network
 
 NONE = "EZO_NONE"
 CHECK_STEPS = 3  # of the self-test
@@ -24,7 +24,7 @@ HEADERS = ("ezo.h", "ezo_dsp.h", "ezo_inside.h")
 
 
 def write(
-    network: Sequence,
+    network: Network,
     optimizer: ElasticZO | None = None,
     *,
     x: Int8Tensor,
@@ -176,7 +176,7 @@ def _model(problem: Problem, planned: Arena, levels: list[int]) -> str:
 
 
 def _check(
-    network: Sequence, optimizer: ElasticZO | None, x: Int8Tensor, problem: Problem, batch: int
+    network: Network, optimizer: ElasticZO | None, x: Int8Tensor, problem: Problem, batch: int
 ) -> str:
     """The self-test: Python's own steps on windows of ``x``, and what they came to."""
     inputs, classes = int(np.prod(problem.stages[0].inputs)), problem.stages[-1].outputs[0]
@@ -202,7 +202,7 @@ def _check(
     return templates.check(pool.tolist(), digests, predicted, CHECK_SPAN)
 
 
-def _loss(network: Sequence, x: Int8Tensor, labels: torch.Tensor) -> Loss:
+def _loss(network: Network, x: Int8Tensor, labels: torch.Tensor) -> Loss:
     return Loss(network(x), labels)
 
 

@@ -117,7 +117,6 @@ def test_prediction_alone_needs_no_weights_in_ram(tmp_path):
     ("model", "bp", "options", "message"),
     [
         ([nn.ReLU(), nn.Linear(4, 2)], 1, {}, "layer 0, ReLU"),
-        ([nn.Linear(4, 2)], 0, {"magnitude": "relative"}, "magnitude sign or absolute"),
         ([nn.Linear(4, 4), nn.Linear(4, 2)], 1, {"bp_gradient": "mean"}, "bp_gradient plus"),
         ([nn.Linear(4, 2)], 0, {"largest_difference": 1 << 30}, "largest_difference below"),
     ],

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from bench.mcu.native import runtime
+from ezo import kernels
 from ezo import noise as words
-from ezo.int8 import Int8Tensor, SparseNoise, fast, loss, perturb
-from ezo.int8.layers import Conv2d, Linear, MaxPool2d, aligned
-from ezo.int8.optim import ERROR_STREAM, _descend
+from ezo.int8 import Int8Tensor, SparseNoise, loss, perturb
+from ezo.int8.layers import Conv2d, Linear, MaxPool2d
+from ezo.int8.ops import aligned
+from ezo.int8.optim import ERROR_STREAM
 from ezo.int8.rounding import bit_width, shift
 
 SEEDS = (0, 7, (1 << 64) - 1)
@@ -64,7 +66,7 @@ def c(request, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def reference():
     """Compared with the definition in plain torch, not with the compiled kernels."""
-    with fast.instruction_set("reference"):
+    with kernels.using("reference"):
         yield
 
 
@@ -214,7 +216,7 @@ def test_linear(c, inputs, outputs, bias_left, extreme):
     if bias_left is not None:
         bias = Int8Tensor(torch.from_numpy(_int8(outputs, seed=1)), -7 + bias_left)
     layer, x = Linear(weight, bias), _int8(inputs, seed=2, extreme=extreme)
-    layer.rounded = False
+    layer.requantized = False
     sums = layer(Int8Tensor(torch.from_numpy(x)[None], 0)).m[0]
     for relu in (False, True):
         got, seen = _run(c, layer, x, (outputs,), relu=relu, e=-7, form=2)
@@ -236,7 +238,7 @@ def test_conv2d(c, channels, outputs, kernel, pool):
         weight = torch.from_numpy(_int8(outputs, channels, kernel, kernel, extreme=extreme))
         bias = Int8Tensor(torch.from_numpy(_int8(outputs, seed=1)), -4) if kernel > 1 else None
         layer = Conv2d(Int8Tensor(weight, -6), bias, padding)
-        layer.rounded = False
+        layer.requantized = False
         x = _int8(channels, h, w, seed=3, extreme=extreme)
         sums = layer(Int8Tensor(torch.from_numpy(x)[None], -1)).m
         expected = MaxPool2d(pool)(Int8Tensor(sums, 0)).m[0] if pool > 1 else sums[0]
@@ -256,7 +258,7 @@ def test_max_pool2d(c, size):
 
 def test_a_window_keeps_what_any_of_its_shifts_needs(c):
     layer = Linear(Int8Tensor(torch.from_numpy(_int8(500, 40)), 0), None)
-    layer.rounded = False
+    layer.requantized = False
     x = _int8(40, seed=1)
     sums = layer(Int8Tensor(torch.from_numpy(x)[None], 0)).m[0]
     for first in (0, 3):
@@ -279,7 +281,7 @@ def test_descent(c, mu, fine):
         weight = _int8(n, seed=bits, extreme=bits == 8)
         fraction = generator.integers(0, 256, n, np.uint8)
         expected, part = torch.from_numpy(weight.copy()), torch.from_numpy(fraction.copy())
-        _descend(expected, part if fine else None, torch.from_numpy(gradient), mu)
+        kernels.bp_update(expected, part if fine else None, torch.from_numpy(gradient), mu)
         s = bit_width(torch.from_numpy(gradient)) - mu - (8 if fine else 0)
         for i in range(n):
             c.ezo_descend_one(
@@ -298,7 +300,7 @@ def test_a_bias_at_the_sums_exponent(c):
         Int8Tensor(torch.zeros((255, 1), dtype=torch.int8), 0),
         Int8Tensor(torch.arange(-127, 128).to(torch.int8), 0),
     )
-    layer.rounded = False
+    layer.requantized = False
     for left in range(-45, 45):
         got, _ = _run(c, layer, np.zeros(1, np.int8), (255,), e=-left, form=2)
         np.testing.assert_array_equal(got, aligned(layer.bias, left).numpy())

@@ -30,6 +30,7 @@ CASES = {
     "queries": ("mlp", 1, {"rate": 60_000, "queries": 3, "mu": 3}, 4),
     "queries-zo": ("cnn", 0, {"rate": 1 << 24, "queries": 2, "magnitude": "absolute"}, 3),
     "minus": ("mlp", 2, {"rate": 9_000, "bp_gradient": "minus", "mu": 3}, 8),
+    "last": ("mlp", 1, {"rate": 60_000, "bp_gradient": "last", "queries": 2, "mu": 3}, 8),
     "unperturbed": ("cnn", 2, {"rate": 9_000, "bp_gradient": "unperturbed", "queries": 2}, 8),
     "small-noise": ("mlp", 1, {"rate": 65_536, "r_max": 1, "p_zero": 0.9, "mu": 5}, 8),
     "large-noise": ("odd", 1, {"rate": 65_536, "r_max": 63, "magnitude": "absolute"}, 8),
@@ -92,7 +93,7 @@ def test_the_cases_cover_every_option():
     options = [{"magnitude": "sign", "bp_gradient": "plus"} | c[2] for c in CASES.values()]
     for name, values in {
         "magnitude": {"sign", "absolute"},
-        "bp_gradient": {"plus", "minus", "unperturbed"},
+        "bp_gradient": {"plus", "minus", "last", "unperturbed"},
     }.items():
         assert {o[name] for o in options} == values
     ways = itertools.chain.from_iterable(map(_every_way, ("elastic-2", "elastic-1-blocks")))
