@@ -1,4 +1,4 @@
-"""The command line: ``ezo train``, ``ezo plan`` and ``ezo list``."""
+"""The command line: ``ezo train``, ``ezo plan``, ``ezo export`` and ``ezo list``."""
 
 import argparse
 import math
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ezo import catalogue, rows, train
+from ezo.export import command as export
 from ezo.plan import command as plan
 from ezo.run import Run
 
@@ -45,6 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             formatter_class=_Help,
         )
     )
+    export.add_arguments(
+        commands.add_parser(
+            "export",
+            help="write C that trains on a microcontroller",
+            description="Write C99 that goes on with a training on a microcontroller, to the same "
+            "bits; without --out, print what every split would take.",
+            formatter_class=_Help,
+        )
+    )
     commands.add_parser("list", help="list the models, data sets, methods and precisions")
     given = parser.parse_args(list(_joined(sys.argv[1:] if arguments is None else arguments)))
     if given.command is None:
@@ -53,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.command == "plan":
             status = plan.command(given)
+        elif given.command == "export":
+            status = export.command(given)
         else:
             status = _list() if given.command == "list" else _train(given)
         sys.stdout.flush()  # a reader that is gone shows here, not at exit
