@@ -143,7 +143,15 @@ def describe(network: Network, optimizer: ElasticZO | None, x: Int8Tensor) -> Pr
     places = [i for i, stage in enumerate(stages) if stage.weight is not None]
     zo = next((group for group in optimizer.param_groups if group["zo"]), None)
     bp = next((group for group in optimizer.param_groups if not group["zo"]), None)
-    first_bp = places[len(places) - optimizer._bp] if optimizer._bp else len(stages)
+    n = len(optimizer._bp_layers)
+    first_bp = places[len(places) - n] if n else len(stages)
+    trained = network.weighted()[0 if zo else len(places) - n :]
+    for node in network.nodes:
+        if isinstance(node.layer, Weighted) and node.layer in trained and node.layer.frozen:
+            raise ValueError(
+                f"expected trained layers without frozen parts, got {node.name} with its "
+                f"{' and '.join(sorted(node.layer.frozen))} frozen; thaw it, or take tail-only-k"
+            )
     _check(stages[first_bp:], optimizer)
     noise = optimizer._noise
     fractions = None
@@ -191,7 +199,7 @@ def twin(network: Network, optimizer: ElasticZO) -> tuple[Network, ElasticZO]:
     network = copy.deepcopy(network)
     made = ElasticZO(
         network,
-        optimizer._bp,
+        len(optimizer._bp_layers),
         zo=any(group["zo"] for group in optimizer.param_groups),
         noise=optimizer._noise,
         magnitude=optimizer._magnitude,
@@ -221,7 +229,7 @@ def _check(bp_stages: tuple[Stage, ...], optimizer: ElasticZO) -> None:
         raise ValueError(
             f"expected estimator central, which has a C form, got {optimizer._estimator}"
         )
-    if optimizer._bp_gradient == "mean" and optimizer._bp and zo:
+    if optimizer._bp_gradient == "mean" and len(optimizer._bp_layers) and zo:
         raise ValueError(
             "expected bp_gradient plus, minus, last or unperturbed, got mean, which holds a "
             "gradient through a pass; train with plus"

@@ -12,7 +12,7 @@ from ezo import cli, export
 from ezo.export import arena, kinds, plan
 from ezo.export.describe import describe
 from ezo.export.write import digest
-from ezo.int8 import ElasticZO, Int8Tensor, from_float, loss
+from ezo.int8 import ElasticZO, Int8Tensor, from_float, loss, quantize
 from tests.export.networks import CLASSES, data, make, train
 
 FOREIGN, DAMAGED = 4, 5  # of ezo.h
@@ -243,3 +243,13 @@ def test_the_command_line_goes_on_from_a_run(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["export", "--from", str(tmp_path), "--out", str(out)]) == 2
     assert "a run's folder" in capsys.readouterr().err
+
+
+def test_a_frozen_layer_among_the_trained_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    network = from_float(model, headroom=15)
+    optimizer = ElasticZO(network, bp=1)
+    network.weighted()[1].requires_grad_(False)
+    x = quantize(torch.ones(2, 6))
+    with pytest.raises(ValueError, match="without frozen parts, got 2 with its bias and weight"):
+        describe(network, optimizer, x)
