@@ -243,3 +243,20 @@ def test_the_command_line_goes_on_from_a_run(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["export", "--from", str(tmp_path), "--out", str(out)]) == 2
     assert "a run's folder" in capsys.readouterr().err
+
+
+def test_the_plan_for_a_microcontroller_is_the_table_of_splits(capsys):
+    words = ["plan", "--model", "lenet5", "--target", "mcu", "--batch", "2"]
+    assert cli.main([*words, "--budget", "128KiB"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:5] == ["method", "fraction", "batch", "way", "RAM"]
+    assert {line.split()[2] for line in lines} == {"1", "2", "8"}
+    assert cli.main([*words, "--budget", "4KiB"]) == 1
+    assert "nothing fits in 4KiB" in capsys.readouterr().out
+    for more, message in (
+        (["--lean"], "no --lean"),
+        (["--precision", "fp32"], "precision int8"),
+        (["--model", "pointnet"], "points.0, Linear on points"),
+    ):
+        assert cli.main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
