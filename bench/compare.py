@@ -20,7 +20,6 @@ from bench.memory import heap_bytes, peak_bytes
 from bench.timing import in_turn, interval, visit
 from bench.workload import Workload
 from ezo import catalogue
-from ezo.methods import BP, ZO
 from ezo.rows import Row
 
 MODELS = ("lenet5", "pointnet", "mobilenet_v2")
@@ -52,8 +51,8 @@ def group(method: str) -> str:
     """
     if method in peers.names():
         return "ZO" if hasattr(peers.find(method), "make_step") else "BP"
-    reads = catalogue.find("method", method).READS
-    return ("elastic" if reads >= BP else "ZO") if reads >= ZO else "BP"
+    parts = catalogue.find("method", method).parts(method)
+    return ("elastic" if parts.bp else "ZO") if parts.zo and parts.bp != "all" else "BP"
 
 
 def measure(

@@ -1,7 +1,7 @@
 """Find models, data sets, methods and more: a file in a kind's folder is one, by being there.
 
 A file of a kind defines ``NAMES``, the names it answers to, and the function of its kind
-(``build``, ``load``, ``optimizer``, ``make_step``, ``difference``: see `KINDS`). A name may hold
+(``build``, ``load``, ``parts``, ``make_step``, ``difference``: see `KINDS`). A name may hold
 one placeholder for an integer, ``elastic-<k>``; the function gets the name as the caller wrote it,
 and `number` reads the integer.
 Nothing is registered anywhere: to add a model, write ``ezo/models/yours.py``.

@@ -8,22 +8,23 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from ezo.methods import BP, Hyper
-from ezo.optim import ElasticZO
+from ezo.methods import Parts
 
 NAMES = ("full-bp-checkpoint",)
-HYPER = Hyper()
-READS = BP
+INTEGERS = False
 
 
-def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
+def parts(name: str) -> Parts:
+    """All layers by BP."""
+    return Parts("all")
+
+
+def prepare(model: nn.Module) -> None:
     """Each ``nn.Sequential`` of n modules keeps about sqrt(n) activations (Chen et al. 2016)."""
     for module in _outermost_sequentials(model):
         module.forward = _checkpointed(module)  # type: ignore[method-assign]
-    return ElasticZO(model, "all", bp_optimizer=hyper.sgd(), seed=seed)
 
 
 def _outermost_sequentials(module: nn.Module) -> Iterator[nn.Sequential]:

@@ -27,14 +27,11 @@ from ezo.methods._hyper import about
 from ezo.precisions import EVALUATION_BATCH, Impossible, Step
 
 NAMES = ("int8", "int8*")
-ZO = frozenset(
-    {
-        *("rate", "r_max", "p_zero", "magnitude", "largest_difference", "fraction", "schedule"),
-        *("zo_growth", "queries"),
-    }
+ZO = (
+    *("rate", "r_max", "p_zero", "magnitude", "largest_difference", "fraction", "schedule"),
+    *("zo_growth", "queries"),
 )
-BP = frozenset({"mu", "mu_drop", "fraction", "growth"})
-BOTH = frozenset({"bp_gradient"})
+BP = ("mu", "mu_drop", "fraction", "growth")
 HALVINGS = 5  # of the rate, over an exponential schedule
 FACTOR_BITS = 16
 
@@ -101,11 +98,7 @@ def default(method: str | None) -> Int8Hyper:
 
 def reads(method: str) -> frozenset[str]:
     """Those of the parts that the method has."""
-    parts = _parts(method)
-    zo = parts.zo and parts.bp != "all"
-    bp = parts.bp != 0
-    both = BOTH if zo and bp else frozenset()
-    return (ZO if zo else frozenset()) | (BP if bp else frozenset()) | both
+    return _parts(method).reads(ZO, BP)
 
 
 def check(method: str, hyper: Int8Hyper) -> None:
@@ -134,13 +127,9 @@ def check(method: str, hyper: Int8Hyper) -> None:
 
 def _parts(method: str) -> Parts:
     file = catalogue.find("method", method)
-    if not hasattr(file, "parts"):
-        known = [
-            name
-            for other in catalogue.members("method")
-            if hasattr(other, "parts")
-            for name in other.NAMES
-        ]
+    if not getattr(file, "INTEGERS", True):
+        able = [of for of in catalogue.members("method") if getattr(of, "INTEGERS", True)]
+        known = [name for of in able for name in of.NAMES]
         raise ValueError(
             f"expected a method with an integer form, {', '.join(known)}, got {method}; "
             "give one of those, or --precision fp32"
