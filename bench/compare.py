@@ -9,12 +9,12 @@ Markdown: a group each for zeroth order, ElasticZO and backpropagation.
 import dataclasses
 import gc
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from bench import grid, peers
+from bench import peers
 from bench.isolate import told
 from bench.memory import heap_bytes, peak_bytes
 from bench.timing import in_turn, interval, visit
@@ -24,23 +24,19 @@ from ezo.rows import Row
 
 MODELS = ("lenet5", "pointnet", "mobilenet_v2")
 BATCH_SIZES = {"pointnet": 8, "mobilenet_v2": 8}  # a step stays under a second on one core
-METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp", "full-bp-checkpoint")  # and every peer
+OWN = ("full-zo", "elastic-1", "elastic-2", "full-bp", "full-bp-checkpoint")
+METHODS = (*OWN, *peers.names())
 OURS = "full-zo"  # what a peer's ZO step is timed beside
 GROUPS = {"ZO": "zeroth order", "elastic": "ElasticZO", "BP": "backpropagation"}
 TIME_SECONDS = 5.0  # of a cell's rounds, where they are not the fewest
 ROUNDS = (5, 15)  # fewest and most
 VISIT_SECONDS = 0.05
+COST = (TIME_SECONDS, 15)
 LIMIT_SECONDS = 180.0  # of a cell, also where the machine is busy
 SMOKE = {"time_seconds": 0.0, "rounds": (2, 2), "visit_seconds": 0.001}
 
 STEP, PEAK, HEAP = "step_over_two_forwards", "peak_over_inference", "heap_over_inference"
 BESIDE = "step_over_full_zo"
-
-
-def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
-    """Every method and peer on every model."""
-    chosen = tuple(methods or (*METHODS, *peers.names()))
-    return [Workload(model, method, batch_size) for model in models for method in chosen]
 
 
 def group(method: str) -> str:
@@ -123,12 +119,6 @@ def _exact(model: torch.nn.Module, step: Callable[[], Any]) -> int:
         step()
     gc.collect()
     return peak_bytes(step)
-
-
-def seconds(case: Workload) -> float:
-    """About how long a cell takes."""
-    step = 4 * grid.flops(case) / grid.FLOPS_PER_SECOND
-    return grid.START_SECONDS + TIME_SECONDS + 15 * step
 
 
 def table(rows: Sequence[Row]) -> str:

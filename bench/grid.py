@@ -55,10 +55,9 @@ class Grid:
         self._check()
         found = []
         for model in self.models:
-            methods = None if self.methods is None else list(expand(model, self.methods))
             usual = getattr(benchmark, "BATCH_SIZES", {}).get(model, BATCH_SIZE)
             for batch_size in self.batch_sizes or (usual,):
-                for case in benchmark.cases([model], methods, batch_size):
+                for case in cases(benchmark, model, self.methods, batch_size):
                     found += list(self._varied(benchmark, case))
         return list(dict.fromkeys(found))
 
@@ -102,26 +101,34 @@ class Grid:
             yield dataclasses.replace(case, **wanted) if wanted else case
 
 
+def cases(
+    benchmark: ModuleType, model: str, methods: Iterable[str] | None, batch_size: int
+) -> list[Any]:
+    """A benchmark's cases on a model: of each method, by default of its ``METHODS``."""
+    make = getattr(benchmark, "cases", lambda *of: [Workload(*of)])
+    chosen = expand(model, methods or benchmark.METHODS)
+    return [case for method in chosen for case in make(model, method, batch_size)]
+
+
 def expand(model: str, methods: Iterable[str]) -> Iterator[str]:
     """Methods, with ``elastic-*`` as every split point of the model."""
-    methods = list(methods)
-    if not any(method.endswith("-*") for method in methods):
-        yield from methods
-        return
-    module = catalogue.find("model", model)
-    with torch.device("meta"):
-        depth = len(layers(module.build(model, CLASSES[module.INPUT], 3)))
     for method in methods:
-        yield from catalogue.expand([method], depth) if method.endswith("-*") else [method]
+        if not method.endswith("-*"):
+            yield method
+            continue
+        module = catalogue.find("model", model)
+        with torch.device("meta"):
+            depth = len(layers(module.build(model, CLASSES[module.INPUT], 3)))
+        yield from catalogue.expand([method], depth)
 
 
 def predicted_seconds(benchmark: ModuleType, case: Any) -> float:
-    """About how long a cell takes: the benchmark's own ``seconds(case)``, else a dozen steps."""
+    """About how long a cell takes: as the benchmark says, else a dozen steps."""
     if hasattr(benchmark, "seconds"):
         return float(benchmark.seconds(case))
-    if isinstance(case, Workload):
-        return START_SECONDS + 12 * 4 * flops(case) / FLOPS_PER_SECOND
-    return START_SECONDS
+    more, steps = getattr(benchmark, "COST", (0.0, 12))
+    step = 4 * flops(case) / FLOPS_PER_SECOND if isinstance(case, Workload) else 0.0
+    return float(START_SECONDS + more + steps * step)
 
 
 def flops(case: Workload) -> int:
@@ -140,12 +147,12 @@ class Kept:
     """The rows in a folder, by benchmark and cell. Each row's ``config`` says which it is of.
 
     Args:
-        out: folder of ``rows.jsonl``.
+        out: folder of ``rows.jsonl``, or None where nothing was kept.
         benchmark: its name.
     """
 
-    def __init__(self, out: Path, benchmark: str) -> None:
-        self.path, self.benchmark = out / "rows.jsonl", benchmark
+    def __init__(self, out: Path | None, benchmark: str) -> None:
+        self.path, self.benchmark = (out or Path(os.devnull)) / "rows.jsonl", benchmark
         self._rows = rows.read(self.path) if self.path.exists() else []
         here = rows.provenance()
         self._stamp = {

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
-from bench import grid
 from bench.isolate import told
 from bench.workload import Workload
 from ezo.livebytes import Peak, step_peak
@@ -42,15 +41,6 @@ UNIT = "B"
 AGREEMENT = 0.02  # of the analytic figure with the exact one
 STEPS = 3
 SAMPLE_SECONDS = 1e-3
-
-
-def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
-    """Every method on every model, by default at every split point."""
-    return [
-        Workload(model, method, batch_size)
-        for model in models
-        for method in grid.expand(model, methods or METHODS)
-    ]
 
 
 def measure(case: Workload) -> list[Row]:

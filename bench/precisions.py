@@ -11,14 +11,13 @@ channels_last, whichever is faster.
 """
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.grid import START_SECONDS
 from bench.memory import heap_bytes, peak_bytes
 from bench.timing import in_turn, interval
 from bench.workload import Workload
@@ -30,6 +29,11 @@ from ezo.rows import Row
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
 OTHERS = ("int8", "int8-whole", "int8*")
 ROUNDS, VISIT_SECONDS = 15, 0.15
+COST = (12 * ROUNDS * VISIT_SECONDS, 0)
+LAYOUTS = {
+    "full BP, contiguous": torch.contiguous_format,
+    "full BP, channels_last": torch.channels_last,
+}
 SMOKE = {"rounds": 2, "visit_seconds": 0.001}
 
 
@@ -50,23 +54,17 @@ class Comparison:
 
     def workload(self, precision: str, method: str | None = None) -> Workload:
         """One of what is timed."""
-        return Workload(
-            self.model,
-            method or self.method,
-            self.batch_size,
-            precision=precision,
-            threads=self.threads,
-            device=self.device,
-        )
+        how: dict[str, Any] = {
+            "precision": precision,
+            "threads": self.threads,
+            "device": self.device,
+        }
+        return Workload(self.model, method or self.method, self.batch_size, **how)
 
 
-def cases(
-    models: Iterable[str], methods: Iterable[str] | None, batch_size: int
-) -> list[Comparison]:
-    """Every method on every model."""
-    return [
-        Comparison(model, method, batch_size) for model in models for method in methods or METHODS
-    ]
+def cases(model: str, method: str, batch_size: int) -> list[Comparison]:
+    """A method on a model."""
+    return [Comparison(model, method, batch_size)]
 
 
 def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECONDS) -> list[Row]:
@@ -77,13 +75,13 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
     """
     sizes = {name: _sizes(case, name) for name in ("fp32", *OTHERS)}
     steps = {name: _prepare(case, name)[1] for name in ("fp32", *OTHERS)}
-    for name, layout in _layouts(case).items():
+    for name, layout in LAYOUTS.items():
         model, steps[name] = case.workload("fp32", "full-bp").prepare()
         _channels_last(model, layout)
     wait = case.workload("fp32").synchronise
     samples = in_turn(steps, wait, rounds or case.rounds or ROUNDS, visit_seconds)
     times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
-    fastest = min(_layouts(case), key=lambda name: times[name].median().item())
+    fastest = min(LAYOUTS, key=lambda name: times[name].median().item())
     found = []
     for precision in ("fp32", *(name for name in OTHERS if not name.endswith("-whole"))):
         for n, second in enumerate(samples[precision]):
@@ -145,18 +143,6 @@ def _sizes(case: Comparison, name: str) -> tuple[int, int]:
         step()
     gc.collect()
     return peak_bytes(step), heap_bytes(model, step)
-
-
-def seconds(case: Comparison) -> float:
-    """About how long a comparison takes."""
-    return START_SECONDS + ROUNDS * 2 * VISIT_SECONDS * 6
-
-
-def _layouts(case: Comparison) -> dict[str, torch.memory_format]:
-    return {
-        "full BP, contiguous": torch.contiguous_format,
-        "full BP, channels_last": torch.channels_last,
-    }
 
 
 def _channels_last(model: nn.Module, layout: torch.memory_format) -> None:

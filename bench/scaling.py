@@ -12,15 +12,15 @@ import gc
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from bench.memory import peak_bytes
 from bench.timing import check, visit
-from bench.workload import CLASSES, prepared
-from ezo import catalogue, rows
+from bench.workload import Workload, prepared, row_of
+from ezo import catalogue
 from ezo.plan import simulate
 from ezo.rows import Row
 
@@ -64,20 +64,16 @@ class Series:
 
     def prepare(self, size: int) -> tuple[nn.Module, Callable[[], Tensor]]:
         """The model at a size, and the function that does one step and returns the loss."""
-        torch.set_num_threads(self.threads)
         has = {**CONVNET, "points": 256, "batch": self.batch_size, self.axis: size}
+        if self.model != "convnet":
+            step_of = Workload(self.model, self.method, has["batch"], has["points"])
+            return replace(step_of, threads=self.threads).prepare()
+        torch.set_num_threads(self.threads)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            if self.model == "convnet":
-                model, classes = convnet(has["width"], has["depth"]), 10
-                x = torch.randn(has["batch"], 3, has["image"], has["image"])
-            else:
-                module = catalogue.find("model", self.model)
-                image, classes = module.INPUT == "image", CLASSES[module.INPUT]
-                model = module.build(self.model, classes, 1 if image else 3)
-                shape = (1, 28, 28) if image else (has["points"], 3)
-                x = torch.randn(has["batch"], *shape)
-            y = torch.randint(0, classes, (has["batch"],))
+            model = convnet(has["width"], has["depth"])
+            x = torch.randn(has["batch"], 3, has["image"], has["image"])
+            y = torch.randint(0, 10, (has["batch"],))
         step, batch, labels = prepared("fp32", self.method, model, x, y)
         return step.model, lambda: step(batch, labels)
 
@@ -90,15 +86,9 @@ def convnet(width: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 
 
-def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Series]:
-    """Each method's series, of what each model lets grow."""
-    chosen = tuple(methods or METHODS)
-    return [
-        Series(model, method, axis, batch_size)
-        for model in models
-        for axis in _axes(model)
-        for method in chosen
-    ]
+def cases(model: str, method: str, batch_size: int) -> list[Series]:
+    """A method's series, of what each model lets grow."""
+    return [Series(model, method, axis, batch_size) for axis in _axes(model)]
 
 
 def _axes(model: str) -> tuple[str, ...]:
@@ -177,16 +167,5 @@ def largest_size(peak: Callable[[int], int], memory: int, line_from: int | None 
 
 
 def _row(case: Series, metric: str, value: float, unit: str, note: str = "", **config: int) -> Row:
-    return Row(
-        case=case.name,
-        metric=metric,
-        value=value,
-        unit=unit,
-        note=note,
-        model=case.model,
-        data="random",
-        method=case.method,
-        config={"axis": case.axis, "batch_size": case.batch_size, **config},
-        threads=case.threads,
-        **rows.provenance(),
-    )
+    about = {"axis": case.axis, "batch_size": case.batch_size, **config}
+    return row_of(case, metric, value, unit, note, about)

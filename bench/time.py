@@ -8,25 +8,18 @@ emits (`ezo.phases`), in every precision; on CUDA the device is waited for at ea
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.grid import FLOPS_PER_SECOND, START_SECONDS, flops
-from bench.timing import VISIT_STEPS, Step, in_turn, visit
+from bench.timing import Step, in_turn, visit
 from bench.workload import Workload
 from ezo.phases import PHASES, listening
 from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp", "full-bp-checkpoint")
 ROUNDS, VISIT_SECONDS, PHASE_STEPS = 11, 0.05, 30
+COST = (6 * ROUNDS * VISIT_SECONDS, PHASE_STEPS + 9 + 6 * ROUNDS)
 SMOKE = {"rounds": 2, "visit_seconds": 0.001, "phase_steps": 2}
-
-
-def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
-    """Every method on every model."""
-    return [
-        Workload(model, method, batch_size) for model in models for method in methods or METHODS
-    ]
 
 
 def measure(
@@ -94,10 +87,3 @@ def _spread(case: Workload, metric: str, samples: list[float], unit: str) -> Row
     low, middle, high = statistics.quantiles(samples, n=4)
     note = f"median of {len(samples)}; quartiles {low:.4g} to {high:.4g}"
     return case.row(metric, middle, unit, note)
-
-
-def seconds(case: Workload) -> float:
-    """About how long a cell takes."""
-    step = 4 * flops(case) / FLOPS_PER_SECOND
-    visits = 2 * ROUNDS * max(VISIT_SECONDS, VISIT_STEPS * step)
-    return START_SECONDS + 3 * visits + (PHASE_STEPS + 9) * step

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ezo import catalogue, rows, train
+from ezo import catalogue, check, rows, train
 from ezo.plan import command as plan
 from ezo.run import Run
 
@@ -156,7 +156,7 @@ def _train(given: argparse.Namespace) -> int:
         if given.threads < 1:
             raise ValueError(f"expected --threads of 1 or more, got {given.threads}")
         torch.set_num_threads(given.threads)
-    _check_device(given.device)
+    check.device(given.device)
     hyper = dict.fromkeys(f.name for p in catalogue.members("precision") for f in fields(p.HYPER))
     settled = Run(
         given.model,
@@ -189,19 +189,6 @@ def _train(given: argparse.Namespace) -> int:
             value = math.nan if row.value is None else row.value  # rows on disk have no NaN
             print(f"step {row.step:>7,}  {row.metric:<15} {value:>12,.4f} {row.unit}", flush=True)
     return 0
-
-
-def _check_device(name: str) -> None:
-    """Raises:
-    ValueError: torch has no such device here.
-    """
-    try:
-        torch.empty(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"expected a device that works here, got '{name}': {reason}; give --device cpu"
-        ) from error
 
 
 def _list() -> int:

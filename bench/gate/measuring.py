@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.gate.judging import (
@@ -21,27 +21,38 @@ from bench.gate.judging import (
     undecided_yet,
 )
 from bench.gate.sides import NotMeasured, Process, Side
+from bench.probe import PLANTS
 from bench.progress import Progress
-from bench.timing import turns
+from bench.timing import CLOCKS, turns
 from bench.workload import Workload
 
 ROUNDS = 4  # of a pair
 VISIT_SECONDS, VISIT_STEPS = 0.1, 3  # a visit takes at least both
 
 
+def _option(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
+    """A setting, with what ``python -m bench gate --help`` says of it."""
+    return field(default=default, metadata={"help": text, "choices": choices or None})
+
+
 @dataclass
 class Settings:
     """What the gate allows, and how long it measures."""
 
-    tolerance: float = 0.05
-    bytes_tolerance: int = 0
-    allow_digest_change: bool = False
-    allow_new: bool = False
-    pairs: int = 4
-    most_pairs: int = 24
-    clock: str = "wall"
-    plant: str = ""
-    only: str = ""
+    tolerance: float = _option(0.05, "slower by more than this share of the step time fails")
+    bytes_tolerance: int = _option(0, "more peak bytes than this fail")
+    allow_digest_change: bool = _option(False, "other weights than before are meant")
+    allow_new: bool = _option(False, "cells that base does not have are meant")
+    pairs: int = _option(4, "of processes, at least")
+    most_pairs: int = _option(24, "pairs while it can't be told")
+    clock: str = _option(
+        "wall",
+        "cpu: seconds that the processor worked, which other processes lengthen less; it does not "
+        "see waiting, nor a GPU",
+        tuple(CLOCKS),
+    )
+    only: str = _option("", "bytes and digests, or time", ("exact", "time"))
+    plant: str = _option("", "plant a fault in head, to see the gate find it", PLANTS)
 
 
 class _Failed(Exception):
