@@ -91,9 +91,9 @@ def _times(
     found = []
     for metric, ratio in ratios.items():
         low, high = interval(ratio)
-        row = case.row(metric, ratio.median().item(), "1", f"95 % interval {low:.3f} to {high:.3f}")
-        config = {**row.config, "low": low, "high": high, "rounds": rounds}
-        found.append(dataclasses.replace(row, config=config))
+        about = {"low": low, "high": high, "rounds": rounds}
+        note = f"95 % interval {low:.3f} to {high:.3f}"
+        found.append(case.row(metric, ratio.median().item(), "1", note, **about))
     return found
 
 

@@ -56,19 +56,15 @@ def measure(case: Workload) -> list[Row]:
     gc.collect()
     exact = peak_bytes(step)
     resident = _resident(step)
-    found = [case.row("rss_peak_bytes", resident, UNIT, "sampled; libraries included")]
+    last = [case.row("rss_peak_bytes", resident, UNIT, "sampled; libraries included")]
     if torch.device(case.device).type == "cuda":
-        found.append(case.row("cuda_peak_bytes", _cuda(case, step), UNIT, "max_memory_allocated"))
+        last.append(case.row("cuda_peak_bytes", _cuda(case, step), UNIT, "max_memory_allocated"))
     del model, step
     gc.collect()
-    heap = _heap(case, exact)
-    return [
-        case.row("peak_tensor_bytes", exact, UNIT),
-        *(case.row(f"bytes_{kind}", size, UNIT) for kind, size in apart.kinds.items()),
-        *_analytic(case, exact, apart),
-        heap,
-        *found,
-    ]
+    last.insert(0, _heap(case, exact))
+    found = [case.row("peak_tensor_bytes", exact, UNIT)]
+    found += [case.row(f"bytes_{kind}", size, UNIT) for kind, size in apart.kinds.items()]
+    return [*found, *_analytic(case, exact, apart), *last]
 
 
 def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
@@ -81,33 +77,26 @@ def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
     except Exception as error:  # a peer may do what shapes alone don't allow
         why = f"can't be played on shapes: {told(error)}"
         return [case.row("analytic_bytes", None, UNIT, why)]
-    note = ""
-    if abs(peak.peak_bytes / exact - 1) > AGREEMENT:
+    note, off = "", peak.peak_bytes / exact - 1
+    if abs(off) > AGREEMENT:
         kind = max(peak.kinds, key=lambda kind: abs(peak.kinds[kind] - apart.kinds[kind]))
-        note = (
-            f"{peak.peak_bytes / exact - 1:+.1%} off, mostly by {kind}: "
-            f"{peak.kinds[kind]:,} B in place of {apart.kinds[kind]:,} B"
-        )
-    modules = []
+        sizes = f"{peak.kinds[kind]:,} B in place of {apart.kinds[kind]:,} B"
+        note = f"{off:+.1%} off, mostly by {kind}: {sizes}"
+    found = [case.row("analytic_bytes", peak.peak_bytes, UNIT, note)]
+    found += [case.row(f"analytic_bytes_{kind}", size, UNIT) for kind, size in peak.kinds.items()]
     for (module, kind), size in peak.modules.items():
-        row = case.row("analytic_module_bytes", size, UNIT, f"{kind} of {module or 'no module'}")
-        modules.append(
-            dataclasses.replace(row, config={**row.config, "module": module, "kind": kind})
-        )
-    return [
-        case.row("analytic_bytes", peak.peak_bytes, UNIT, note),
-        *(case.row(f"analytic_bytes_{kind}", size, UNIT) for kind, size in peak.kinds.items()),
-        *modules,
-    ]
+        note = f"{kind} of {module or 'no module'}"
+        row = case.row("analytic_module_bytes", size, UNIT, note, module=module, kind=kind)
+        found.append(row)
+    return found
 
 
 def _heap(case: Workload, exact: int) -> Row:
     """What `heap_bytes` says of the step."""
     try:
-        import memray  # noqa: F401
+        peak = heap_bytes(*case.prepare())
     except ModuleNotFoundError as error:
         return case.row("heap_peak_bytes", None, UNIT, f"not installed: {error.name}")
-    peak = heap_bytes(*case.prepare())
     note = f"exact tensor bytes {peak - exact:+,} B: buffers inside operations, Python's objects"
     return case.row("heap_peak_bytes", peak, UNIT, note)
 

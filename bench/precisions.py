@@ -12,7 +12,7 @@ channels_last, whichever is faster.
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -84,9 +84,9 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
     fastest = min(LAYOUTS, key=lambda name: times[name].median().item())
     found = []
     for precision in ("fp32", *(name for name in OTHERS if not name.endswith("-whole"))):
-        for n, second in enumerate(samples[precision]):
-            row = case.workload(precision).row("turn_seconds", second, "s")
-            found.append(replace(row, config={**row.config, "round": n}))
+        row_of = case.workload(precision).row
+        seconds = enumerate(samples[precision])
+        found += [row_of("turn_seconds", second, "s", round=n) for n, second in seconds]
     for name in OTHERS:
         row_of = case.workload(name.removesuffix("-whole")).row
         for metric, other in (("fp32", "fp32"), ("full_bp", fastest)):

@@ -118,14 +118,14 @@ class Workload:
         if torch.device(self.device).type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def row(self, metric: str, value: float | None, unit: str, note: str = "") -> Row:
-        """A row about this workload, measured by this process."""
+    def row(self, metric: str, value: float | None, unit: str, note: str = "", **more: Any) -> Row:
+        """A row about this workload, measured by this process; ``more`` is for its config."""
         config: dict[str, Any] = {"batch_size": self.batch_size}
         if len(self.example) == 2:
             config["points"] = self.points
         elif self.example != IMAGE:
             config["image"] = "x".join(map(str, self.example))
-        return row_of(self, metric, value, unit, note, config)
+        return row_of(self, metric, value, unit, note, {**config, **more})
 
 
 def row_of(

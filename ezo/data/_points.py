@@ -50,17 +50,7 @@ def turns(n: int, largest: float, generator: torch.Generator) -> Tensor:
     axis = normalize(torch.randn(n, 3, generator=generator), dim=1)
     half = torch.rand(n, 1, generator=generator) * (largest / 2)
     w, x, y, z = torch.cat([half.cos(), half.sin() * axis], 1).unbind(1)  # unit quaternions
-    return torch.stack(
-        [
-            1 - 2 * (y * y + z * z),
-            2 * (x * y - w * z),
-            2 * (x * z + w * y),
-            2 * (x * y + w * z),
-            1 - 2 * (x * x + z * z),
-            2 * (y * z - w * x),
-            2 * (x * z - w * y),
-            2 * (y * z + w * x),
-            1 - 2 * (x * x + y * y),
-        ],
-        1,
-    ).reshape(n, 3, 3)
+    first = 1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)
+    second = 2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)
+    third = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
+    return torch.stack([*first, *second, *third], 1).reshape(n, 3, 3)

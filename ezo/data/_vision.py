@@ -52,10 +52,7 @@ def rotate(x: Tensor, degrees: int) -> Tensor:
     if degrees % 360 == 0:
         return x
     transforms = import_torchvision().transforms
+    how = {"interpolation": transforms.InterpolationMode.BILINEAR}
     for batch in x.split(1000):
-        batch.copy_(
-            transforms.functional.rotate(
-                batch, degrees, interpolation=transforms.InterpolationMode.BILINEAR
-            )
-        )
+        batch.copy_(transforms.functional.rotate(batch, degrees, **how))
     return x

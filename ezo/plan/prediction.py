@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_iter, tree_map_only
 
 from ezo import catalogue
 from ezo.livebytes import Peak
-from ezo.plan.simulation import simulate
-from ezo.precisions import Impossible
+from ezo.plan.simulation import Simulation, simulate
+from ezo.precisions import Impossible, Step
 
 METHODS = ("full-zo", "elastic-*", "full-bp")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -94,19 +94,16 @@ class Plan:
         lines += [f"{method} can't run: {why}" for method, why in self.impossible]
         if self.budget is not None and self.predictions:
             least = min(p.peak.peak_bytes for p in self.predictions)
+            weights = min(p.peak.kinds["parameters"] for p in self.predictions)
+            fix = "lower the batch size"
+            if weights > self.budget:
+                fix = f"the parameters alone take {weights:,} B, so that no batch is small enough"
             lines.append(
                 f"{self.best.method}, the most BP that fits in {self.budget:,} B"
                 if self.best
-                else f"nothing fits in {self.budget:,} B: the least is {least:,} B; {self._less()}"
+                else f"nothing fits in {self.budget:,} B: the least is {least:,} B; {fix}"
             )
         return "\n".join(lines)
-
-    def _less(self) -> str:
-        """What to do where nothing fits."""
-        weights = min(p.peak.kinds["parameters"] for p in self.predictions)
-        if self.budget is not None and weights > self.budget:
-            return f"the parameters alone take {weights:,} B, so that no batch is small enough"
-        return "lower the batch size"
 
     def draw(self, path: Path | str) -> None:
         """Plot peak bytes by kind, and relative time, of each method.
@@ -180,9 +177,18 @@ def plan(
         )
     if methods is None:
         methods = _of_splits(len(names), splits, lean) if splits or lean else METHODS
-    steps = _Steps(precision, model, x, loss, bp_optimizer)
-    inference, predictions, impossible = steps.predict(names, methods)
-    return Plan(inference, tuple(predictions), limit, tuple(impossible))
+    make = functools.partial(_step, precision, model, x, loss, bp_optimizer)
+    inference, _ = _needs(make, None)
+    predictions, impossible = [], []
+    for method in dict.fromkeys(catalogue.expand(methods, len(names))):
+        try:
+            found, k = _needs(make, method)
+        except Impossible as error:
+            impossible.append((method, str(error)))
+            continue
+        time = found.seconds / (2 * inference.seconds)
+        predictions.append(Prediction(method, k, names[-k] if k else "", found.peak, time))
+    return Plan(inference.peak, tuple(predictions), limit, tuple(impossible))
 
 
 def _limit(budget: int | str | None) -> int | None:
@@ -200,53 +206,36 @@ def _of_splits(layers: int, splits: Iterable[int] | None, lean: bool) -> list[st
     return [ends.get(k, f"{kind}-{k}") for k in chosen]
 
 
-@dataclass
-class _Steps:
-    """Makes a precision's steps of a model's shape on a batch's."""
+Ready = tuple[Step, Callable[[], Any]]
 
-    precision: str
-    model: nn.Module
-    x: Any
-    loss: Callable[[Any], Tensor] | None
-    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None
-    bp_layers: int = 0  # of the last step
 
-    def predict(
-        self, names: list[str], methods: Iterable[str]
-    ) -> tuple[Peak, list[Prediction], list[tuple[str, str]]]:
-        """Inference's peak, the needs of each method, and those that have no step."""
-        inference = simulate(functools.partial(self.of, None))
-        predictions, impossible = [], []
-        for method in dict.fromkeys(catalogue.expand(methods, len(names))):
-            try:
-                found = simulate(functools.partial(self.of, method))
-            except Impossible as error:
-                impossible.append((method, str(error)))
-                continue
-            begins = names[-self.bp_layers] if self.bp_layers else ""
-            time = found.seconds / (2 * inference.seconds)
-            predictions.append(Prediction(method, self.bp_layers, begins, found.peak, time))
-        return inference.peak, predictions, impossible
+def _needs(make: Callable[[str | None], Ready], method: str | None) -> tuple[Simulation, int]:
+    """What a method's step, or inference's pass, needs; and how many layers BP trains in it."""
+    bp_layers = []
 
-    def of(self, method: str | None) -> tuple[nn.Module, Callable[[], Any]]:
-        """A method's step, or a pass of inference and its loss, for `simulate`."""
-        file, loss = catalogue.find("precision", self.precision), self.loss
-        step = file.make_step(
-            self.precision,
-            _shape_of(self.model),
-            method,
-            file.default(method),
-            loss=None if loss is None else lambda output, labels: loss(output),
-            bp_optimizer=self.bp_optimizer,
-        )
-        self.bp_layers = step.bp_layers
-        x = tree_map_only(Tensor, _shape, self.x)
-        first = next(t for t in tree_iter(x) if isinstance(t, Tensor))
-        labels = None
-        if loss is None:
-            labels = torch.zeros(len(first), dtype=torch.int64, device=first.device)
-        batch = step.calibrate(x)
-        return step.model, lambda: step(batch, labels)
+    def prepare() -> tuple[nn.Module, Callable[[], Any]]:
+        step, run = make(method)
+        bp_layers.append(step.bp_layers)
+        return step.model, run
+
+    return simulate(prepare), bp_layers[0]
+
+
+def _step(
+    precision: str, model: nn.Module, x: Any, loss: Any, bp_optimizer: Any, method: str | None
+) -> Ready:
+    """A precision's step of a model's shape on a batch's."""
+    file = catalogue.find("precision", precision)
+    of_output = None if loss is None else lambda output, labels: loss(output)
+    how = {"loss": of_output, "bp_optimizer": bp_optimizer}
+    step: Step = file.make_step(precision, _shape_of(model), method, file.default(method), **how)
+    x = tree_map_only(Tensor, _shape, x)
+    first = next(t for t in tree_iter(x) if isinstance(t, Tensor))
+    labels = None
+    if loss is None:
+        labels = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+    batch = step.calibrate(x)
+    return step, lambda: step(batch, labels)
 
 
 def _shape_of(model: nn.Module) -> nn.Module:
