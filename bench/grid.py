@@ -144,12 +144,7 @@ def flops(case: Workload) -> int:
 
 
 class Kept:
-    """The rows in a folder, by benchmark and cell. Each row's ``config`` says which it is of.
-
-    Args:
-        out: folder of ``rows.jsonl``, or None where nothing was kept.
-        benchmark: its name.
-    """
+    """A benchmark's rows in a folder, if any. Each one's ``config`` says of which cell it is."""
 
     def __init__(self, out: Path | None, benchmark: str) -> None:
         self.path, self.benchmark = (out or Path(os.devnull)) / "rows.jsonl", benchmark

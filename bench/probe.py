@@ -75,12 +75,7 @@ class Probe:
         return self.time(WARM_UP_STEPS)
 
     def time(self, steps: int, clock: str = "wall") -> dict[str, float]:
-        """Seconds of the fastest of some steps: other processes only ever add to a step's time.
-
-        Args:
-            steps: how many.
-            clock: one of `bench.timing.CLOCKS`.
-        """
+        """Seconds of the fastest of some steps: other processes only ever add to a step's time."""
         assert self.step is not None and self.workload is not None
         return {"seconds": min(visit(self.step, steps, self.workload.synchronise, clock))}
 

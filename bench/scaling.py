@@ -42,15 +42,7 @@ SMOKE = {"sizes": (1, 2), "memories": (10**6,), "steps": 1}
 
 @dataclass(frozen=True)
 class Series:
-    """A method on a model, of which one thing grows.
-
-    Attributes:
-        model: name of a model, or ``convnet``.
-        method: name of a method, or ``inference``.
-        axis: a key of `SIZES`.
-        batch_size: examples, where they don't grow.
-        threads: CPU threads.
-    """
+    """A method on a model, or on ``convnet``, of which one thing grows: ``axis``, of `SIZES`."""
 
     model: str
     method: str
@@ -141,13 +133,10 @@ def exponent(points: Iterable[tuple[float, float]]) -> float:
 
 
 def largest_size(peak: Callable[[int], int], memory: int, line_from: int | None = None) -> int:
-    """The largest size whose peak fits, 0 where none does.
+    """The largest size whose peak fits in ``memory`` bytes, 0 where none does.
 
-    Args:
-        peak: bytes at a size; more at a larger one.
-        memory: bytes.
-        line_from: from this size on every further one adds the same, so that none larger than
-            twice this is looked at.
+    From the size ``line_from`` on every further one adds the same to ``peak(size)``, so that none
+    larger than twice this is looked at.
 
     >>> largest_size(lambda size: 10 + 3 * size * size, memory=312)
     10

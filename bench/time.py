@@ -54,13 +54,7 @@ def measure(
 
 
 def phases(step: Step, steps: int, synchronise: Step) -> dict[str, list[float]]:
-    """Seconds of each phase of a step, and of what is left, a sample for each step.
-
-    Args:
-        step: what emits the ranges; of a step that emits none all is left.
-        steps: how many.
-        synchronise: waits for the device, at every range's start and end.
-    """
+    """Seconds of each phase, and of what is left, a sample for each of so many ``steps``."""
     spent = dict.fromkeys(PHASES, 0.0)
 
     @contextmanager

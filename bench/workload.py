@@ -40,16 +40,9 @@ def prepared(
 
 @dataclass(frozen=True)
 class Workload:
-    """A method's step on one batch.
+    """A method's step on one batch: of examples, or of clouds of ``points`` points.
 
-    Attributes:
-        model: name of a model.
-        method: name of a method, ``inference`` (a pass and its loss, no gradient), or a peer's.
-        batch_size: examples.
-        points: points per cloud, for a model of points.
-        precision: a name that ``ezo list`` shows.
-        threads: CPU threads.
-        device: ``cpu``, ``cuda`` or any torch device.
+    The method is one that ``ezo list`` shows, a peer's, or ``inference``: a pass and its loss.
     """
 
     model: str

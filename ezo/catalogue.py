@@ -24,11 +24,7 @@ OF_A_RUN = ("model", "data", "method", "precision")  # a training run names one 
 
 
 def members(kind: str) -> Iterator[ModuleType]:
-    """Every member of a kind, in the order of their file names.
-
-    Args:
-        kind: a key of `KINDS`.
-    """
+    """Every member of a kind of `KINDS`, in the order of their file names."""
     package = importlib.import_module(KINDS[kind])
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
         if not info.name.startswith("_"):

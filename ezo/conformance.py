@@ -293,10 +293,8 @@ _SHAPES = ((8, 6), (8, 6), (6,), (3, 2, 4), ())
 class _Seen:
     """A step from outside; vectors are float64, of all parameters.
 
-    Attributes:
-        points: the parameters at each call of the closure, those at (nearly) theta left out.
-        losses: what the closure returned there.
-        update: what the step added to theta.
+    ``points`` are the parameters at each call of the closure, those at (nearly) theta left out;
+    ``losses`` what it returned there; ``update`` what the step added to theta.
     """
 
     points: list[Tensor]

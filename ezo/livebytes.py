@@ -31,7 +31,6 @@ class Peak:
     """What is alive when a step needs the most.
 
     Attributes:
-        peak_bytes: all of it.
         kinds: bytes of each of `KINDS`. ``parameters`` include buffers; ``activations`` are kept
             for the backward pass, ``temporaries`` are not; ``optimizer`` is its state, ``scratch``
             is for noise, and ``batch`` is what else was there before the first step.
@@ -205,12 +204,7 @@ class _Block:
 
 
 def step_peak(prepare: Prepare, live: LiveBytes | None = None) -> Peak:
-    """The peak of a step, after one that makes the optimiser's state.
-
-    Args:
-        prepare: returns a model and a function that does one step.
-        live: how to count.
-    """
+    """The peak of a step that ``prepare`` makes, after one that makes the optimiser's state."""
     live = live or LiveBytes()
     with live:
         model, step = prepare()

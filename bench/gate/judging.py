@@ -47,14 +47,11 @@ class Finding:
     """A cell's comparison in one respect.
 
     Attributes:
-        cell, metric: what was compared.
         base, head: the two values; None where there is none.
         verdict: ``same``, ``fewer bytes``, ``regressed``, ``changed``, ``missing``, ``new``,
             ``suspicious`` or ``not measured``.
         status: what it makes of the exit status.
-        note: what a reader must know.
-        interval: of head over base, for a time.
-        samples: for a time, by pair and round.
+        interval, samples: for a time: of head over base; by pair and round.
     """
 
     cell: Workload

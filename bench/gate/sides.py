@@ -27,15 +27,9 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Side:
-    """A version, built.
+    """A version, built, with its `bench` beside it; what its `bench.probe` says of it.
 
-    Attributes:
-        label: ``base`` or ``head``.
-        commit, dirty: of its source.
-        site: the folder that pip installed it into, beside its `bench`.
-        kernels: its instruction set, or ``reference`` where nothing was compiled.
-        protocol: what its `bench.probe` speaks.
-        definitions: of its metrics; 1 where none is named.
+    ``definitions`` are of its metrics, 1 where none is named.
     """
 
     label: str

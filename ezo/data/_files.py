@@ -55,17 +55,10 @@ def exists(path: Path) -> bool:
 def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Read an IDX file of unsigned bytes: ``path``, or ``path``.gz where only that is there.
 
-    Args:
-        path: without ``.gz``.
-        shape: the one shape the file may have.
-
-    Returns:
-        uint8, of ``shape``.
-
     Raises:
         FileNotFoundError: neither file is there.
-        ValueError: the file is truncated, corrupt, too long, no IDX file of bytes, or of another
-            shape.
+        ValueError: the file is truncated, corrupt, too long, no IDX file of bytes, or not of
+            ``shape``.
     """
     path = path if path.is_file() else _zipped(path)
     try:
@@ -95,12 +88,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def download(url: str, destination: Path, digest: str) -> None:
-    """Fetch a file; ``destination`` appears only whole and checked.
-
-    Args:
-        url: any that ``urllib`` opens.
-        destination: in a folder that is there.
-        digest: the algorithm and the expected checksum, for example ``md5:<32 hex digits>``.
+    """Fetch a URL; ``destination`` appears only whole, of a ``digest`` such as ``md5:<32 digits>``.
 
     Raises:
         OSError: nothing came, or not all of it, or it could not be written.

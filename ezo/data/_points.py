@@ -13,18 +13,11 @@ LARGEST_SHIFT = 0.1
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn, shift and jitter each cloud of a batch.
+    """Turn, shift and jitter each cloud of a batch (N, P, 3), of about unit radius, on any device.
 
     A rotation about a random axis by an angle uniform in 0 to 45 degrees, a shift uniform in
     -0.1 to 0.1 along each axis, and on each coordinate normal noise of standard deviation 0.01,
-    clipped at 0.05.
-
-    Args:
-        x: (N, P, 3), of about unit radius, on any device; left as it is.
-        generator: on the CPU, so that all devices get the same numbers.
-
-    Returns:
-        (N, P, 3) on x's device.
+    clipped at 0.05. The generator is on the CPU, so that all devices get the same numbers.
     """
     n = len(x)
     turn = turns(n, LARGEST_ANGLE, generator)

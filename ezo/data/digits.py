@@ -17,15 +17,9 @@ ROUNDED = 2.0**-20  # of a grey level, so that processors' last bits agree
 def load(name: str, root: Path | None = None) -> Dataset:
     """The digits of the UCI Optical Recognition test set, as they come with scikit-learn.
 
-    The split is fixed: every fifth image of each class is for testing, 355 of 1,797.
-
-    Args:
-        name: ``digits``; with ``-rot30`` all images are turned counter-clockwise by 30 degrees.
-        root: not used, scikit-learn holds the images.
-
-    Returns:
-        Images (N, 1, 28, 28) in 10 classes, scaled to mean 0 and variance 1 by the training
-        images before rotation.
+    Images (N, 1, 28, 28) in 10 classes, scaled to mean 0 and variance 1 by the training images
+    before rotation; with ``-rot30`` all are turned counter-clockwise by 30 degrees. The split is
+    fixed: every fifth image of each class is for testing, 355 of 1,797.
 
     Raises:
         ModuleNotFoundError: scikit-learn, or torchvision to rotate, is not installed.

@@ -16,16 +16,11 @@ IMAGES = {"train": 60_000, "t10k": 10_000}
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """Read the files, which are downloaded through torchvision where they are missing.
+    """Read the files of ``root``/MNIST/raw, or FashionMNIST/raw; torchvision fetches those missing.
 
-    Args:
-        name: ``mnist`` or ``fashion-mnist``; with ``-rot45`` all images, those for testing too,
-            are turned counter-clockwise by 45 degrees (bilinear, black corners).
-        root: folder of all data sets; the files lie in ``MNIST/raw`` or ``FashionMNIST/raw``.
-
-    Returns:
-        Images (N, 1, 28, 28) in 10 classes, scaled to mean 0 and variance 1 by the training
-        images before rotation, so that every angle has one scale.
+    Images (N, 1, 28, 28) in 10 classes, scaled to mean 0 and variance 1 by the training images
+    before rotation, so that every angle has one scale. With ``-rot45`` all, those for testing too,
+    are turned counter-clockwise by 45 degrees (bilinear, black corners).
 
     Raises:
         FileNotFoundError: files are missing and can't be downloaded.

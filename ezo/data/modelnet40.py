@@ -22,21 +22,14 @@ CLASSES = 40
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """Read the files, which are downloaded where their folder is missing (435 MB).
+    """Read ``root``/modelnet40_ply_hdf5_2048, which is downloaded where it is missing (435 MB).
 
-    Args:
-        name: ``modelnet40`` for the first 1,024 points of each cloud, ``modelnet40-256`` for the
-            first 256, 2,048 at most.
-        root: folder of all data sets; the files lie in ``modelnet40_ply_hdf5_2048``.
-
-    Returns:
-        Clouds (N, P, 3) as published, of centroid 0 and radius 1 over their 2,048 points,
-        augmented as in `ezo.data._points.augment`.
+    Clouds (N, P, 3) as published, of centroid 0 and radius 1 over their 2,048 points, augmented as
+    in `ezo.data._points.augment`; P is the first 1,024, or 256 of ``modelnet40-256``.
 
     Raises:
         FileNotFoundError: files are missing and can't be downloaded.
-        ValueError: a file is corrupt or not what it should be, or the name asks for too few or
-            too many points.
+        ValueError: a file is not what it should be, or the name asks for too few or many points.
         ModuleNotFoundError: h5py is not installed.
     """
     points = number(name) if name != "modelnet40" else POINTS

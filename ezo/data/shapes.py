@@ -68,14 +68,7 @@ def _sample(n: int, points: int, generator: torch.Generator) -> tuple[Tensor, Te
 
 
 def on_surface(grid: Tensor, points: int, generator: torch.Generator) -> Tensor:
-    """Points uniform on surfaces, each given by a grid whose cells are two triangles.
-
-    Args:
-        grid: (n, k, m, 3).
-
-    Returns:
-        (n, points, 3).
-    """
+    """(n, points, 3) uniform on surfaces, grids (n, k, m, 3) whose cells are two triangles each."""
     corner, right = grid[:, :-1, :-1], grid[:, :-1, 1:]
     below, across = grid[:, 1:, :-1], grid[:, 1:, 1:]
     first = torch.cat([corner.flatten(1, 2), across.flatten(1, 2)], 1)  # (n, triangles, 3)
@@ -92,14 +85,10 @@ def on_surface(grid: Tensor, points: int, generator: torch.Generator) -> Tensor:
 
 
 def _loft(outline: Tensor, profile: Tensor) -> Tensor:
-    """Surfaces between outlines at several heights: solids of revolution, prisms, pyramids.
+    """Surfaces (n, k, m + 1, 3) between outlines at several heights: solids of revolution, prisms.
 
-    Args:
-        outline: (n, m, 2) corners, star-shaped about 0, closed here; n may be 1.
-        profile: (n, k, 2), each row the outline's scale and height; n may be 1.
-
-    Returns:
-        The grid (n, k, m + 1, 3).
+    ``outline`` is (n, m, 2) corners, star-shaped about 0, closed here; ``profile`` (n, k, 2), each
+    row the outline's scale and height; n may be 1 in both.
     """
     outline = torch.cat([outline, outline[:, :1]], 1)
     flat = profile[:, :, None, :1] * outline[:, None]  # (n, k, m + 1, 2)

@@ -28,9 +28,7 @@ class Prediction:
     """What one method will need.
 
     Attributes:
-        method: its name.
-        bp_layers: parametric layers that BP trains.
-        begins: name of the first of them, or nothing.
+        begins: name of the first layer that BP trains, or nothing.
         peak: at the step's moment of most memory: parameters, buffers, batch, activations,
             gradients and optimiser state.
         relative_time: a step's time over that of two inference passes. Rough: from counted
@@ -46,11 +44,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every method's needs.
+    """Every method's needs, in the order in which they were asked for, and ``inference``'s.
 
     Attributes:
-        inference: peak of a forward pass and its loss, without gradients.
-        predictions: one for each method, in the order in which they were asked for.
         budget: bytes that a step may take, or None for no bound.
         impossible: (method, why) of those that have no step in this precision.
     """
@@ -106,10 +102,7 @@ class Plan:
         return "\n".join(lines)
 
     def draw(self, path: Path | str) -> None:
-        """Plot peak bytes by kind, and relative time, of each method.
-
-        Args:
-            path: a file of any format that matplotlib writes.
+        """Plot peak bytes by kind, and relative time, of each method, in a format of matplotlib's.
 
         Raises:
             ModuleNotFoundError: matplotlib is not installed.
@@ -178,17 +171,7 @@ def plan(
     if methods is None:
         methods = _of_splits(len(names), splits, lean) if splits or lean else METHODS
     make = functools.partial(_step, precision, model, x, loss, bp_optimizer)
-    inference, _ = _needs(make, None)
-    predictions, impossible = [], []
-    for method in dict.fromkeys(catalogue.expand(methods, len(names))):
-        try:
-            found, k = _needs(make, method)
-        except Impossible as error:
-            impossible.append((method, str(error)))
-            continue
-        time = found.seconds / (2 * inference.seconds)
-        predictions.append(Prediction(method, k, names[-k] if k else "", found.peak, time))
-    return Plan(inference.peak, tuple(predictions), limit, tuple(impossible))
+    return _predicted(make, names, catalogue.expand(methods, len(names)), limit)
 
 
 def _limit(budget: int | str | None) -> int | None:
@@ -207,6 +190,22 @@ def _of_splits(layers: int, splits: Iterable[int] | None, lean: bool) -> list[st
 
 
 Ready = tuple[Step, Callable[[], Any]]
+
+
+def _predicted(
+    make: Callable[[str | None], Ready], names: list[str], methods: Iterable[str], limit: int | None
+) -> Plan:
+    inference, _ = _needs(make, None)
+    predictions, impossible = [], []
+    for method in dict.fromkeys(methods):
+        try:
+            found, k = _needs(make, method)
+        except Impossible as error:
+            impossible.append((method, str(error)))
+            continue
+        time = found.seconds / (2 * inference.seconds)
+        predictions.append(Prediction(method, k, names[-k] if k else "", found.peak, time))
+    return Plan(inference.peak, tuple(predictions), limit, tuple(impossible))
 
 
 def _needs(make: Callable[[str | None], Ready], method: str | None) -> tuple[Simulation, int]:

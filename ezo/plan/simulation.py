@@ -26,12 +26,7 @@ _CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
 
 @dataclass(frozen=True)
 class Simulation:
-    """A step on shapes alone.
-
-    Attributes:
-        peak: what is alive when it needs the most.
-        seconds: a rough time on one core, for comparing steps.
-    """
+    """A step on shapes alone: what it needs, and a rough time on one core, for comparing steps."""
 
     peak: Peak
     seconds: float
@@ -40,9 +35,7 @@ class Simulation:
 def simulate(prepare: Prepare) -> Simulation:
     """A step on shapes alone, after one that warms up.
 
-    Args:
-        prepare: makes a model and a function that does one step. It runs where every new tensor
-            is fake; none that was made before should be changed by it.
+    ``prepare`` runs where every new tensor is fake; it should change none that was made before.
 
     Raises:
         ValueError: a shape depends on values.
