@@ -109,15 +109,9 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
 
 
 def _grid(given: argparse.Namespace, benchmark: ModuleType) -> grid.Grid:
-    return grid.Grid(
-        models=given.models or getattr(benchmark, "MODELS", MODELS),
-        methods=given.methods,
-        batch_sizes=given.batch_size,
-        precisions=given.precision,
-        threads=given.threads,
-        devices=given.device,
-        data=getattr(given, "data", None),
-    )
+    names = ("methods", "batch_size", "precision", "threads", "device", "data")
+    models = given.models or getattr(benchmark, "MODELS", MODELS)
+    return grid.Grid(models, **{name: getattr(given, name, None) for name in names})
 
 
 def _gate_cells(given: argparse.Namespace) -> Sequence[Workload]:

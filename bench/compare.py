@@ -122,7 +122,7 @@ def _exact(model: torch.nn.Module, step: Callable[[], Any]) -> int:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown: for each model and setting a table, and who is first in zeroth order."""
+    """The rows in Markdown: for each model and setting a table, and who is first in ZO."""
     settings = dict.fromkeys(_setting(row) for row in rows if row.method)
     parts = []
     for setting in settings:

@@ -39,10 +39,10 @@ class Grid:
 
     models: Sequence[str]
     methods: Sequence[str] | None = None
-    batch_sizes: Sequence[int] | None = None
-    precisions: Sequence[str] | None = None
+    batch_size: Sequence[int] | None = None
+    precision: Sequence[str] | None = None
     threads: Sequence[int] | None = None
-    devices: Sequence[str] | None = None
+    device: Sequence[str] | None = None
     data: Sequence[str] | None = None
 
     def cells(self, benchmark: ModuleType) -> list[Any]:
@@ -56,16 +56,16 @@ class Grid:
         found = []
         for model in self.models:
             usual = getattr(benchmark, "BATCH_SIZES", {}).get(model, BATCH_SIZE)
-            for batch_size in self.batch_sizes or (usual,):
+            for batch_size in self.batch_size or (usual,):
                 for case in cases(benchmark, model, self.methods, batch_size):
                     found += list(self._varied(benchmark, case))
         return list(dict.fromkeys(found))
 
     def _check(self) -> None:
-        for name, numbers in (("batch size", self.batch_sizes), ("threads", self.threads)):
+        for name, numbers in (("batch size", self.batch_size), ("threads", self.threads)):
             if numbers and min(numbers) < 1:
                 raise ValueError(f"expected {name} of 1 or more, got {min(numbers)}")
-        for kind, names in (("precision", self.precisions), ("data", self.data)):
+        for kind, names in (("precision", self.precision), ("data", self.data)):
             for name in names or ():
                 catalogue.find(kind, name)
         beside = ("inference", *peers.names())
@@ -76,7 +76,7 @@ class Grid:
                 catalogue.find("method", method)
             except ValueError as error:
                 raise ValueError(f"{error}, {', '.join(beside)}") from None
-        for device in self.devices or ():
+        for device in self.device or ():
             try:
                 torch.device(device)
             except RuntimeError:
@@ -84,13 +84,8 @@ class Grid:
 
     def _varied(self, benchmark: ModuleType, case: Any) -> Iterator[Any]:
         known = {field.name for field in dataclasses.fields(case)}
-        given = {
-            "precision": self.precisions,
-            "threads": self.threads,
-            "device": self.devices,
-            "data": self.data,
-        }
-        chosen = {name: values for name, values in given.items() if values is not None}
+        axes = {name: getattr(self, name) for name in ("precision", "threads", "device", "data")}
+        chosen = {name: values for name, values in axes.items() if values is not None}
         for values in itertools.product(*chosen.values()):
             wanted = dict(zip(chosen, values, strict=True))
             if unknown := sorted(wanted.keys() - known):

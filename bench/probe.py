@@ -29,7 +29,7 @@ import ezo
 from bench.memory import peak_bytes
 from bench.timing import WARM_UP_STEPS, Step, check, visit
 from bench.workload import Workload
-from ezo import perturb
+from ezo import kernels
 
 PROTOCOL = 1
 # digest: SHA-256 of the losses of `DIGEST_STEPS` steps, and of the weights after them.
@@ -49,13 +49,9 @@ class Probe:
 
     def about(self) -> dict[str, Any]:
         """Whose code this is, and what it speaks."""
-        return {
-            "ezo": ezo.__file__,
-            "kernels": perturb.kernels(),
-            "torch": torch.__version__,
-            "protocol": PROTOCOL,
-            "definitions": DEFINITIONS,
-        }
+        spoken = {"protocol": PROTOCOL, "definitions": DEFINITIONS}
+        whose = {"ezo": ezo.__file__, "kernels": kernels.serving(), "torch": torch.__version__}
+        return {**whose, **spoken}
 
     def exact(self, cell: dict[str, Any], plant: str = "") -> dict[str, Any]:
         """What must be the same to the bit: a digest of losses and weights, and peak bytes."""

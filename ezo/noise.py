@@ -31,7 +31,7 @@ def words(
     last: int,
     device: torch.device | str,
 ) -> Tensor:
-    """Words for the groups ``first`` to ``last`` - 1: int64 below 2^32, (groups, 4 words, 64 lanes).
+    """Words for the groups ``first`` to ``last`` - 1: int64 below 2^32, (groups, 4, 64 lanes).
 
     The seed is below 2^64; step, tensor and stream are below 2^32.
     """

@@ -39,9 +39,9 @@ def test_the_grid_is_the_product() -> None:
     whole = Grid(
         ["lenet5", "pointnet"],
         ["full-zo", "full-bp"],
-        batch_sizes=(32, 256),
+        batch_size=(32, 256),
         threads=(1, 2),
-        devices=("cpu", "cuda"),
+        device=("cpu", "cuda"),
     )
     cells = whole.cells(memory)
     assert len(cells) == len({cell.name for cell in cells}) == 32

@@ -8,18 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.gate.judging import (
-    NOT_MEASURED,
-    OK,
-    REGRESSED,
-    Finding,
-    Sample,
-    compare_bytes,
-    compare_digests,
-    confirm,
-    judge_time,
-    undecided_yet,
-)
+from bench.gate import judging
+from bench.gate.judging import NOT_MEASURED, OK, REGRESSED, Finding, Sample
 from bench.gate.sides import NotMeasured, Process, Side
 from bench.probe import PLANTS
 from bench.progress import Progress
@@ -106,8 +96,8 @@ class Gate:
         base, head = answers["base"], answers["head"]
         peak, allowed = "peak_tensor_bytes", self.settings.allow_digest_change
         return [
-            compare_bytes(cell, base[peak], head[peak], self.settings.bytes_tolerance),
-            compare_digests(cell, base["digest"], head["digest"], allowed),
+            judging.compare_bytes(cell, base[peak], head[peak], self.settings.bytes_tolerance),
+            judging.compare_digests(cell, base["digest"], head["digest"], allowed),
         ]
 
     def _unmeasured(self, cell: Workload, errors: dict[str, str]) -> Finding:
@@ -124,14 +114,18 @@ class Gate:
         most = max(settings.pairs, settings.most_pairs)
         samples, failed = self._sample(cells, settings.pairs, most, "time")
         found = [self._unmeasured(cell, errors) for cell, errors in failed.items()]
-        first = {cell: judge_time(cell, s, settings.tolerance) for cell, s in samples.items()}
+        first = {
+            cell: judging.judge_time(cell, s, settings.tolerance) for cell, s in samples.items()
+        }
         slower = [cell for cell, finding in first.items() if finding.status == REGRESSED]
         if slower:
             pairs = max(settings.pairs, max(len(samples[cell]) for cell in slower))
             again, failed = self._sample(slower, pairs, pairs, "time, again")
             found += [self._unmeasured(cell, errors) for cell, errors in failed.items()]
             for cell, s in again.items():
-                first[cell] = confirm(first[cell], judge_time(cell, s, settings.tolerance))
+                first[cell] = judging.confirm(
+                    first[cell], judging.judge_time(cell, s, settings.tolerance)
+                )
         return [*found, *first.values()]
 
     def _sample(
@@ -164,7 +158,10 @@ class Gate:
                     cell
                     for cell in undecided
                     if cell not in failed
-                    and (pair + 1 < pairs or undecided_yet(samples[cell], self.settings.tolerance))
+                    and (
+                        pair + 1 < pairs
+                        or judging.undecided_yet(samples[cell], self.settings.tolerance)
+                    )
                 ]
         return {c: s for c, s in samples.items() if c not in failed}, failed
 

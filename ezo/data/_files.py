@@ -68,22 +68,22 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
             f"expected {path.with_suffix('')} or the same with .gz, got neither; {WHERE}"
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _bad(path, "a whole gzip file", str(error)) from error
+        raise bad(path, "a whole gzip file", str(error)) from error
     start = 4 * (1 + len(shape))
     if len(data) < start:
-        raise _bad(path, f"a header of {start} bytes", f"{len(data)} bytes in all")
+        raise bad(path, f"a header of {start} bytes", f"{len(data)} bytes in all")
     magic, *sizes = struct.unpack_from(f">{1 + len(shape)}I", data)
     if magic != 0x0800 + len(shape):
-        raise _bad(
+        raise bad(
             path,
             f"the magic number {0x0800 + len(shape):#010x} (unsigned bytes in "
             f"{len(shape)} dimensions)",
             f"{magic:#010x}",
         )
     if tuple(sizes) != shape:
-        raise _bad(path, f"the shape {shape}", f"{tuple(sizes)}")
+        raise bad(path, f"the shape {shape}", f"{tuple(sizes)}")
     if len(data) - start != math.prod(shape):
-        raise _bad(path, f"{math.prod(shape)} bytes after the header", f"{len(data) - start}")
+        raise bad(path, f"{math.prod(shape)} bytes after the header", f"{len(data) - start}")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
 
 
@@ -146,14 +146,14 @@ def unzip(archive: Path, folder: Path) -> None:
                 with file.open(member) as source, target.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise _bad(archive, "a whole zip file", str(error)) from error
+        raise bad(archive, "a whole zip file", str(error)) from error
 
 
 def _zipped(path: Path) -> Path:
     return path.with_name(path.name + ".gz")
 
 
-def _bad(path: Path, expected: str, got: str) -> ValueError:
+def bad(path: Path, expected: str, got: str) -> ValueError:
     return ValueError(
         f"{path}: expected {expected}, got {got}; delete the file and fetch it again, or {WHERE}"
     )

@@ -31,17 +31,11 @@ def load(name: str, root: Path | None = None) -> Dataset:
         testing[np.flatnonzero(labels == label)[4::5]] = True
     small = torch.from_numpy(digits.images).unsqueeze(1)  # (N, 1, 8, 8), float64, 0 to 16
     images = interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
-    train_x, test_x = images[~testing], images[testing]
+    train_x = images[~testing]
     # By numpy: the same bits on any number of threads.
     mean, std = float(train_x.numpy().mean()), float(train_x.numpy().std())
     degrees = int(name.partition("-rot")[2] or 0)
     if degrees:
         images = rotate(images, degrees).div_(ROUNDED).round_().mul_(ROUNDED)
-        train_x, test_x = images[~testing], images[testing]
-    return Dataset(
-        train_x=((train_x - mean) / std).float(),
-        train_y=torch.from_numpy(labels[~testing]),
-        test_x=((test_x - mean) / std).float(),
-        test_y=torch.from_numpy(labels[testing]),
-        classes=10,
-    )
+    x, y = ((images - mean) / std).float(), torch.from_numpy(labels)
+    return Dataset(x[~testing], y[~testing], x[testing], y[testing], classes=10)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ezo.data._dataset import Dataset
-from ezo.data._files import WHERE, data_root, exists, read_idx
+from ezo.data._files import WHERE, bad, data_root, exists, read_idx
 from ezo.data._vision import import_torchvision, rotate
 
 NAMES = ("mnist", "fashion-mnist", "mnist-rot<degrees>", "fashion-mnist-rot<degrees>")
@@ -41,10 +41,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
     mean = (counts @ grey / counts.sum()).item()
     std = (counts @ (grey - mean).square() / counts.sum()).sqrt().item()
     if std == 0:
-        raise ValueError(
-            f"{_paths(folder, 'train')[0]}: expected images, got {mean:g} in every "
-            f"pixel; delete the file and fetch it again, or {WHERE}"
-        )
+        raise bad(_paths(folder, "train")[0], "images", f"{mean:g} in every pixel")
 
     def scale(images: Tensor) -> Tensor:
         x = images.unsqueeze(1).float()  # (N, 1, 28, 28)
@@ -64,10 +61,7 @@ def _read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     labels = read_idx(labels_path, (IMAGES[part],))
     if labels.max() > 9:
         first = int((labels > 9).nonzero()[0])
-        raise ValueError(
-            f"{labels_path}: expected labels 0 to 9, got {int(labels[first])} at "
-            f"{first}; delete the file and fetch it again, or {WHERE}"
-        )
+        raise bad(labels_path, "labels 0 to 9", f"{int(labels[first])} at {first}")
     return images, labels.long()
 
 

@@ -42,27 +42,18 @@ def _checkpointed(sequential: nn.Sequential) -> Callable[[Tensor], Tensor]:
     segments = [modules[i : i + length] for i in range(0, len(modules), length)]
 
     def run(segment: list[nn.Module], x: Tensor) -> Tensor:
-        for module in segment:
-            x = module(x)
-        return x
+        return functools.reduce(lambda x, module: module(x), segment, x)
+
+    def contexts(segment: list[nn.Module]) -> tuple[Any, Any]:  # of either forward pass
+        return contextlib.nullcontext(), _still_norms(segment)
 
     def forward(x: Tensor) -> Tensor:
         for segment in segments:
-            x = checkpoint(
-                run,
-                segment,
-                x,
-                use_reentrant=False,
-                context_fn=functools.partial(_contexts, segment),
-            )
+            again = functools.partial(contexts, segment)
+            x = checkpoint(run, segment, x, use_reentrant=False, context_fn=again)
         return x
 
     return forward
-
-
-def _contexts(segment: list[nn.Module]) -> tuple[Any, Any]:
-    """For the first and for the second forward pass."""
-    return contextlib.nullcontext(), _still_norms(segment)
 
 
 @contextlib.contextmanager
@@ -71,17 +62,11 @@ def _still_norms(segment: list[nn.Module]) -> Iterator[None]:
 
     It updates copies: without statistics, autograd would save other tensors than in the first.
     """
-    norms: list[Any] = [
-        m
-        for module in segment
-        for m in module.modules()
-        if isinstance(m, _NormBase) and m.track_running_stats and m.training
-    ]
+    every: list[Any] = [m for module in segment for m in module.modules()]
+    norms = [m for m in every if isinstance(m, _NormBase) and m.track_running_stats and m.training]
     statistics = [dict(m._buffers) for m in norms]
     for m in norms:
-        m._buffers.update(
-            {name: None if x is None else x.clone() for name, x in m._buffers.items()}
-        )
+        m._buffers.update({name: x if x is None else x.clone() for name, x in m._buffers.items()})
     try:
         yield
     finally:

@@ -69,25 +69,15 @@ def make_step(
     """
     if device is not None:
         model = model.to(device)
-    return _Step(model, method, hyper, seed, loss, bp_optimizer)
+    optimizer = methods.optimizer(method, model, hyper, seed, bp_optimizer) if method else None
+    return _Step(model, optimizer, hyper.schedule, loss or _CrossEntropy())
 
 
 class _Step(Step):
-    def __init__(
-        self,
-        model: nn.Module,
-        method: str | None,
-        hyper: Hyper,
-        seed: int,
-        loss: Loss | None,
-        make_bp: Callable[[list[nn.Parameter]], Optimizer] | None,
-    ) -> None:
-        self.model, self._schedule = model, hyper.schedule
-        self._loss = loss or _CrossEntropy()
-        if method is not None:
-            self.optimizer = methods.optimizer(method, model, hyper, seed, make_bp)
-            for group in self.optimizer.param_groups:
-                group["initial_lr"] = group["lr"]
+    def __init__(self, model: nn.Module, optimizer: Any, schedule: str, loss: Loss) -> None:
+        self.model, self.optimizer, self._schedule, self._loss = model, optimizer, schedule, loss
+        for group in optimizer.param_groups if optimizer else ():
+            group["initial_lr"] = group["lr"]
 
     @property
     def bp_layers(self) -> int:

@@ -9,18 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ezo import catalogue
-from ezo.int8 import (
-    ElasticZO,
-    FloatLoss,
-    Int8Tensor,
-    Loss,
-    SparseNoise,
-    from_float,
-    quantize,
-    quantize_at,
-)
+from ezo.int8 import ElasticZO, FloatLoss, Int8Tensor, Loss, SparseNoise
+from ezo.int8.convert import from_float
 from ezo.int8.loss import NAT, tables
 from ezo.int8.ops import SumTooLong
+from ezo.int8.tensor import quantize, quantize_at
 from ezo.int8.trace import parametric
 from ezo.methods import Parts
 from ezo.methods._hyper import about
@@ -228,19 +221,15 @@ class _Step(Step):
             tables(next(network.parameters()).device)  # stand from the first loss on
         if method is None:
             return
+        named = ("rate", "mu", "magnitude", "largest_difference", "queries", "bp_gradient")
         self.optimizer = ElasticZO(
-            self._network,
+            network,
             bp,
             zo=parts.zo,
             noise=SparseNoise(hyper.r_max, hyper.p_zero),
-            rate=hyper.rate,
-            mu=hyper.mu,
-            magnitude=hyper.magnitude,
-            largest_difference=hyper.largest_difference,
             fraction=hyper.fraction > 0,
-            queries=hyper.queries,
-            bp_gradient=hyper.bp_gradient,
             seed=seed,
+            **{of: getattr(hyper, of) for of in named},
         )
 
     @property
