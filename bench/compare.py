@@ -7,16 +7,14 @@ Markdown: a group each for zeroth order, ElasticZO and backpropagation.
 """
 
 import dataclasses
-import gc
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from bench import peers
 from bench.isolate import told
-from bench.memory import heap_bytes, peak_bytes
+from bench.memory import heap_bytes, warm_peak_bytes
 from bench.timing import in_turn, interval, visit
 from bench.workload import Workload
 from ezo import catalogue
@@ -99,7 +97,7 @@ def _times(
 
 def _sizes(case: Workload) -> list[Row]:
     """The rows of memory; what can't be counted for a peer says why."""
-    counts: dict[str, Callable[..., int]] = {HEAP: heap_bytes, PEAK: _exact}
+    counts: dict[str, Callable[..., int]] = {HEAP: heap_bytes, PEAK: warm_peak_bytes}
     found = []
     for metric, count in counts.items():
         try:
@@ -112,13 +110,6 @@ def _sizes(case: Workload) -> list[Row]:
             continue
         found.append(case.row(metric, ours / theirs, "1", f"{ours:,} B over {theirs:,} B"))
     return found
-
-
-def _exact(model: torch.nn.Module, step: Callable[[], Any]) -> int:
-    for _ in range(2):
-        step()
-    gc.collect()
-    return peak_bytes(step)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -51,10 +51,7 @@ def measure(case: Workload) -> list[Row]:
         return [case.row("peak_tensor_bytes", None, UNIT, f"not installed: {error.name}")]
     gc.collect()
     model, step = case.prepare()
-    for _ in range(2):
-        step()
-    gc.collect()
-    exact = peak_bytes(step)
+    exact = warm_peak_bytes(model, step)
     resident = _resident(step)
     last = [case.row("rss_peak_bytes", resident, UNIT, "sampled; libraries included")]
     if torch.device(case.device).type == "cuda":
@@ -120,6 +117,14 @@ def heap_bytes(model: nn.Module, step: Callable[[], Any]) -> int:
             for _ in range(STEPS):
                 step()
         return standing + memray.FileReader(path).metadata.peak_memory
+
+
+def warm_peak_bytes(model: nn.Module, step: Callable[[], Any]) -> int:
+    """`peak_bytes` of a step after two, with the model alive."""
+    for _ in range(2):
+        step()
+    gc.collect()
+    return peak_bytes(step)
 
 
 def _resident(step: Callable[[], Any]) -> int:

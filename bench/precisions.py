@@ -10,7 +10,6 @@ fastest that torch offers here: with the layers' weights in the usual memory for
 channels_last, whichever is faster.
 """
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.memory import heap_bytes, peak_bytes
+from bench.memory import heap_bytes, warm_peak_bytes
 from bench.timing import in_turn, interval
 from bench.workload import Workload
 from ezo import kernels
@@ -139,10 +138,7 @@ def _prepare(case: Comparison, name: str) -> tuple[nn.Module, Callable[[], Any]]
 def _sizes(case: Comparison, name: str) -> tuple[int, int]:
     """Exact tensor bytes and the heap's, with nothing else alive."""
     model, step = _prepare(case, name)
-    for _ in range(2):
-        step()
-    gc.collect()
-    return peak_bytes(step), heap_bytes(model, step)
+    return warm_peak_bytes(model, step), heap_bytes(model, step)
 
 
 def _channels_last(model: nn.Module, layout: torch.memory_format) -> None:

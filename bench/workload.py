@@ -14,7 +14,6 @@ from ezo.rows import Row, provenance
 
 CLASSES = {"image": 10, "points": 40}
 IMAGE = (1, 28, 28)  # channels, height, width, of a model that doesn't say
-PRECISIONS = tuple(catalogue.names("precision"))
 
 
 def prepared(
@@ -82,11 +81,6 @@ class Workload:
             ValueError: a name is unknown.
             ModuleNotFoundError: the peer is not installed.
         """
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"unknown precision '{self.precision}' for a step to measure; known: "
-                f"{', '.join(PRECISIONS)}"
-            )
         torch.set_num_threads(self.threads)
         module = catalogue.find("model", self.model)
         classes = CLASSES[module.INPUT]

@@ -24,8 +24,8 @@ OF_A_RUN = ("model", "data", "method", "precision")  # a training run names one 
 
 
 def members(kind: str) -> Iterator[ModuleType]:
-    """Every member of a kind of `KINDS`, in the order of their file names."""
-    package = importlib.import_module(KINDS[kind])
+    """Every member of a kind of `KINDS`, or of a package, in the order of their file names."""
+    package = importlib.import_module(KINDS.get(kind, kind))
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
         if not info.name.startswith("_"):
             yield importlib.import_module(f"{package.__name__}.{info.name}")

@@ -1,8 +1,7 @@
 """Compares two built sides, cell by cell: bytes and bits in one process each, times in pairs."""
 
 import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from bench.progress import Progress
 from bench.timing import CLOCKS, turns
 from bench.workload import Workload
 
+SIDES = ("base", "head")
 ROUNDS = 4  # of a pair
 VISIT_SECONDS, VISIT_STEPS = 0.1, 3  # a visit takes at least both
 
@@ -51,6 +51,23 @@ class _Failed(Exception):
         self.errors = errors
 
 
+def _of_both(ask: Callable[[str], Any], labels: Iterable[str]) -> list[Any]:
+    """Both sides' answers.
+
+    Raises:
+        _Failed: a side has none.
+    """
+    answers, errors = [], {}
+    for label in labels:
+        try:
+            answers.append(ask(label))
+        except NotMeasured as error:
+            errors[label] = str(error)
+    if errors:
+        raise _Failed(errors)
+    return answers
+
+
 class Gate:
     """Compares two built sides, cell by cell."""
 
@@ -74,26 +91,21 @@ class Gate:
 
     def _defined(self, finding: Finding) -> Finding:
         """Nothing can be told where the sides measure a metric in two ways."""
-        base, head = (
-            self.sides[label].definitions.get(finding.metric, 1) for label in ("base", "head")
-        )
+        base, head = (self.sides[label].definitions.get(finding.metric, 1) for label in SIDES)
         if base == head:
             return finding
         note = f"base measures it by definition {base}, head by {head}"
         return dataclasses.replace(finding, verdict="not measured", status=NOT_MEASURED, note=note)
 
     def _exact(self, cell: Workload) -> list[Finding]:
-        answers: dict[str, dict[str, Any]] = {}
-        errors: dict[str, str] = {}
-        for label in ("base", "head"):
-            try:
-                with Process(self.sides[label]) as process:
-                    answers[label] = process.ask("exact", **self._command(label, cell))
-            except NotMeasured as error:
-                errors[label] = str(error)
-        if errors:
-            return [self._unmeasured(cell, errors)]
-        base, head = answers["base"], answers["head"]
+        def ask(label: str) -> dict[str, Any]:
+            with Process(self.sides[label]) as process:
+                return process.ask("exact", **self._command(label, cell))
+
+        try:
+            base, head = _of_both(ask, SIDES)
+        except _Failed as failed:
+            return [self._unmeasured(cell, failed.errors)]
         peak, allowed = "peak_tensor_bytes", self.settings.allow_digest_change
         return [
             judging.compare_bytes(cell, base[peak], head[peak], self.settings.bytes_tolerance),
@@ -166,25 +178,18 @@ class Gate:
         return {c: s for c, s in samples.items() if c not in failed}, failed
 
     def _rounds(self, cell: Workload, processes: dict[str, Process]) -> list[Sample]:
-        seconds: dict[str, float] = {}
-        errors: dict[str, str] = {}
-        for label, process in processes.items():
-            try:
-                seconds[label] = process.ask("prepare", **self._command(label, cell))["seconds"]
-            except NotMeasured as error:
-                errors[label] = str(error)
-        if errors:
-            raise _Failed(errors)
-        steps = max(VISIT_STEPS, round(VISIT_SECONDS / max(seconds.values())))
+        def prepare(label: str) -> float:
+            found = processes[label].ask("prepare", **self._command(label, cell))
+            return float(found["seconds"])
+
+        longest = max(_of_both(prepare, processes))
+        steps = max(VISIT_STEPS, round(VISIT_SECONDS / longest))
 
         def visit(label: str) -> float:
             command = {"steps": steps, "clock": self.settings.clock}
-            try:
-                return float(processes[label].ask("time", **command)["seconds"])
-            except NotMeasured as error:
-                raise _Failed({label: str(error)}) from error
+            return float(processes[label].ask("time", **command)["seconds"])
 
-        visits = {label: functools.partial(visit, label) for label in ("base", "head")}
+        visits = {label: lambda of=label: _of_both(visit, [of])[0] for label in SIDES}
         return [Sample(**{k: tuple(v) for k, v in t.items()}) for t in turns(visits, ROUNDS)]
 
     def _command(self, label: str, cell: Workload) -> dict[str, Any]:

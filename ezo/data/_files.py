@@ -28,8 +28,8 @@ def data_root(root: Path | None) -> Path:
     return Path(root) if root is not None else Path(os.environ.get("EZO_DATA") or "data")
 
 
-def extra(module: str) -> Any:
-    """Import a module of the ``train`` extra.
+def extra(module: str, of: str = "train") -> Any:
+    """Import a module of one of ezo's extras.
 
     Raises:
         ModuleNotFoundError: it is not installed; the message gives the command.
@@ -42,7 +42,7 @@ def extra(module: str) -> Any:
             raise
         raise ModuleNotFoundError(
             f"expected the package of '{package}', got none installed; in the clone: "
-            "pip install -e '.[train]' -c constraints.txt",
+            f"pip install -e '.[{of}]' -c constraints.txt",
             name=error.name,
         ) from error
 
