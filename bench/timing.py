@@ -21,11 +21,7 @@ Step = Callable[[], Any]
 
 
 def check(name: str, step: Step) -> None:
-    """Warm up; the losses that the step returns must be those of a step that works.
-
-    Raises:
-        AssertionError: a loss is not within (0, 100).
-    """
+    """Warm up. A loss that is not within (0, 100), of no working step, is an AssertionError."""
     losses = [float(step()) for _ in range(WARM_UP_STEPS)]
     if not all(0 < loss < 100 for loss in losses):  # NaN is not
         raise AssertionError(f"{name}: expected losses in (0, 100) before timing, got {losses}")

@@ -26,17 +26,13 @@ class PassLoss(NamedTuple):
 class Passes:
     """Runs a step's passes; on leaving, the model is as it was.
 
-    Within, the ZO parameters don't require gradients, every pass draws the same random numbers,
-    and only the first updates running statistics. With no ZO parameter it changes nothing.
+    Within, the ZO parameters don't require gradients, every pass draws the same random numbers, and
+    only the first updates running statistics. With no ZO parameter it changes nothing. Each
+    gradient of the BP parameters is taken with ``weight``.
 
-    Args:
-        closure: returns the loss: a scalar, or each example's, (N,), whose mean is taken here; or
-            yields that of each micro-batch, which is backpropagated before the next is asked for.
-            Scalars that are yielded add up, and vectors are one vector of all examples.
-        model: whose random numbers and running statistics are kept.
-        norms: its norms.
-        zo, bp: the parameters of either part.
-        weight: of each gradient that is taken.
+    The closure returns the loss: a scalar, or each example's, (N,), whose mean is taken here; or
+    yields that of each micro-batch, which is backpropagated before the next is asked for. Scalars
+    that are yielded add up, and vectors are one vector of all examples.
 
     Attributes:
         dtype, device: of the first pass's loss.

@@ -38,16 +38,14 @@ class Sweeper:
     Args:
         parameters: any floating-point tensors, on any device; the t-th is tensor number
             ``first_tensor + t`` of the noise stream.
-        noise: ``gaussian``, ``rademacher`` or ``uniform``.
-        first_tensor: number of the first tensor.
+        noise: one of `ezo.noise.NOISES`.
         scratch_bytes: memory for noise where no kernel serves (a kernel's is some KiB); more is
             faster on an accelerator, and changes no bit.
 
     The sweeps' arguments:
         place: (seed, step, stream), where in the noise stream (`ezo.noise`).
-        eps: size of the perturbation.
+        eps, rate: size of the perturbation; learning rate times projected gradient, lr g.
         times: 1 to perturb, -2 to cross over, 1 to come back.
-        rate: learning rate times projected gradient, lr g.
         decay: learning rate times weight decay.
         restore: the parameters stand at theta - e; otherwise at theta, as when a run is
             replayed from its seeds and scalars. Both end in the same bits.

@@ -24,23 +24,16 @@ LARGEST_ANGLE = math.radians(90)
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """Sample 250 training and 64 test clouds of each family, 5,024 in all.
+    """Sample 250 training and 64 test clouds of each of 16 families, 5,024 in all, shuffled.
 
-    Each solid has random proportions, is stretched along its axes by random factors of 2/3 to
-    3/2, and turned about a random axis by 0 to 90 degrees. Points are uniform on its surface. Each
-    cloud gets jitter of standard deviation 0.01, clipped at 0.05, and is moved and scaled to
-    centroid 0 and radius 1, so place and size say nothing, and extents little: a linear classifier
-    on them finds 34 % (chance: 6 %). With less rotation it finds more, and with more a PointNet
-    without batch norm learns slowly. Random numbers come from a generator of our own: the same on
-    every call and any number of threads.
-
-    Args:
-        name: ``shapes`` for 1,024 points a cloud, ``shapes-256`` for 256.
-        root: not used.
-
-    Returns:
-        Clouds (N, P, 3), shuffled, in 16 classes (the order of `FAMILIES`), augmented as in
-        `ezo.data._points.augment`.
+    Clouds (N, P, 3) of 1,024 points, or 256 for ``shapes-256``, are augmented as in
+    `ezo.data._points.augment`. Each solid has random proportions, is stretched along its axes by
+    random factors of 2/3 to 3/2, and turned about a random axis by 0 to 90 degrees. Points are
+    uniform on its surface. Each cloud gets jitter of standard deviation 0.01, clipped at 0.05, and
+    is moved and scaled to centroid 0 and radius 1, so place and size say nothing, and extents
+    little: a linear classifier on them finds 34 % (chance: 6 %). With less rotation it finds more,
+    and with more a PointNet without batch norm learns slowly. Random numbers come from a generator
+    of our own: the same on every call and any number of threads.
 
     Raises:
         ValueError: clouds of no points are asked for.

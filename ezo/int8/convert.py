@@ -72,13 +72,11 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
 
 @dataclass(eq=False)
 class _Value:
-    """What stands for a tensor of the float model.
+    """What stands for a tensor of the float model: the output of the node ``name``.
 
-    Attributes:
-        name: of the node whose output it is.
-        layout: ``swapped`` for points that are (N, C, P) in the float model, ``kept`` for (N, C, 1)
-            after a maximum over them; else as in integers.
-        features: that an example must have, where forward says so.
+    ``layout`` is ``swapped`` for points that are (N, C, P) in the float model, ``kept`` for (N, C,
+    1) after a maximum over them; else as in integers. ``features`` are those that an example must
+    have, where forward says so.
     """
 
     name: str

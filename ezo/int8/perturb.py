@@ -49,11 +49,8 @@ class SparseNoise:
     """Distribution of the perturbation of an int8 weight.
 
     Attributes:
-        r_max: largest magnitude, in units of the weight's last bit; 1 to 63.
+        r_max: largest magnitude, in last places of the weight; 1 to 63.
         p_zero: probability with which the mask drops an entry, in [0, 1).
-
-    Raises:
-        ValueError: out of range.
     """
 
     r_max: int
@@ -121,12 +118,8 @@ def shift_(
 ) -> None:
     """theta <- theta + times z, in place: 1 to perturb, -2 to cross over, 1 to come back.
 
-    Args:
-        parameters: int8, on any device; the t-th is tensor ``first_tensor + t`` of the stream.
-            Their magnitudes are at most ``noise.bound`` while unperturbed.
-        noise: its distribution.
-        seed, step, stream: where in the noise stream.
-        times: how often to add z.
+    The t-th of the parameters, int8 on any device, is tensor ``first_tensor + t`` of the stream.
+    Their magnitudes are at most ``noise.bound`` while unperturbed.
     """
     _check(parameters)
     kernels.sparse_shift(parameters, (noise, (seed, step, stream), first_tensor), times)

@@ -120,11 +120,9 @@ def _within(choice: _Choice) -> Iterator[None]:
 
 
 def using(backend: Any, **options: Any) -> contextlib.AbstractContextManager[None]:
-    """Within, in this thread, one backend serves, and the reference what it lacks.
+    """Within, in this thread, one backend, or that of a name, serves; the reference what it lacks.
 
-    Args:
-        backend: its name, or a backend itself.
-        options: the backend's: ``using("compiled", isa="avx2")``.
+    Options are the backend's: ``using("compiled", isa="avx2")``.
 
     Raises:
         ValueError: the name is unknown, or the machine can't run it.

@@ -5,12 +5,9 @@ from typing import Any
 
 
 def about(default: Any, text: str, *, later: bool = False) -> Any:
-    """A field of hyperparameters, with what `ezo train --help` says of it.
+    """A field of hyperparameters, with what `ezo train --help` says of it, its unit too.
 
-    Args:
-        default: value.
-        text: what it is, with its unit.
-        later: runs were named before there was the field; its default is no part of a name.
+    ``later``: runs were named before there was the field; its default is no part of a name.
     """
     return field(default=default, metadata={"help": text, "later": later})
 

@@ -132,15 +132,10 @@ def _parts(method: str) -> Parts:
 
 
 def factor(schedule: str, step: int, steps: int) -> int:
-    """Factor on the rate at a step, in units of 2^-16, by integer arithmetic.
+    """Factor on the rate at a step, 0 to ``steps``, in units of 2^-16, by integer arithmetic.
 
     The cosine is Bhaskara's, cos(pi d) = (1 - 4 d^2) / (1 + d^2), within 0.002; 2^-f between two
     halvings is 1 - (4 f - f^2) / 6, within 0.4 %.
-
-    Args:
-        schedule: ``cosine``, ``exponential`` or ``constant``.
-        step: 0 to ``steps``.
-        steps: of the run, 1 or more.
 
     Raises:
         ValueError: the schedule is unknown.
