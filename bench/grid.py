@@ -158,19 +158,17 @@ class Kept:
 
     def seconds(self, case: Any) -> float | None:
         """How long the cell took when it was last measured, whatever the source."""
-        for row in self._rows:
-            same = (row.config.get("benchmark"), row.config.get("cell"))
-            if row.metric == "cell_seconds" and same == (self.benchmark, case.name):
-                return row.value
-        return None
+        own = [r for r in self._rows if self._cell(case).items() <= r.config.items()]
+        return next((row.value for row in own if row.metric == "cell_seconds"), None)
+
+    def _cell(self, case: Any) -> dict[str, str]:
+        return {"benchmark": self.benchmark, "cell": case.name}
 
     def put(self, case: Any, measured: Iterable[Row]) -> None:
         """Keep a cell's rows in place of earlier ones. A kill leaves the old file or the new."""
         stamp = {**self._stamp, "cell": case.name}
-        ours = ("benchmark", "cell")
-        self._rows = [
-            r for r in self._rows if any(r.config.get(name) != stamp[name] for name in ours)
-        ]
+        own = self._cell(case).items()
+        self._rows = [r for r in self._rows if not own <= r.config.items()]
         self._rows += [dataclasses.replace(r, config={**r.config, **stamp}) for r in measured]
         beside = self.path.with_suffix(".tmp")
         rows.write(beside, self._rows)

@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from ezo import kernels
+from ezo.int8 import perturb
 from ezo.perturb import Sweeper
 
 
@@ -29,3 +30,13 @@ def fill_(parameters, *, seed, step, stream=0, **how):
     """theta <- z: the noise itself."""
     _sweeper(parameters, **how).fill((seed, step, stream))
     torch.autograd.graph.increment_version(parameters)
+
+
+def sparse_shift_(parameters, noise, *, seed, step, times, stream=0, **how):
+    """theta <- theta + times z, int8."""
+    perturb.shift_(parameters, noise, (seed, step, stream), times, **how)
+
+
+def sparse_update_(parameters, noise, *, seed, step, g, rate, restore=1, stream=0, **how):
+    """theta <- clip(theta - g z rate), int8, from theta - restore z."""
+    perturb.update_(parameters, noise, (seed, step, stream), (g, rate, restore), **how)

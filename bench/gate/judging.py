@@ -128,9 +128,7 @@ def judge_time(cell: Workload, samples: Sequence[Sequence[Sample]], tolerance: f
 
 def confirm(first: Finding, again: Finding) -> Finding:
     """A slowdown counts when the rerun agrees."""
+    note = f"which the rerun does not confirm; {again.note}"
     if again.status == REGRESSED:
-        return dataclasses.replace(again, note=f"first {first.interval}, the rerun agrees")
-    return dataclasses.replace(
-        again,
-        note=f"first {first.interval}, which the rerun does not confirm; {again.note}".rstrip("; "),
-    )
+        note = "the rerun agrees"
+    return dataclasses.replace(again, note=f"first {first.interval}, {note}".rstrip("; "))

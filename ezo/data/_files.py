@@ -6,7 +6,6 @@ import http.client
 import importlib
 import math
 import os
-import shutil
 import struct
 import tempfile
 import urllib.error
@@ -73,13 +72,9 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     if len(data) < start:
         raise bad(path, f"a header of {start} bytes", f"{len(data)} bytes in all")
     magic, *sizes = struct.unpack_from(f">{1 + len(shape)}I", data)
-    if magic != 0x0800 + len(shape):
-        raise bad(
-            path,
-            f"the magic number {0x0800 + len(shape):#010x} (unsigned bytes in "
-            f"{len(shape)} dimensions)",
-            f"{magic:#010x}",
-        )
+    if magic != (expected := 0x0800 + len(shape)):
+        kind = f"unsigned bytes in {len(shape)} dimensions"
+        raise bad(path, f"the magic number {expected:#010x} ({kind})", f"{magic:#010x}")
     if tuple(sizes) != shape:
         raise bad(path, f"the shape {shape}", f"{tuple(sizes)}")
     if len(data) - start != math.prod(shape):
@@ -137,14 +132,7 @@ def unzip(archive: Path, folder: Path) -> None:
                         f"{archive}: expected members inside {folder}, got '{name}'; "
                         "don't use this archive"
                     )
-            for member in file.infolist():
-                target = folder / member.filename
-                if member.is_dir():
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with file.open(member) as source, target.open("wb") as copy:
-                    shutil.copyfileobj(source, copy)
+            file.extractall(folder)
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise bad(archive, "a whole zip file", str(error)) from error
 
@@ -153,7 +141,8 @@ def _zipped(path: Path) -> Path:
     return path.with_name(path.name + ".gz")
 
 
-def bad(path: Path, expected: str, got: str) -> ValueError:
-    return ValueError(
-        f"{path}: expected {expected}, got {got}; delete the file and fetch it again, or {WHERE}"
-    )
+def bad(
+    path: Path, expected: str, got: str, fix: str = "delete the file and fetch it again"
+) -> ValueError:
+    """What is wrong with a file, and what to do."""
+    return ValueError(f"{path}: expected {expected}, got {got}; {fix}, or {WHERE}")

@@ -246,9 +246,7 @@ class _Weights:
         self._place = of._seed, of._steps
 
     def move(self, query: int, start: int, end: int) -> None:
-        seed, step = self._place
-        how = {"seed": seed, "step": step, "stream": query, "times": end - start}
-        perturb.shift_(self._parameters, self._of._noise, **how)
+        perturb.shift_(self._parameters, self._of._noise, (*self._place, query), end - start)
 
     def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
         change = difference({point: loss.total() for point, loss in losses.items()})
@@ -258,17 +256,9 @@ class _Weights:
         return Update(*self._place, query, g, rate)
 
     def apply(self, update: Update, start: int) -> None:
-        perturb.update_(
-            self._parameters,
-            self._of._noise,
-            seed=update.seed,
-            step=update.step,
-            stream=update.query,
-            g=update.g,
-            rate=update.rate,
-            restore=-start,
-            fractions=self._of._fractions(self._parameters),
-        )
+        fractions = self._of._fractions(self._parameters)
+        move = update.g, update.rate, -start
+        perturb.update_(self._parameters, self._of._noise, update[:3], move, fractions)
 
 
 class _Passes:
