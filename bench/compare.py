@@ -57,9 +57,8 @@ def measure(
 ) -> list[Row]:
     """Three ratios, in a ZO cell but full-zo's a fourth, and the bytes that two of them are of.
 
-    ``step_over_two_forwards`` and ``step_over_full_zo``: median over rounds, with its interval.
-    ``peak_over_inference``: of exact tensor bytes. ``heap_over_inference``: of the heap's
-    high-water mark, which sees buffers inside operations (`bench.memory`).
+    Times are medians over rounds, with their intervals; bytes are exact tensor bytes, and the
+    heap's high-water mark, which sees buffers inside operations (`bench.memory`).
     """
     try:
         return [*_times(case, time_seconds, rounds, visit_seconds), *_sizes(case)]
@@ -157,37 +156,32 @@ def _lines(cells: dict[str, dict[str, Row]]) -> list[str]:
 def _first(cells: dict[str, dict[str, Row]]) -> list[str]:
     """Who is first among ZO steps in time and in bytes."""
     others = [m for m in cells if m != OURS and group(m) == "ZO"]
-    timed = [m for m in others if BESIDE in cells[m]]
-    ours = cells.get(OURS, {})
-    faster = [m for m in timed if _bounds(cells[m], BESIDE)[1] < 1]
-    level = [m for m in timed if m not in faster and _bounds(cells[m], BESIDE)[0] <= 1]
+    timed = {m: _bounds(cells[m], BESIDE) for m in others if BESIDE in cells[m]}
     against = [
         f"{m} takes {_value(cells[m], BESIDE):.2f} times {OURS}'s ({low:.2f} to {high:.2f})"
-        for m in timed
-        for low, high in (_bounds(cells[m], BESIDE),)
+        for m, (low, high) in timed.items()
     ]
-    found = [_verdict("time", faster, level, timed, against)]
-    counted = [m for m in others if PEAK in cells[m] and cells[m][PEAK].value is not None]
-    if PEAK in ours:
-        mine = _value(ours, PEAK)
-        fewer = [m for m in counted if _value(cells[m], PEAK) < mine]
-        level = [m for m in counted if _value(cells[m], PEAK) == mine]
-        against = [f"{m} {_value(cells[m], PEAK):.3f}" for m in counted]
-        found.append(_verdict("bytes", fewer, level, counted, [*against, f"{OURS} {mine:.3f}"]))
+    found = [_verdict("time", timed, 1.0, against)]
+    if PEAK in cells.get(OURS, {}):
+        mine = _value(cells[OURS], PEAK)
+        sizes = {m: _value(cells[m], PEAK) for m in others}
+        counted = {m: (size, size) for m, size in sizes.items() if math.isfinite(size)}
+        against = [f"{m} {size:.3f}" for m, (size, _) in counted.items()]
+        found.append(_verdict("bytes", counted, mine, [*against, f"{OURS} {mine:.3f}"]))
     return found
 
 
 def _verdict(
-    what: str, before: list[str], level: list[str], among: list[str], against: list[str]
+    what: str, among: dict[str, tuple[float, float]], ours: float, against: list[str]
 ) -> str:
+    """Of others' intervals and our value."""
     if not among:
         return f"First in {what}, zeroth order: nothing was measured beside {OURS}."
-    if before:
+    told = f"{OURS} (ours)"
+    if before := [m for m, (_, high) in among.items() if high < ours]:
         told = f"{', '.join(before)} before {OURS}: we are not first"
-    elif level:
-        told = f"{OURS} (ours), level with {', '.join(level)}"
-    else:
-        told = f"{OURS} (ours)"
+    elif level := [m for m, (low, _) in among.items() if low <= ours]:
+        told += f", level with {', '.join(level)}"
     return f"First in {what}, zeroth order: {told}. {'; '.join(against)}."
 
 

@@ -101,8 +101,7 @@ def planted(step: Step, plant: str) -> Step:
         loss = step()
         if plant == "leak-64KiB":
             leaked[:] = leaked or [torch.zeros(LEAK_BYTES, dtype=torch.uint8)]
-        now = time.thread_time()
-        until = now + slower * (now - started)
+        until = time.thread_time() + slower * (time.thread_time() - started)
         while time.thread_time() < until:
             pass
         return loss

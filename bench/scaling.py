@@ -103,12 +103,11 @@ def measure(
         model, step = case.prepare(size)
         check(case.name, step)
         gc.collect()
-        costs["peak_tensor_bytes"].append((size, peak_bytes(step)))
-        costs["step_seconds"].append((size, statistics.median(visit(step, steps))))
-        parameters = sum(p.numel() for p in model.parameters())
-        for metric, unit in (("peak_tensor_bytes", "B"), ("step_seconds", "s")):
-            value = costs[metric][-1][1]
-            found.append(_row(case, metric, value, unit, size=size, parameters=parameters))
+        about = {"size": size, "parameters": sum(p.numel() for p in model.parameters())}
+        took = {"B": peak_bytes(step), "s": statistics.median(visit(step, steps))}
+        for metric, (unit, value) in zip(costs, took.items(), strict=True):
+            costs[metric].append((size, value))
+            found.append(_row(case, metric, value, unit, **about))
         del model, step
     for metric, points in costs.items():
         b = exponent(points)

@@ -30,10 +30,8 @@ def measure(
 ) -> list[Row]:
     """Median seconds of the step and of each phase, and ratios, with interquartile ranges.
 
-    ``step_seconds``; ``perturb_seconds`` and the other phases, and ``other_seconds``, which is the
-    rest of the step: these are seconds a step, all calls of a phase together.
-    ``step_over_inference`` and ``step_over_full_bp`` are step times over those of one pass and of
-    full BP. A method that is not installed is one row that says so, and so are the phases of a step
+    A phase's seconds, and ``other_seconds``, the rest of the step, are those of all its calls in a
+    step. A method that is not installed is one row that says so, and so are the phases of a step
     that emits none.
     """
     try:

@@ -14,6 +14,7 @@ from ezo.phases import phase
 from ezo.step import Visit
 
 _nothing = contextlib.nullcontext()
+_BACKWARD_WAS_RUN = "backward through the graph a second time", "does not require grad"
 
 
 class PassLoss(NamedTuple):
@@ -93,9 +94,7 @@ class Passes:
                     self._backward(value)
                 found = PassLoss(self.read(value), examples)
         except RuntimeError as error:
-            if "backward through the graph a second time" in str(
-                error
-            ) or "does not require grad" in str(error):
+            if any(words in str(error) for words in _BACKWARD_WAS_RUN):
                 raise RuntimeError(
                     "the closure must compute the loss from the model, return it, and leave "
                     "backward() to step()"

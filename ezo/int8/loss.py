@@ -45,10 +45,9 @@ _LOG2 = tuple(round(math.log2(1 + j / _CHORDS) * _ONE) for j in range(_CHORDS + 
 def tables(device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
     """`_EXP2` and `_LOG2` on a device, from the first loss there on."""
     kept = kernels.kept()
-    found: tuple[Tensor, Tensor] | None = kept.get(device)
-    if found is None:
-        found = torch.tensor(_EXP2, device=device), torch.tensor(_LOG2, device=device)
-        kept[device] = found
+    if device not in kept:
+        kept[device] = torch.tensor(_EXP2, device=device), torch.tensor(_LOG2, device=device)
+    found: tuple[Tensor, Tensor] = kept[device]
     return found
 
 

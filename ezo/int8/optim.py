@@ -30,10 +30,8 @@ LARGEST_QUERIES = 1 << 10
 class Update(NamedTuple):
     """A query's update of the ZO weights: theta <- clip(theta - g z rate), as `perturb.update_`.
 
-    Attributes:
-        seed, step, query: where z stands in the noise stream.
-        g: -1, 0 or 1.
-        rate: in units of 2^-16; the query's share.
+    The noise z stands at (seed, step, query) in the stream; g is -1, 0 or 1, and rate, the query's
+    share, in units of 2^-16.
     """
 
     seed: int
@@ -152,14 +150,10 @@ class ElasticZO(Elastic):
                 f"{self._noise.r_max} is never clipped, got {beyond}; "
                 f"convert with from_float(model, headroom={self._noise.r_max})"
             )
+        bp_parameters = [p for layer in self._bp_layers for p in layer.parameters()]
         groups: list[dict[str, Any]] = [
             {"params": zo_parameters, "zo": True, "rate": rate, "mu": 0},
-            {
-                "params": [p for layer in self._bp_layers for p in layer.parameters()],
-                "zo": False,
-                "rate": 0,
-                "mu": mu,
-            },
+            {"params": bp_parameters, "zo": False, "rate": 0, "mu": mu},
         ]
         super().__init__([group for group in groups if group["params"]], {})
         self.g: int | None = None

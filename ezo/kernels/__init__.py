@@ -2,15 +2,9 @@
 
 A backend is one file in this folder. It defines ``RANK``, its place in the order in which backends
 are asked (None: only by name, see `using`), and ``Backend``, a class whose methods are operations
-of the list below. What a backend lacks, or answers with ``NotImplemented`` since it does not take
+below. What a backend lacks, or answers with ``NotImplemented`` since it does not take
 such tensors, the next one in order serves; the last is `ezo.kernels.reference`, plain torch, which
 takes all. Every backend gives the same bits.
-
-    float weights        `sweeps`
-    int8 weights         `sparse_shift`, `sparse_update`, `bp_update`
-    layers               `accumulators`, `product`, `error`, `gradients`
-    pooling              `max_pool2d`, `max_pool2d_backward`, `flatten`
-    loss                 `loss`, `loss_error`, `words`
 
 A backend that a plan can play (`simulated`) has a method ``simulated(spend)`` that returns one
 which allocates the same and computes nothing.

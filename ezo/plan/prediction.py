@@ -19,6 +19,7 @@ from ezo.livebytes import Peak
 from ezo.plan.simulation import Simulation, simulate
 from ezo.precisions import Impossible, Step
 
+BEGINS = "BP begins at"
 METHODS = ("full-zo", "elastic-*", "full-bp")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -75,18 +76,17 @@ class Plan:
     def table(self) -> str:
         """A line for each method, and the choice."""
         left = max([14, *(len(p.method) for p in self.predictions)])
-        width = max(len(name) for name in ["BP begins at", *(p.begins for p in self.predictions)])
-        lines = [
-            f"{'method':<{left}} {'BP begins at':<{width}} {'peak bytes':>14} {'/ inference':>11} "
-            f"{'relative time':>13}  {'fits' if self.budget is not None else ''}".rstrip()
-        ]
+        width = max(len(name) for name in [BEGINS, *(p.begins for p in self.predictions)])
+
+        def line(method: str, begins: str, peak: str, ratio: str, time: str, fits: str) -> str:
+            said = f"{method:<{left}} {begins:<{width}} {peak:>14} {ratio:>11} {time:>13}  "
+            return (said + ("" if self.budget is None else fits)).rstrip()
+
+        lines = [line("method", BEGINS, "peak bytes", "/ inference", "relative time", "fits")]
         for p in self.predictions:
-            fits = "" if self.budget is None else "yes" if self.fits(p) else "no"
-            ratio = p.peak.peak_bytes / self.inference.peak_bytes
-            lines.append(
-                f"{p.method:<{left}} {p.begins or '-':<{width}} {p.peak.peak_bytes:>14,} "
-                f"{ratio:>11.3f} {p.relative_time:>13.2f}  {fits}".rstrip()
-            )
+            peak, time = p.peak.peak_bytes, f"{p.relative_time:.2f}"
+            ratio, fits = f"{peak / self.inference.peak_bytes:.3f}", "yes" if self.fits(p) else "no"
+            lines.append(line(p.method, p.begins or "-", f"{peak:,}", ratio, time, fits))
         lines += [f"{method} can't run: {why}" for method, why in self.impossible]
         if self.budget is not None and self.predictions:
             least = min(p.peak.peak_bytes for p in self.predictions)
@@ -132,16 +132,15 @@ def plan(
 
     Args:
         model: any module, in the mode in which it will be trained. It may lie on the ``meta``
-            device, and then counts as one on the CPU.
+        device,
+            and then counts as one on the CPU.
         x: a batch as training will have it: the model's input, a tuple of its arguments, or a dict
             of named ones. Only shapes and types of tensors are read; they may lie on ``meta`` too.
         budget: bytes that a step may take, tensors only: an integer, or text such as ``300KB``,
             ``12MB`` or ``1.5GiB``. None for no bound.
-        precision: a name that ``ezo list`` shows. For ``int8`` and ``int8*`` the model is a float
-            one that `ezo.int8.from_float` can convert.
-        methods: names that ``ezo list`` shows; ``elastic-*`` is every split point of the model. By
-            default `METHODS`. A step is as in training, with the precision's default
-            hyperparameters.
+        precision: a name that ``ezo list`` shows; integers are of what `ezo.int8.from_float` takes.
+        methods: names that ``ezo list`` shows, each with the precision's default hyperparameters;
+            ``elastic-*`` is every split point of the model. By default `METHODS`.
         loss: the loss of the model's output; by default cross-entropy with a class for each of
             the batch's examples. Integers have no other.
         bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak. Not for integers.
@@ -152,11 +151,10 @@ def plan(
         ValueError: the budget is no amount of memory, or a name is unknown, or the precision has no
             form of the model or of all methods, or the model's shapes depend on values.
 
-    Example:
-        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> found = plan(model, torch.empty(3, 4), budget="700B")
-        >>> found.best.method, found.best.peak.peak_bytes
-        ('elastic-1', 648)
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> found = plan(model, torch.empty(3, 4), budget="700B")
+    >>> found.best.method, found.best.peak.peak_bytes
+    ('elastic-1', 648)
     """
     limit = _limit(budget)
     if not any(isinstance(t, Tensor) for t in tree_iter(x)):

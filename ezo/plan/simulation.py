@@ -20,6 +20,10 @@ FLOP_SECONDS = 1 / 40e9
 BYTE_SECONDS = 1 / 8e9
 OPERATION_SECONDS = 5e-6
 
+_DEPENDS_ON_VALUES = (
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+)
 _ITEM = torch.ops.aten._local_scalar_dense.default
 _CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
 
@@ -50,10 +54,7 @@ def simulate(prepare: Prepare) -> Simulation:
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         try:
             peak = step_peak(prepare, shapes)
-        except (
-            fake_tensor.DataDependentOutputException,
-            fake_tensor.DynamicOutputShapeException,
-        ) as error:
+        except _DEPENDS_ON_VALUES as error:
             raise ValueError(
                 "expected a step whose shapes follow from its input's, but a shape depends on "
                 f"values: {error.func}; measure it instead"
