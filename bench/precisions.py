@@ -10,16 +10,14 @@ fastest that torch offers here: with the layers' weights in the usual memory for
 channels_last, whichever is faster.
 """
 
-import gc
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.grid import START_SECONDS
-from bench.memory import heap_bytes, peak_bytes
+from bench.memory import heap_bytes, warm_peak_bytes
 from bench.timing import in_turn, interval
 from bench.workload import Workload
 from ezo import kernels
@@ -30,6 +28,11 @@ from ezo.rows import Row
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
 OTHERS = ("int8", "int8-whole", "int8*")
 ROUNDS, VISIT_SECONDS = 15, 0.15
+COST = (12 * ROUNDS * VISIT_SECONDS, 0)
+LAYOUTS = {
+    "full BP, contiguous": torch.contiguous_format,
+    "full BP, channels_last": torch.channels_last,
+}
 SMOKE = {"rounds": 2, "visit_seconds": 0.001}
 
 
@@ -50,23 +53,17 @@ class Comparison:
 
     def workload(self, precision: str, method: str | None = None) -> Workload:
         """One of what is timed."""
-        return Workload(
-            self.model,
-            method or self.method,
-            self.batch_size,
-            precision=precision,
-            threads=self.threads,
-            device=self.device,
-        )
+        how: dict[str, Any] = {
+            "precision": precision,
+            "threads": self.threads,
+            "device": self.device,
+        }
+        return Workload(self.model, method or self.method, self.batch_size, **how)
 
 
-def cases(
-    models: Iterable[str], methods: Iterable[str] | None, batch_size: int
-) -> list[Comparison]:
-    """Every method on every model."""
-    return [
-        Comparison(model, method, batch_size) for model in models for method in methods or METHODS
-    ]
+def cases(model: str, method: str, batch_size: int) -> list[Comparison]:
+    """A method on a model."""
+    return [Comparison(model, method, batch_size)]
 
 
 def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECONDS) -> list[Row]:
@@ -77,18 +74,18 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
     """
     sizes = {name: _sizes(case, name) for name in ("fp32", *OTHERS)}
     steps = {name: _prepare(case, name)[1] for name in ("fp32", *OTHERS)}
-    for name, layout in _layouts(case).items():
+    for name, layout in LAYOUTS.items():
         model, steps[name] = case.workload("fp32", "full-bp").prepare()
         _channels_last(model, layout)
     wait = case.workload("fp32").synchronise
     samples = in_turn(steps, wait, rounds or case.rounds or ROUNDS, visit_seconds)
     times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
-    fastest = min(_layouts(case), key=lambda name: times[name].median().item())
+    fastest = min(LAYOUTS, key=lambda name: times[name].median().item())
     found = []
     for precision in ("fp32", *(name for name in OTHERS if not name.endswith("-whole"))):
-        for n, second in enumerate(samples[precision]):
-            row = case.workload(precision).row("turn_seconds", second, "s")
-            found.append(replace(row, config={**row.config, "round": n}))
+        row_of = case.workload(precision).row
+        seconds = enumerate(samples[precision])
+        found += [row_of("turn_seconds", second, "s", round=n) for n, second in seconds]
     for name in OTHERS:
         row_of = case.workload(name.removesuffix("-whole")).row
         for metric, other in (("fp32", "fp32"), ("full_bp", fastest)):
@@ -143,22 +140,7 @@ def _prepare(case: Comparison, name: str) -> tuple[nn.Module, Callable[[], Any]]
 def _sizes(case: Comparison, name: str) -> tuple[int, int]:
     """Exact tensor bytes and the heap's, with nothing else alive."""
     model, step = _prepare(case, name)
-    for _ in range(2):
-        step()
-    gc.collect()
-    return peak_bytes(step), heap_bytes(model, step)
-
-
-def seconds(case: Comparison) -> float:
-    """About how long a comparison takes."""
-    return START_SECONDS + ROUNDS * 2 * VISIT_SECONDS * 6
-
-
-def _layouts(case: Comparison) -> dict[str, torch.memory_format]:
-    return {
-        "full BP, contiguous": torch.contiguous_format,
-        "full BP, channels_last": torch.channels_last,
-    }
+    return warm_peak_bytes(model, step), heap_bytes(model, step)
 
 
 def _channels_last(model: nn.Module, layout: torch.memory_format) -> None:

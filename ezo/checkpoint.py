@@ -83,13 +83,9 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def with_exponents(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A state dict that was saved before exponents were part of it, with the model's exponents.
+    """An integer network's state dict of before it held exponents, with those of the ``model``.
 
-    One that has exponents comes back as it is, and so does a float model's.
-
-    Args:
-        state: of an integer network.
-        model: built as that network was, with the same float weights, headroom and room.
+    The model is built as that network was. Any other state dict comes back as it is.
     """
     own = model.state_dict()
     exponents = {name: own[name] for name in own if _is_exponent(name, own)}

@@ -22,15 +22,7 @@ from torch.utils._pytree import tree_iter
 
 from ezo import kernels, phases
 
-KINDS = (
-    "parameters",
-    "activations",
-    "temporaries",
-    "gradients",
-    "optimizer",
-    "scratch",
-    "batch",
-)
+KINDS = ("parameters", "activations", "temporaries", "gradients", "optimizer", "scratch", "batch")
 Prepare = Callable[[], tuple[nn.Module, Callable[[], Any]]]
 
 
@@ -39,7 +31,6 @@ class Peak:
     """What is alive when a step needs the most.
 
     Attributes:
-        peak_bytes: all of it.
         kinds: bytes of each of `KINDS`. ``parameters`` include buffers; ``activations`` are kept
             for the backward pass, ``temporaries`` are not; ``optimizer`` is its state, ``scratch``
             is for noise, and ``batch`` is what else was there before the first step.
@@ -73,8 +64,7 @@ class LiveBytes(TorchDispatchMode):
                 self.add((getattr(tensor, name) for name in names), kind, module)
                 continue
             storage = tensor.untyped_storage()
-            key = storage._cdata
-            if key in self._alive:
+            if (key := storage._cdata) in self._alive:
                 continue
             block = _Block(storage.nbytes(), kind, module)
 
@@ -122,14 +112,13 @@ class LiveBytes(TorchDispatchMode):
     def watch(self, model: nn.Module) -> None:
         """Tell apart the model's parameters, and what each module's forward pass makes."""
         for name, module in model.named_modules():
-            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-            for tensor in own:
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                 self.mark(tensor, "parameters", name)
             for parameter in module.parameters(recurse=False):
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(self._gradient(name))
             module.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name))
-            module.register_forward_hook(lambda *_: self._leave(), always_call=True)
+            module.register_forward_hook(self._leave, always_call=True)
             self._names[module] = name
 
     def saved(self) -> Any:
@@ -149,7 +138,6 @@ class LiveBytes(TorchDispatchMode):
         return True
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """An operation's result."""
         return func(*args, **kwargs)
 
     def state(self, optimizer: Optimizer, *_: Any) -> None:
@@ -169,7 +157,7 @@ class LiveBytes(TorchDispatchMode):
         try:
             yield
         finally:
-            self._leave()
+            self._inside.pop()
             for kind, tensor in layer.held():
                 if kind == "activations":
                     self._keep(tensor)
@@ -180,11 +168,9 @@ class LiveBytes(TorchDispatchMode):
         """The module that runs, else the one whose tensor the operation takes last."""
         if self._inside:
             return self._inside[-1]
-        tensors = [
-            x for x in args if isinstance(x, Tensor) and not is_traceable_wrapper_subclass(x)
-        ]
-        found = [self._block(x).module for x in reversed(tensors)]
-        return next((name for name in found if name), "")
+        tensors = [x for x in reversed(args) if isinstance(x, Tensor)]
+        found = [self._block(x).module for x in tensors if not is_traceable_wrapper_subclass(x)]
+        return next(filter(None, found), "")
 
     def _block(self, tensor: Tensor) -> "_Block":
         return self._alive[tensor.untyped_storage()._cdata][1]
@@ -206,7 +192,7 @@ class LiveBytes(TorchDispatchMode):
 
         return accumulated
 
-    def _leave(self) -> None:
+    def _leave(self, *_: Any) -> None:
         self._inside.pop()
 
 
@@ -218,12 +204,7 @@ class _Block:
 
 
 def step_peak(prepare: Prepare, live: LiveBytes | None = None) -> Peak:
-    """The peak of a step, after one that makes the optimiser's state.
-
-    Args:
-        prepare: returns a model and a function that does one step.
-        live: how to count.
-    """
+    """The peak of a step that ``prepare`` makes, after one that makes the optimiser's state."""
     live = live or LiveBytes()
     with live:
         model, step = prepare()

@@ -31,13 +31,9 @@ def words(
     last: int,
     device: torch.device | str,
 ) -> Tensor:
-    """Words of the stream for the groups ``first`` to ``last`` - 1.
+    """Words for the groups ``first`` to ``last`` - 1: int64 below 2^32, (groups, 4, 64 lanes).
 
-    Args:
-        seed: below 2^64. step, tensor, stream: below 2^32.
-
-    Returns:
-        int64 in [0, 2^32), (last - first, 4, 64): group, word, lane.
+    The seed is below 2^64; step, tensor and stream are below 2^32.
     """
     groups = last - first
     c0 = torch.arange(first * _LANES, last * _LANES, device=device) & _LOW
@@ -72,11 +68,8 @@ def draw(
 ) -> Tensor:
     """Noise of mean 0 and variance 1 for the groups ``first`` to ``last`` - 1 of a tensor.
 
-    Args:
-        noise: ``gaussian``, ``rademacher`` (-1 or 1) or ``uniform`` (on +-sqrt(3)).
-
-    Returns:
-        float32, ((last - first) * 256,): element i of the tensor at i - 256 first.
+    It is ``gaussian``, ``rademacher`` (-1 or 1) or ``uniform`` (on +-sqrt(3)), float32,
+    ((last - first) * 256,): element i of the tensor at i - 256 first.
 
     >>> draw("rademacher", seed=0, step=0, tensor=0, stream=0, first=0, last=1)[:4]
     tensor([ 1., -1.,  1., -1.])

@@ -14,6 +14,7 @@ from ezo.phases import phase
 from ezo.step import Visit
 
 _nothing = contextlib.nullcontext()
+_BACKWARD_WAS_RUN = "backward through the graph a second time", "does not require grad"
 
 
 class PassLoss(NamedTuple):
@@ -28,16 +29,11 @@ class Passes:
 
     Within, the ZO parameters don't require gradients, every pass draws the same random numbers and
     begins with the same buffers, of which those of the first pass stay (`ezo.buffers`). With no
-    ZO parameter there is one pass.
+    ZO parameter there is one pass. Each gradient of the BP parameters is taken with ``weight``.
 
-    Args:
-        closure: returns the loss: a scalar, or each example's, (N,), whose mean is taken here; or
-            yields that of each micro-batch, which is backpropagated before the next is asked for.
-            Scalars that are yielded add up, and vectors are one vector of all examples.
-        model: whose random numbers are kept.
-        buffers: the model's.
-        zo, bp: the parameters of either part.
-        weight: of each gradient that is taken.
+    The closure returns the loss: a scalar, or each example's, (N,), whose mean is taken here; or
+    yields that of each micro-batch, which is backpropagated before the next is asked for. Scalars
+    that are yielded add up, and vectors are one vector of all examples.
 
     Attributes:
         dtype, device: of the first pass's loss.
@@ -98,9 +94,7 @@ class Passes:
                     self._backward(value)
                 found = PassLoss(self.read(value), examples)
         except RuntimeError as error:
-            if "backward through the graph a second time" in str(
-                error
-            ) or "does not require grad" in str(error):
+            if any(words in str(error) for words in _BACKWARD_WAS_RUN):
                 raise RuntimeError(
                     "the closure must compute the loss from the model, return it, and leave "
                     "backward() to step()"

@@ -19,11 +19,11 @@ an update is rounded to the grid, and below half its spacing, 1.2e-7, it is lost
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ezo import check
 from ezo import kernels as _kernels
 from ezo.kernels import Place
 from ezo.noise import NOISES
@@ -38,17 +38,14 @@ class Sweeper:
     Args:
         parameters: any floating-point or complex tensors, on any device; the t-th is tensor number
             ``first_tensor + t`` of the noise stream, a complex one as its real and imaginary parts.
-        noise: ``gaussian``, ``rademacher`` or ``uniform``.
-        first_tensor: number of the first tensor.
+        noise: one of `ezo.noise.NOISES`.
         scratch_bytes: memory for noise where no kernel serves (a kernel's is some KiB); more is
             faster on an accelerator, and changes no bit.
-        reference: by `ezo.kernels.reference` alone.
 
     The sweeps' arguments:
         place: (seed, step, stream), where in the noise stream (`ezo.noise`).
-        eps: size of the perturbation.
+        eps, rate: size of the perturbation; learning rate times projected gradient, lr g.
         times: 1 to perturb, -2 to cross over, 1 to come back.
-        rate: learning rate times projected gradient, lr g.
         decay: learning rate times weight decay.
         restore: the parameters stand at theta - e; otherwise at theta, as when a run is
             replayed from its seeds and scalars. Both end in the same bits.
@@ -61,18 +58,11 @@ class Sweeper:
         noise: str = "gaussian",
         first_tensor: int = 0,
         scratch_bytes: int = SCRATCH_BYTES,
-        reference: bool = False,
     ) -> None:
-        if noise not in NOISES:
-            raise ValueError(f"expected noise to be one of {', '.join(NOISES)}, got '{noise}'")
+        check.one_of("noise", noise, NOISES)
         # a complex number is two real ones, each with noise of its own
         real = [torch.view_as_real(p.detach()) if p.is_complex() else p for p in parameters]
-        what = (real, noise, first_tensor, scratch_bytes)
-        if reference:
-            with _kernels.using("reference"):
-                self._parts = _kernels.sweeps(*what)
-        else:
-            self._parts = _kernels.sweeps(*what)
+        self._parts = _kernels.sweeps(real, noise, first_tensor, scratch_bytes)
 
     def shift(self, place: Place, eps: float, times: float) -> None:
         """theta <- snap(theta) + times snap(eps z), in place."""
@@ -90,58 +80,6 @@ class Sweeper:
             part.fill(place)
 
 
-def shift_(
-    parameters: Sequence[Tensor],
-    *,
-    seed: int,
-    step: int,
-    eps: float,
-    times: float = 1.0,
-    stream: int = 0,
-    **how: Any,
-) -> None:
-    """theta <- snap(theta) + times snap(eps z), in place. Arguments as in `Sweeper`."""
-    Sweeper(parameters, **how).shift(_place(seed, step, stream), float(eps), float(times))
-    torch.autograd.graph.increment_version(parameters)
-
-
-def update_(
-    parameters: Sequence[Tensor],
-    *,
-    seed: int,
-    step: int,
-    eps: float,
-    rate: float,
-    decay: float = 0.0,
-    restore: bool = True,
-    stream: int = 0,
-    **how: Any,
-) -> None:
-    """theta <- theta - rate z - decay theta, in place, from theta - e where ``restore``.
-
-    Arguments as in `Sweeper`.
-    """
-    Sweeper(parameters, **how).update(
-        _place(seed, step, stream), float(eps), float(rate), float(decay), restore
-    )
-    torch.autograd.graph.increment_version(parameters)
-
-
-def fill_(
-    parameters: Sequence[Tensor], *, seed: int, step: int, stream: int = 0, **how: Any
-) -> None:
-    """theta <- z, in place: the noise itself, for looking at. Arguments as in `Sweeper`."""
-    Sweeper(parameters, **how).fill(_place(seed, step, stream))
-    torch.autograd.graph.increment_version(parameters)
-
-
 def kernels() -> str:
     """The compiled path's instruction set, or ``reference`` where there is no compiled path."""
     return _kernels.serving()
-
-
-def _place(seed: int, step: int, stream: int) -> Place:
-    for name, value, bits in (("seed", seed, 64), ("step", step, 32), ("stream", stream, 32)):
-        if not 0 <= value < 1 << bits:
-            raise ValueError(f"expected {name} in [0, 2^{bits}), got {value}")
-    return seed, step, stream

@@ -35,16 +35,11 @@ def layers(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
 
 
 def split(model: nn.Module, bp: Split) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Cut a model's trainable parameters in two.
+    """Cut a model's trainable parameters in two: those by ZO and those by BP, in the model's order.
 
-    Args:
-        model: any module; parameters with ``requires_grad=False`` are left out of both parts.
-        bp: where BP begins. An integer k: the last k parametric `layers`. A name: from this
-            submodule or parameter on. Parameters, or a submodule for its parameters: these and no
-            others. ``"all"``: everything.
-
-    Returns:
-        (zo, bp): parameters trained by ZO, and by BP, in the model's order.
+    Where BP begins, ``bp``, is an integer k: the last k parametric `layers`. A name: from this
+    submodule or parameter on. Parameters, or a submodule for its parameters: these and no others.
+    ``"all"``: everything. Parameters with ``requires_grad=False`` are in neither part.
 
     Raises:
         ValueError: no such layer, name or parameter, or the model has nothing to train, or BP has

@@ -53,14 +53,8 @@ def train(
     yield from loop.earlier_rows
     if loop.ended:
         return
-    with tqdm(
-        total=loop.total_steps,
-        initial=loop.step,
-        desc=settled.case,
-        unit="step",
-        disable=not progress,
-        mininterval=0.5,
-    ) as bar:
+    steps: dict[str, Any] = {"total": loop.total_steps, "initial": loop.step, "unit": "step"}
+    with tqdm(**steps, desc=settled.case, disable=not progress, mininterval=0.5) as bar:
         yield from loop.rows(bar)
 
 
@@ -120,8 +114,9 @@ class _Loop:
                 yield from self._keep([self._diverged(reason)])
                 return
             if self.step % self.steps_per_epoch == 0:
+                of = self.steps_per_epoch, self.run.batch_size
                 measured = [
-                    self._row("train_loss", self._train_loss(), "nat"),
+                    self._row("train_loss", self.take_step.mean_loss(self.loss_sum, *of), "nat"),
                     self._row("train_seconds", self.seconds, "s"),
                     self._row("forward_passes", self.forward_passes, "pass"),
                     *self._evaluate(),
@@ -165,43 +160,30 @@ class _Loop:
                 self.seconds += time.perf_counter() - started
                 self.forward_passes += take_step.passes - passes
 
-    def _train_loss(self) -> float:
-        """Mean over this epoch's steps, in nats."""
-        steps, batch = self.steps_per_epoch, self.run.batch_size
-        loss: float = self.take_step.mean_loss(self.loss_sum, steps, batch)
-        return loss
-
     def _evaluate(self) -> list[Row]:
         accuracy, loss = self.take_step.evaluate(self.examples.test_x, self.examples.test_y)
         note = "on held-out training examples" if self.run.held_out else ""
-        examples = self.examples
-        of = (examples.test_x, examples.test_y, examples.seen)
+        of = (self.examples.test_x, self.examples.test_y, self.examples.seen)
         alone = self.take_step.static_accuracy(*of)
-        static = [] if alone is None else [self._row("test_accuracy_static", alone, "%", note)]
-        return [
-            self._row("test_accuracy", accuracy, "%", note),
-            *static,
-            self._row("test_loss", loss, "nat", note),
-        ]
+        found = [("test_accuracy", accuracy, "%"), ("test_loss", loss, "nat")]
+        if alone is not None:
+            found.insert(1, ("test_accuracy_static", alone, "%"))
+        return [self._row(*of, note) for of in found]
 
     def _diverged(self, reason: str) -> Row:
         note = f"{reason} at step {self.step}; lower the learning rate or clip g"
         return self._row("diverged", self.step, "step", note)
 
     def _row(self, metric: str, value: float, unit: str, note: str = "") -> Row:
-        run = self.run
+        own = ("model", "data", "method", "precision", "seed")
         return Row(
-            case=self.settled.case,
-            metric=metric,
-            value=value,
-            unit=unit,
-            note=note,
-            model=run.model,
-            data=run.data,
-            method=run.method,
-            precision=run.precision,
-            seed=run.seed,
+            self.settled.case,
+            metric,
+            value,
+            unit,
+            **{name: getattr(self.run, name) for name in own},
             step=self.step,
+            note=note,
             config=self.settled.config,
             device=str(self.device),
             threads=torch.get_num_threads(),
@@ -268,11 +250,8 @@ class _Loop:
 
     def _refuse_another(self, path: Path, state: dict[str, Any]) -> None:
         settings = state.get("settings", {})  # checkpoints of old hold none
-        ours = {
-            "case": self.settled.case,
-            "data_checksum": self.data_checksum,
-            **self.settled.settings,
-        }
+        ours = {"case": self.settled.case, "data_checksum": self.data_checksum}
+        ours |= self.settled.settings
         theirs = {"case": state["case"], "data_checksum": state["data_checksum"], **settings}
         differing = [name for name in theirs if theirs[name] != ours.get(name)]
         if differing:

@@ -173,9 +173,9 @@ def test_each_side_is_measured_by_its_own_bench(repository: Path) -> None:
     """The faces of `ezo` that `bench` calls may change, and `bench` with them."""
     for path in (*repository.glob("ezo/**/*.py"), *repository.glob("bench/**/*.py")):
         text = path.read_text()
-        path.write_text(re.sub(r"\btuned\b", "chosen", re.sub(r"\bkernels\(", "isa(", text)))
-    for words in ("ezo/methods/_hyper.py", "bench/workload.py"):
-        assert "chosen(" in (repository / words).read_text()
+        path.write_text(re.sub(r"\bmake_step\b", "step_of", re.sub(r"\bserving\b", "isa", text)))
+    for words in ("ezo/precisions/fp32.py", "bench/workload.py"):
+        assert "step_of(" in (repository / words).read_text()
     cells = (CELL, dataclasses.replace(CELL, precision="int8"))
     status, found = run_gate("--only", "exact", cells=cells)
     assert status == OK

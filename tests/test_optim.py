@@ -20,6 +20,7 @@ from ezo.data._vision import import_torchvision
 from ezo.models import lenet5, pointnet
 from ezo.passes import Passes
 from ezo.step import Visit
+from tests import sweeps
 from tests.backends import on
 
 F = nn.functional
@@ -97,7 +98,7 @@ def on_grid(model):
 
 def noise_like(zo, seed, step, stream=0, kind="gaussian"):
     z = [torch.empty_like(p, memory_format=torch.contiguous_format).detach() for p in zo]
-    perturb.fill_(z, seed=seed, step=step, stream=stream, noise=kind, reference=True)
+    sweeps.fill_(z, seed=seed, step=step, stream=stream, noise=kind, reference=True)
     return z
 
 

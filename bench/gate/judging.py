@@ -47,14 +47,11 @@ class Finding:
     """A cell's comparison in one respect.
 
     Attributes:
-        cell, metric: what was compared.
         base, head: the two values; None where there is none.
         verdict: ``same``, ``fewer bytes``, ``regressed``, ``changed``, ``missing``, ``new``,
             ``suspicious`` or ``not measured``.
         status: what it makes of the exit status.
-        note: what a reader must know.
-        interval: of head over base, for a time.
-        samples: for a time, by pair and round.
+        interval, samples: for a time: of head over base; by pair and round.
     """
 
     cell: Workload
@@ -131,9 +128,7 @@ def judge_time(cell: Workload, samples: Sequence[Sequence[Sample]], tolerance: f
 
 def confirm(first: Finding, again: Finding) -> Finding:
     """A slowdown counts when the rerun agrees."""
+    note = f"which the rerun does not confirm; {again.note}"
     if again.status == REGRESSED:
-        return dataclasses.replace(again, note=f"first {first.interval}, the rerun agrees")
-    return dataclasses.replace(
-        again,
-        note=f"first {first.interval}, which the rerun does not confirm; {again.note}".rstrip("; "),
-    )
+        note = "the rerun agrees"
+    return dataclasses.replace(again, note=f"first {first.interval}, {note}".rstrip("; "))

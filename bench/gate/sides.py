@@ -27,15 +27,9 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Side:
-    """A version, built.
+    """A version, built, with its `bench` beside it; what its `bench.probe` says of it.
 
-    Attributes:
-        label: ``base`` or ``head``.
-        commit, dirty: of its source.
-        site: the folder that pip installed it into, beside its `bench`.
-        kernels: its instruction set, or ``reference`` where nothing was compiled.
-        protocol: what its `bench.probe` speaks.
-        definitions: of its metrics; 1 where none is named.
+    ``definitions`` are of its metrics, 1 where none is named.
     """
 
     label: str
@@ -48,11 +42,7 @@ class Side:
 
 
 def build_sides(base: str, work: Path) -> dict[str, Side]:
-    """Both versions of the repository that holds the working folder, built under ``work``.
-
-    Raises:
-        NotMeasured: no such commit, a build failed, or a side speaks no protocol that we know.
-    """
+    """Both versions of the repository that holds the working folder, built under ``work``."""
     root = Path(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
     try:
         commit = _git(root, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}")
@@ -84,10 +74,7 @@ def build_sides(base: str, work: Path) -> dict[str, Side]:
 
 
 def build(source: Path, site: Path) -> None:
-    """Install a source tree, its compiled extension too, into a folder, without dependencies.
-
-    Its `bench`, which is not part of the package, is copied there.
-    """
+    """Install a source tree, its extension too, without dependencies; and copy its `bench`."""
     if not (source / "bench" / "probe.py").is_file():
         raise NotMeasured(
             f"expected {source.name} to have bench/probe.py, by which the gate asks it, got none; "
@@ -167,11 +154,7 @@ class Process:
         self._process.stdout.close()
 
     def ask(self, do: str, **command: Any) -> dict[str, Any]:
-        """The answer to a command.
-
-        Raises:
-            NotMeasured: it failed there, or the process died.
-        """
+        """The answer to a command, or NotMeasured: it failed there, or the process died."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")

@@ -7,20 +7,11 @@ serve.
 all of it to the training loop.
 """
 
-from ezo.int8.convert import from_float
-from ezo.int8.float_loss import FloatLoss
-from ezo.int8.loss import Loss
-from ezo.int8.optim import ElasticZO
-from ezo.int8.perturb import SparseNoise
-from ezo.int8.tensor import Int8Tensor, quantize, quantize_at
-
-__all__ = [
-    "ElasticZO",
-    "FloatLoss",
-    "Int8Tensor",
-    "Loss",
-    "SparseNoise",
-    "from_float",
-    "quantize",
-    "quantize_at",
-]
+from ezo.int8.convert import from_float as from_float
+from ezo.int8.float_loss import FloatLoss as FloatLoss
+from ezo.int8.loss import Loss as Loss
+from ezo.int8.optim import ElasticZO as ElasticZO
+from ezo.int8.perturb import SparseNoise as SparseNoise
+from ezo.int8.tensor import Int8Tensor as Int8Tensor
+from ezo.int8.tensor import quantize as quantize
+from ezo.int8.tensor import quantize_at as quantize_at

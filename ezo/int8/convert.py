@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from ezo import check
 from ezo.int8.layers import Conv2d, Flatten, Layer, Linear, MaxOverPoints, MaxPool2d, ReLU
 from ezo.int8.network import INPUT, Network, Node
 from ezo.int8.rounding import LARGEST
@@ -60,11 +61,7 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
     >>> [(node.name, *node.inputs) for node in from_float(Own()).nodes]
     [('flatten', 'input'), ('first', 'flatten'), ('relu', 'first'), ('last', 'relu')]
     """
-    if isinstance(headroom, bool) or not isinstance(headroom, int) or not 0 <= headroom < LARGEST:
-        raise ValueError(
-            f"expected headroom to be an integer from 0 to {LARGEST - 1}, got {headroom!r}; give "
-            "the largest perturbation, for example 15"
-        )
+    check.integer("headroom", headroom, 0, LARGEST - 1)
     chain = _Chain(Trace(model), LARGEST - headroom)
     for words in chain.warnings:
         warnings.warn(words, stacklevel=2)
@@ -73,13 +70,11 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
 
 @dataclass(eq=False)
 class _Value:
-    """What stands for a tensor of the float model.
+    """What stands for a tensor of the float model: the output of the node ``name``.
 
-    Attributes:
-        name: of the node whose output it is.
-        layout: ``swapped`` for points that are (N, C, P) in the float model, ``kept`` for (N, C, 1)
-            after a maximum over them; else as in integers.
-        features: that an example must have, where forward says so.
+    ``layout`` is ``swapped`` for points that are (N, C, P) in the float model, ``kept`` for (N, C,
+    1) after a maximum over them; else as in integers. ``features`` are those that an example must
+    have, where forward says so.
     """
 
     name: str

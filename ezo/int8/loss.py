@@ -45,10 +45,9 @@ _LOG2 = tuple(round(math.log2(1 + j / _CHORDS) * _ONE) for j in range(_CHORDS + 
 def tables(device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
     """`_EXP2` and `_LOG2` on a device, from the first loss there on."""
     kept = kernels.kept()
-    found: tuple[Tensor, Tensor] | None = kept.get(device)
-    if found is None:
-        found = torch.tensor(_EXP2, device=device), torch.tensor(_LOG2, device=device)
-        kept[device] = found
+    if device not in kept:
+        kept[device] = torch.tensor(_EXP2, device=device), torch.tensor(_LOG2, device=device)
+    found: tuple[Tensor, Tensor] = kept[device]
     return found
 
 
@@ -85,17 +84,15 @@ class Loss:
 
 
 def cross_entropy(logits: Tensor, exponent: int, target: Tensor) -> Tensor:
-    """Each example's loss.
+    """Each example's loss: int64, (N,), in units of 2^-20 bit (`NAT` nats), at most `LARGEST_LOSS`.
+
+    Sums over up to 4,096 examples don't overflow.
 
     Args:
         logits: (N, K), integers of magnitude up to 2^31: int8 mantissas, or the last layer's int32
             accumulators, which tell apart what requantizing would make equal.
         exponent: E; a logit's value is a 2^E.
         target: (N,), int64, classes.
-
-    Returns:
-        int64, (N,), in units of 2^-20 bit (`NAT` nats), at most `LARGEST_LOSS`. Sums over up to
-        4,096 examples don't overflow.
 
     >>> loss = cross_entropy(torch.tensor([[3, 3], [127, -127]]), -3, torch.tensor([0, 0]))
     >>> (loss / 2**20).tolist()  # one bit; next to nothing
@@ -112,13 +109,8 @@ def cross_entropy_gradient(
 ) -> Tensor:
     """The gradient of the losses' sum with respect to the logits: p - (1 at the target).
 
-    Args:
-        logits, exponent, target: as in `cross_entropy`.
-        u: (N, K), non-negative integers with random low bits, for stochastic rounding to int8.
-
-    Returns:
-        (N, K). Without ``u``, int64 in units of 2^-11, each row summing to exactly 0; with it,
-        int8 in units of 2^-7.
+    Without ``u``, int64 in units of 2^-11, each row summing to exactly 0. With ``u``, (N, K)
+    non-negative integers with random low bits, rounded by them: int8 in units of 2^-7.
     """
     e = _exp2(_below_largest(logits, exponent))
     p = torch.div(e << GRADIENT_BITS, e.sum(1, keepdim=True), rounding_mode="floor")

@@ -19,13 +19,10 @@ INPUT = "input"
 
 @dataclass(frozen=True)
 class Node:
-    """A layer in its place.
+    """A layer in its place, and the names of the nodes whose outputs it takes; `INPUT` is given.
 
-    Attributes:
-        layer: what is computed.
-        inputs: names of the nodes whose outputs it takes, or `INPUT`, what the network is given.
-        name: its own, unique: the path of the float model's module that it was made from; where
-            the module's forward calls a function, with the function's name behind.
+    Its own name is unique: the path of the float model's module that it was made from; where the
+    module's forward calls a function, with the function's name behind.
     """
 
     layer: Layer

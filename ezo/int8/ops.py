@@ -23,14 +23,7 @@ class SumTooLong(ValueError):
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T, summed in int32.
-
-    Args:
-        a: (M, K), int8.
-        b: (N, K), int8.
-
-    Returns:
-        (M, N), int32.
+    """a b^T, int8 (M, K) and (N, K) -> int32 (M, N).
 
     Raises:
         ValueError: the types or shapes don't fit, or K is so large that a sum could overflow.
@@ -69,11 +62,7 @@ def check_length(products: int, bias: bool = False) -> None:
 
 
 def matmul_of_any_length(a: Tensor, b: Tensor) -> Tensor:
-    """`matmul`, and where a sum could overflow int32, parts that can't, added up in int64.
-
-    Returns:
-        (M, N), of `sum_type`.
-    """
+    """`matmul`, of `sum_type`: where int32 could overflow, parts that can't, added up in int64."""
     k = a.shape[1]
     if k <= LONGEST_SUM:
         return matmul(a, b)
@@ -124,15 +113,9 @@ def linear_gradient(err: Tensor, x: Tensor) -> Tensor:
 
 
 def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
-    """Convolution of stride 1.
+    """Convolution of stride 1, zeros on each side: int8 (N, C, H, W) and (O, C, K, K) -> int32.
 
-    Args:
-        x: (N, C, H, W), int8.
-        weight: (O, C, K, K), int8.
-        padding: zeros on each side.
-
-    Returns:
-        (N, O, H + 2 padding - K + 1, W + 2 padding - K + 1), int32.
+    It is (N, O, H + 2 padding - K + 1, W + 2 padding - K + 1).
     """
     patches, (n, h, w) = _patches(x, weight.shape[2:], padding)
     acc = matmul(patches, weight.flatten(1))  # (n h w, o)
@@ -198,12 +181,8 @@ def relu_backward(err: Tensor, y: Tensor) -> Tensor:
 def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The largest of each ``size`` x ``size`` block; what does not fill a block is left out.
 
-    Args:
-        x: (N, C, H, W), any integer type.
-        size: of a block, and the stride.
-
-    Returns:
-        ((N, C, H // size, W // size), where in its block, row by row, the first largest stands).
+    Any integers (N, C, H, W) -> (N, C, H // size, W // size), and where in its block, row by row,
+    the first largest stands.
     """
     n, c, h, w = x.shape
     blocks = x[:, :, : h // size * size, : w // size * size]

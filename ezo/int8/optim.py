@@ -30,10 +30,8 @@ LARGEST_QUERIES = 1 << 10
 class Update(NamedTuple):
     """A query's update of the ZO weights: theta <- clip(theta - g z rate), as `perturb.update_`.
 
-    Attributes:
-        seed, step, query: where z stands in the noise stream.
-        g: -1, 0 or 1.
-        rate: in units of 2^-16; the query's share.
+    The noise z stands at (seed, step, query) in the stream; g is -1, 0 or 1, and rate, the query's
+    share, in units of 2^-16.
     """
 
     seed: int
@@ -150,14 +148,10 @@ class ElasticZO(Elastic):
                 f"{self._noise.r_max} is never clipped, got {beyond}; "
                 f"convert with from_float(model, headroom={self._noise.r_max})"
             )
+        bp_parameters = [p for layer in self._bp_layers for p in layer.parameters()]
         groups: list[dict[str, Any]] = [
             {"params": zo_parameters, "zo": True, "rate": rate, "mu": 0},
-            {
-                "params": [p for layer in self._bp_layers for p in layer.parameters()],
-                "zo": False,
-                "rate": 0,
-                "mu": mu,
-            },
+            {"params": bp_parameters, "zo": False, "rate": 0, "mu": mu},
         ]
         super().__init__([group for group in groups if group["params"]], {})
         self._refuse_ranks()
@@ -253,10 +247,9 @@ class _Weights:
         self._place = of._seed, of._steps
 
     def move(self, query: int, start: int, end: int) -> None:
-        seed, step = self._place
-        how = {"seed": seed, "step": step, "stream": query, "times": end - start}
         for first, run in self._runs:
-            perturb.shift_(run, self._of._noise, **how, first_tensor=first)
+            place = (*self._place, query)
+            perturb.shift_(run, self._of._noise, place, end - start, first)
 
     def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
         change = difference({point: loss.total() for point, loss in losses.items()})
@@ -266,19 +259,10 @@ class _Weights:
         return Update(*self._place, query, g, rate)
 
     def apply(self, update: Update, start: int) -> None:
+        move = update.g, update.rate, -start
         for first, run in self._runs:
-            perturb.update_(
-                run,
-                self._of._noise,
-                seed=update.seed,
-                step=update.step,
-                stream=update.query,
-                g=update.g,
-                rate=update.rate,
-                restore=-start,
-                fractions=self._of._fractions(run),
-                first_tensor=first,
-            )
+            fractions = self._of._fractions(run)
+            perturb.update_(run, self._of._noise, update[:3], move, fractions, first)
 
 
 class _Passes:

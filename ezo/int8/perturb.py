@@ -37,6 +37,7 @@ from torch import Tensor
 from ezo import kernels
 from ezo import noise as _noise
 from ezo.int8.rounding import LARGEST
+from ezo.kernels import Place
 
 SPARSE_GROUP = 512  # elements per group: 64 lanes of four words of two halves
 RATE_BITS = 16  # a rate of 2^16 moves a weight by z
@@ -49,11 +50,8 @@ class SparseNoise:
     """Distribution of the perturbation of an int8 weight.
 
     Attributes:
-        r_max: largest magnitude, in units of the weight's last bit; 1 to 63.
+        r_max: largest magnitude, in last places of the weight; 1 to 63.
         p_zero: probability with which the mask drops an entry, in [0, 1).
-
-    Raises:
-        ValueError: out of range.
     """
 
     r_max: int
@@ -112,59 +110,46 @@ def draw(
 def shift_(
     parameters: Sequence[Tensor],
     noise: SparseNoise,
-    *,
-    seed: int,
-    step: int,
+    place: Place,
     times: int,
-    stream: int = 0,
     first_tensor: int = 0,
 ) -> None:
     """theta <- theta + times z, in place: 1 to perturb, -2 to cross over, 1 to come back.
 
-    Args:
-        parameters: int8, on any device; the t-th is tensor ``first_tensor + t`` of the stream.
-            Their magnitudes are at most ``noise.bound`` while unperturbed.
-        noise: its distribution.
-        seed, step, stream: where in the noise stream.
-        times: how often to add z.
+    The t-th of the parameters, int8 on any device, is tensor ``first_tensor + t`` of the stream.
+    Their magnitudes are at most ``noise.bound`` while unperturbed.
     """
     _check(parameters)
-    kernels.sparse_shift(parameters, (noise, (seed, step, stream), first_tensor), times)
+    kernels.sparse_shift(parameters, (noise, place, first_tensor), times)
 
 
 def update_(
     parameters: Sequence[Tensor],
     noise: SparseNoise,
-    *,
-    seed: int,
-    step: int,
-    g: int,
-    rate: int,
-    restore: int = 1,
+    place: Place,
+    move: tuple[int, int, int],
     fractions: Sequence[Tensor] | None = None,
-    stream: int = 0,
     first_tensor: int = 0,
 ) -> None:
     """theta <- clip(theta - g sign(z) ((|z| rate + u) >> 16)), in place.
 
     Args:
-        parameters, noise, seed, step, stream, first_tensor: as in `shift_`.
-        g: sign of loss+ - loss-: -1, 0 or 1.
-        rate: units of the last bit by which a z of 1 moves its weight in the mean, times 2^16;
-            0 to 2^16.
-        restore: the weights stand at theta - restore z: 1, -1, or 0. All end in the same bits.
+        parameters, noise, place, first_tensor: as in `shift_`.
+        move: (g, rate, restore): the sign of loss+ - loss-; by how many last places a z of 1 moves
+            its weight in the mean, times 2^16, 0 to 2^16; and 1, -1 or 0, where the weights stand
+            at theta - restore z. All end in the same bits.
         fractions: uint8, of the parameters' shapes, changed in place; None for none.
 
     Raises:
-        ValueError: ``g`` or ``rate`` is out of range.
+        ValueError: g or the rate is out of range.
     """
+    g, rate, _ = move
     if g not in (-1, 0, 1):
         raise ValueError(f"expected g of -1, 0 or 1, got {g}; pass the sign of loss+ - loss-")
     if not 0 <= rate <= 1 << RATE_BITS:
         raise ValueError(f"expected rate in [0, 2^{RATE_BITS}], got {rate}")
     _check(parameters)
-    drawn = (noise, (seed, step, stream), first_tensor)
-    kernels.sparse_update(parameters, fractions, drawn, (g, rate, restore))
+    kernels.sparse_update(parameters, fractions, (noise, place, first_tensor), move)
 
 
 def _check(parameters: Sequence[Tensor]) -> None:

@@ -27,13 +27,10 @@ def bit_width(x: Tensor) -> int:
 
 
 def batch_shift(bits: int) -> int:
-    """The shift by which a batch's accumulators are requantized, s = max(0, bits - 7) (NITI).
+    """The shift by which a batch is requantized, s = max(0, bits - 7) (NITI).
 
-    The one place that decides: what holds parts of a batch, chunks or ranks, has to agree on the
-    bits here.
-
-    Args:
-        bits: of the largest magnitude of all accumulators of a layer.
+    ``bits`` are of the largest magnitude of all a layer's accumulators: the one place where parts
+    of a batch, chunks or ranks, have to agree.
     """
     return max(0, bits - 7)
 
@@ -46,18 +43,14 @@ def shift(
     Args:
         x: integers of any type and shape, magnitudes below 2^62.
         s: bits to drop.
-        rounding: ``nearest``, ``stochastic`` or ``pseudo-stochastic``.
+        rounding: one of `ROUNDINGS`.
         u: for ``stochastic``: non-negative integers of x's shape whose low ``s`` bits are random.
-        wide: don't clip.
-
-    Returns:
-        int8, or int64 where ``wide``, x's shape.
+        wide: don't clip, and return int64 in place of int8.
 
     Raises:
         ValueError: an unknown rounding, or ``stochastic`` without ``u``.
 
-    >>> x = torch.tensor([-6, -5, 5, 6, 2000])
-    >>> shift(x, 2, "nearest").tolist()
+    >>> shift(torch.tensor([-6, -5, 5, 6, 2000]), 2, "nearest").tolist()
     [-2, -1, 1, 2, 127]
     """
     if rounding not in ROUNDINGS:

@@ -2,15 +2,9 @@
 
 A backend is one file in this folder. It defines ``RANK``, its place in the order in which backends
 are asked (None: only by name, see `using`), and ``Backend``, a class whose methods are operations
-of the list below. What a backend lacks, or answers with ``NotImplemented`` since it does not take
+below. What a backend lacks, or answers with ``NotImplemented`` since it does not take
 such tensors, the next one in order serves; the last is `ezo.kernels.reference`, plain torch, which
 takes all. Every backend gives the same bits.
-
-    float weights        `sweeps`
-    int8 weights         `sparse_shift`, `sparse_update`, `bp_update`
-    layers               `accumulators`, `product`, `error`, `gradients`
-    pooling              `max_pool2d`, `max_pool2d_backward`, `flatten`
-    loss                 `loss`, `loss_error`, `words`
 
 A backend that a plan can play (`simulated`) has a method ``simulated(spend)`` that returns one
 which allocates the same and computes nothing.
@@ -55,13 +49,9 @@ class Layer(NamedTuple):
 
 
 class After(NamedTuple):
-    """What follows a layer's product.
+    """What follows a layer's product: keep what is positive, the largest of blocks of a size.
 
-    Fields:
-        relu: keep what is positive.
-        pool: keep the largest of blocks of this size.
-        over_points: keep the largest over points, (N, O).
-        where: and the first point of each.
+    ``over_points`` keeps the largest over points, (N, O), and ``where`` the first point of each.
     """
 
     relu: bool = False
@@ -124,11 +114,9 @@ def _within(choice: _Choice) -> Iterator[None]:
 
 
 def using(backend: Any, **options: Any) -> contextlib.AbstractContextManager[None]:
-    """Within, in this thread, one backend serves, and the reference what it lacks.
+    """Within, in this thread, one backend, or that of a name, serves; the reference what it lacks.
 
-    Args:
-        backend: its name, or a backend itself.
-        options: the backend's: ``using("compiled", isa="avx2")``.
+    Options are the backend's: ``using("compiled", isa="avx2")``.
 
     Raises:
         ValueError: the name is unknown, or the machine can't run it.
@@ -145,10 +133,7 @@ def using(backend: Any, **options: Any) -> contextlib.AbstractContextManager[Non
 def simulated(spend: Callable[[float], None]) -> contextlib.AbstractContextManager[None]:
     """Within, in this thread, backends allocate what they would and compute nothing, for plans.
 
-    Enter it before tensors without numbers are made.
-
-    Args:
-        spend: is told the seconds that a kernel would take, roughly.
+    Enter it before tensors without numbers are made. ``spend`` is told a kernel's rough seconds.
     """
     backends = (_chosen.get() or _automatic()).backends
     played = [b.simulated(spend) for b in backends if hasattr(b, "simulated")]
@@ -183,10 +168,7 @@ def sweeps(
 ) -> list[Sweeps]:
     """The sweeps over float weights, one a backend that takes some of them.
 
-    Args:
-        parameters: the t-th is tensor number ``first_tensor + t`` of the noise stream.
-        noise: one of `ezo.noise.NOISES`.
-        scratch_bytes: memory for noise, where a backend needs any.
+    The t-th is tensor number ``first_tensor + t`` of the noise stream.
     """
     choice = _chosen.get() or _automatic()
     rest = list(enumerate(parameters, start=first_tensor))
@@ -232,10 +214,7 @@ def bp_update(weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int
 
 
 def accumulators(x: Tensor, layer: Layer) -> Tensor:
-    """A layer's products with its input, added up: int32.
-
-    Args:
-        x: int8, (N, C, H, W) for a convolution, (..., C) for a linear layer.
+    """A layer's products with int8 (N, C, H, W) or (..., C), added up: int32.
 
     Raises:
         ValueError: x does not fit the weights, or an accumulator could overflow.
@@ -246,18 +225,12 @@ def accumulators(x: Tensor, layer: Layer) -> Tensor:
 def product(
     x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
 ) -> tuple[Tensor, int, Tensor | None]:
-    """`accumulators`, requantized to int8, and what follows.
+    """`accumulators`, requantized to int8 by `ezo.int8.rounding.batch_shift`, and what follows.
 
-    The shift is `ezo.int8.rounding.batch_shift`'s, from the largest accumulator of all.
-
-    Args:
-        x: before a maximum over points (N, P, C).
-        guess: the last pass's shift, by which a backend may requantize at once, and again where it
-            was not the one.
-        fixed: requantize by ``guess``, whatever the accumulators; what exceeds +-127 is held there.
-
-    Returns:
-        (int8, the shift, int32 points (N, O) where ``after`` wants them, else None).
+    ``x`` before a maximum over points is (N, P, C). By ``guess``, the last pass's shift, a backend
+    may requantize at once, and again where it was not the one; with ``fixed`` by ``guess`` whatever
+    the accumulators, where what exceeds +-127 is held there. Returns (int8, the shift, int32
+    points (N, O) where ``after`` wants them, else None).
     """
     return _call("product", x, layer, after, guess, fixed)
 
@@ -265,14 +238,10 @@ def product(
 def error(
     err: Tensor, layer: Layer, guess: int, where: Tensor | None = None, points: int = 1
 ) -> tuple[Tensor, int]:
-    """Errors of a layer's output to errors of its input, requantized as in `product`.
+    """Errors of a layer's output to errors of its input, requantized as in `product`; the shift.
 
-    Args:
-        err: int8, (N, O, H', W') or (..., O).
-        where: int32, (N, O): the point of each error, which is then (N, O), of ``points``.
-
-    Returns:
-        (int8, of the input's shape, the shift).
+    ``err`` is int8, (N, O, H', W') or (..., O); or (N, O), each of the one of ``points`` points
+    that ``where``, int32, (N, O), says.
     """
     return _call("error", err, layer, guess, where, points)
 

@@ -83,8 +83,7 @@ class Native:
         self._spend(n * classes * LOSS_SECONDS)
         return 1
 
-    def loss_error(self, logits: int, n: int, classes: int, *_: Any) -> None:
-        self._spend(n * classes * LOSS_SECONDS)
+    loss_error = loss
 
     def flatten(self, x: int, out: int, n: int, positions: int, channels: int) -> None:
         self._spend(n * positions * channels * MOVE_SECONDS)

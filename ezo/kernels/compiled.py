@@ -37,11 +37,7 @@ def instruction_sets() -> list[str]:
 
 
 class Backend:
-    """Kernels of one instruction set.
-
-    Args:
-        isa: its name; the best by default.
-        native: in place of them, for plans.
+    """Kernels of one instruction set, the best by default; or of ``native``, for plans.
 
     Raises:
         ValueError: there are no kernels, or none of that name.

@@ -11,11 +11,6 @@ INPUT = "image"
 def build(name: str, classes: int = 10, channels: int = 1) -> nn.Module:
     """Two 5 x 5 convolutions and three linear layers (paper, section "Models").
 
-    Args:
-        name: ``lenet5``.
-        classes: number of classes.
-        channels: channels of the images.
-
     Returns:
         A module from (N, channels, 28, 28) to logits (N, classes).
     """

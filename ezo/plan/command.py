@@ -29,12 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="host",
         help="mcu: RAM and flash of a microcontroller that trains the C of `ezo export`",
     )
-    add(
-        "--methods",
-        nargs="+",
-        help=f"methods that `ezo list` shows, 'elastic-*' for every split; by default "
-        f"{' '.join(METHODS)}",
-    )
+    by_default = f"by default {' '.join(METHODS)}"
+    of_methods = f"methods that `ezo list` shows, 'elastic-*' for every split; {by_default}"
+    add("--methods", nargs="+", help=of_methods)
     add("--classes", type=int, help="classes; by default 10 for images and 40 for points")
     add("--points", type=int, help="points a cloud, for a model of points; by default 1024")
     add(

@@ -21,6 +21,10 @@ FLOP_SECONDS = 1 / 40e9
 BYTE_SECONDS = 1 / 8e9
 OPERATION_SECONDS = 5e-6
 
+_DEPENDS_ON_VALUES = (
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+)
 _ITEM = torch.ops.aten._local_scalar_dense.default
 # Operators that keep a workspace for backward whose size they alone know, and when.
 _WORKSPACE: dict[str, Callable[[], bool]] = {
@@ -32,12 +36,9 @@ _CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
 
 @dataclass(frozen=True)
 class Simulation:
-    """A step on shapes alone.
+    """A step on shapes alone: what it needs, and a rough time on one core, for comparing steps.
 
-    Attributes:
-        peak: what is alive when it needs the most.
-        seconds: a rough time on one core, for comparing steps.
-        hidden: operators that keep memory which shapes don't show: the peak is at least this.
+    ``hidden`` are operators that keep memory which shapes don't show: the peak is at least this.
     """
 
     peak: Peak
@@ -48,9 +49,7 @@ class Simulation:
 def simulate(prepare: Prepare) -> Simulation:
     """A step on shapes alone, after one that warms up.
 
-    Args:
-        prepare: makes a model and a function that does one step. It runs where every new tensor
-            is fake; none that was made before should be changed by it.
+    ``prepare`` runs where every new tensor is fake; it should change none that was made before.
 
     Raises:
         ValueError: a shape depends on values.
@@ -65,10 +64,7 @@ def simulate(prepare: Prepare) -> Simulation:
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         try:
             peak = step_peak(prepare, shapes)
-        except (
-            fake_tensor.DataDependentOutputException,
-            fake_tensor.DynamicOutputShapeException,
-        ) as error:
+        except _DEPENDS_ON_VALUES as error:
             raise ValueError(
                 "expected a step whose shapes follow from its input's, but a shape depends on "
                 f"values: {error.func}; measure it instead"

@@ -14,7 +14,7 @@ from torch import nn
 import ezo
 from ezo import kernels, noise
 from ezo.checkpoint import digest
-from ezo.int8 import loss, perturb
+from ezo.int8 import loss
 from ezo.int8.convert import from_float
 from ezo.int8.layers import Linear, MaxOverPoints, ReLU
 from ezo.int8.network import Network as Integers
@@ -22,6 +22,7 @@ from ezo.int8.optim import ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.tensor import Int8Tensor, quantize
 from ezo.models import lenet5, pointnet
+from tests import sweeps
 from tests.backends import ISAS, on
 
 pytestmark = pytest.mark.skipif(not ISAS, reason="no compiled kernels")
@@ -188,12 +189,12 @@ def test_the_sweeps_are_the_reference_s(isa, n, how):
         torch.set_num_threads(threads)
         try:
             with on(name):
-                perturb.shift_(theta, how, **PLACE, times=1)
-                perturb.shift_(theta, how, **PLACE, times=-2)
+                sweeps.sparse_shift_(theta, how, **PLACE, times=1)
+                sweeps.sparse_shift_(theta, how, **PLACE, times=-2)
                 for g, rate, restore in ((1, 4321, True), (-1, 1 << 16, False), (0, 9, False)):
                     how_far = {"g": g, "rate": rate, "restore": restore}
-                    perturb.update_(theta, how, **PLACE, **how_far)
-                    perturb.update_(theta, how, **PLACE, **how_far, fractions=fractions)
+                    sweeps.sparse_update_(theta, how, **PLACE, **how_far)
+                    sweeps.sparse_update_(theta, how, **PLACE, **how_far, fractions=fractions)
         finally:
             torch.set_num_threads(before)
         return theta + fractions
