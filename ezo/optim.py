@@ -88,7 +88,9 @@ class ElasticZO(Elastic):
             are, and keep their number in the noise. One that requires none now is in no group.
         bp: where BP begins (`ezo.split`): the number of last parametric layers, 0 for full ZO; the
             name of a submodule or parameter, from which on BP trains all; a submodule or the
-            parameters themselves, these and no others; or ``"all"``.
+            parameters themselves, these and no others; or ``"all"``. A parametric layer is a module
+            that owns a weight (of two or more dimensions), with the norms after it; layers stand in
+            the order in which they were registered.
         lr, eps: learning rate of the ZO part; size of the perturbation.
         bp_optimizer: makes the BP part's optimiser from a list of its parameters; by default
             SGD with learning rate 0.01 and momentum 0.9.
