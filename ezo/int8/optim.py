@@ -174,7 +174,11 @@ class ElasticZO(Elastic):
         """The groups are the constructor's: ZO first, then BP."""
         for name, low, high in (("rate", 0, self._largest_rate), ("mu", -20, 6)):
             check.integer(name, param_group.get(name), low, high)
-        super().add_param_group(param_group)
+        super().add_param_group(_Group(param_group))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.param_groups = [_Group(group) for group in self.param_groups]
 
     @torch.no_grad()
     def _step(self, closure: Callable[[], Loss]) -> Loss:
@@ -241,6 +245,19 @@ class ElasticZO(Elastic):
             "largest_difference": self._largest_difference >> (LOSS_FRACTION_BITS - 10),
             "fraction": len(self.state) > 0,
         }
+
+
+class _Group(dict[str, Any]):
+    """A group that says what it has where a torch scheduler looks for a float's learning rate."""
+
+    def __missing__(self, name: str) -> Any:
+        if name == "lr":
+            raise ValueError(
+                "expected group['rate'] for ZO and group['mu'] for BP, integers, got a scheduler "
+                "or another that asks for 'lr'; set those between steps, as "
+                "ezo.precisions.int8 does"
+            )
+        raise KeyError(name)
 
 
 class _Weights:
