@@ -97,7 +97,9 @@ class Passes:
             if any(words in str(error) for words in _BACKWARD_WAS_RUN):
                 raise RuntimeError(
                     "the closure must compute the loss from the model, return it, and leave "
-                    "backward() to step()"
+                    "backward() to step(). Where it needs a gradient itself, of the inputs for "
+                    "one, it takes that within torch.enable_grad(): ZO passes record none, and ZO "
+                    "weights have none"
                 ) from error
             raise
         self._ran = True
@@ -128,12 +130,19 @@ class Passes:
         """The loss, and once more, detached, where it is a vector."""
         if not isinstance(loss, Tensor):
             if bp:
+                field = isinstance(getattr(loss, "loss", None), Tensor)
                 raise ValueError(
                     "expected the closure to return the loss as a tensor, which BP takes the "
-                    f"gradient of, got {type(loss).__name__}; return the loss itself, and not "
-                    "loss.item()"
+                    f"gradient of, got {type(loss).__name__}; return "
+                    f"{'its field loss' if field else 'the loss itself, and not loss.item()'}"
                 )
-            loss = torch.as_tensor(loss)
+            loss = self._number(loss)
+        elif bp and not loss.requires_grad:
+            raise ValueError(
+                "expected a loss that depends on the BP part, got one that needs no gradient; "
+                "leave out detach(), no_grad() and .data, or give a bp with layers that the loss "
+                "uses"
+            )
         dimensions = loss.dim()
         if dimensions > 1 and loss.numel() != 1:
             raise ValueError(
@@ -143,6 +152,17 @@ class Passes:
         if not self._ran:
             self.dtype, self.device = loss.dtype, loss.device
         return loss, loss.detach() if dimensions == 1 else None
+
+    def _number(self, loss: Any) -> Tensor:
+        """What full ZO takes, which asks for nothing but a number."""
+        try:
+            return torch.as_tensor(loss)
+        except (TypeError, ValueError, RuntimeError) as error:
+            field = isinstance(getattr(loss, "loss", None), Tensor)
+            raise ValueError(
+                "expected the closure to return the loss, a tensor or a number, got "
+                f"{type(loss).__name__}; return {'its field loss' if field else 'the loss itself'}"
+            ) from error
 
     def _backward(self, value: Tensor) -> None:
         with phase("backward"):

@@ -147,6 +147,12 @@ def load(run: Run | Settled, root: Path | None = None) -> Dataset:
     wanted = settled.files["model"].INPUT
     if kind != wanted:
         raise ValueError(f"expected data of {wanted} for {run.model}, got {kind} from {run.data}")
+    size, given = getattr(settled.files["model"], "SIZE", None), tuple(data.train_x.shape[2:])
+    if size not in (None, given):
+        raise ValueError(
+            f"expected images of {size} pixels for {run.model}, got {given} from {run.data}; give "
+            "a model that takes them, mobilenet_v2 for one, or scale the images"
+        )
     n = len(data.train_x) - run.held_out
     examples = min(n, run.train_examples or n)
     if examples < run.batch_size:

@@ -8,6 +8,7 @@ stands where the first of them stands.
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -46,6 +47,10 @@ def split(model: nn.Module, bp: Split) -> tuple[list[nn.Parameter], list[nn.Para
             nothing and ``bp`` isn't 0.
     """
     every = [p for p in model.parameters() if p.requires_grad]
+    if not every and any(p.dtype == torch.int8 for p in model.parameters()):
+        raise ValueError(
+            "expected a float model, got an integer network; train it by ezo.int8.ElasticZO"
+        )
     if not every:
         raise ValueError(
             "expected a model with a parameter to train, got one with none; "

@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import dataclasses
+import gc
 import math
 
 import pytest
@@ -12,6 +14,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from ezo import catalogue, checkpoint, int8, perturb
 from ezo.livebytes import step_peak
 from ezo.plan import plan
+from ezo.plan.prediction import _told
 from ezo.train import Run, train
 from tests.backends import on
 from tests.test_optimizers import FLOAT, INTEGER, Kind, both, float_model, same, weights
@@ -437,3 +440,179 @@ def test_a_plan_s_line_is_the_measured_peak_or_says_at_least(name):
     assert found.best.method == ("full-zo" if "lstm" in name else "elastic-1")
     none = plan(build(), torch.empty(16, 20, 8), "1KB", methods=("elastic-1",)).table()
     assert ("no; at least" in none) == ("nothing surely fits" in none) == ("lstm" in name)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(12, 4), nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+class ModelOutput(dict):
+    """As a transformer of others gives it."""
+
+    @property
+    def loss(self):
+        return self["loss"]
+
+
+def own_gradient(model):
+    loss = FLOAT.loss(model)
+    torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return loss
+
+
+WORDS = [
+    (1, Unused, FLOAT.loss, "depends on the BP part.*give a bp with layers that the loss uses"),
+    (0, float_model, own_gradient, r"leave backward\(\) to step\(\). Where .*enable_grad\(\)"),
+    (1, float_model, own_gradient, r"leave backward\(\) to step\(\). Where .*enable_grad\(\)"),
+    (
+        0,
+        float_model,
+        lambda m: ModelOutput(loss=FLOAT.loss(m)),
+        "got ModelOutput; return its f",
+    ),
+    (
+        1,
+        float_model,
+        lambda m: ModelOutput(loss=FLOAT.loss(m)),
+        "got ModelOutput; return its f",
+    ),
+    (0, float_model, lambda m: {"loss": FLOAT.loss(m)}, "got dict; return the loss itself"),
+    (0, float_model, lambda m: None, "tensor or a number, got NoneType"),
+    (0, float_model, lambda m: (FLOAT.loss(m), torch.ones(3)), "tensor or a number, got tuple"),
+]
+
+
+@pytest.mark.parametrize(("bp", "build", "closure", "words"), WORDS)
+def test_a_closure_s_mistake_is_named_and_nothing_moves(bp, build, closure, words):
+    model = build()
+    optimizer = FLOAT.optimizer(model, bp, lr=0.0)
+    optimizer.step(lambda: F.mse_loss(sum(p.sum() for p in model.parameters()), torch.ones(())))
+    before = weights(model)
+    with pytest.raises((ValueError, RuntimeError), match=words):
+        optimizer.step(lambda: closure(model))
+    assert same(before, weights(model))
+
+
+def test_a_penalty_on_the_inputs_gradient_trains_as_its_words_say():
+    model, x = float_model(), torch.ones(2, 12, requires_grad=True)
+
+    def closure():
+        with torch.enable_grad():
+            loss = model(x).square().mean()
+            (g,) = torch.autograd.grad(loss, x, create_graph=True)
+            return loss + g.square().sum()
+
+    assert torch.isfinite(FLOAT.optimizer(model, 0).step(closure))
+
+
+def test_the_float_optimiser_on_an_integer_network_names_the_other():
+    net = int8.from_float(float_model(), headroom=15)
+    with pytest.raises(ValueError, match=r"got an integer network; train it by ezo\.int8\.Elast"):
+        FLOAT.optimizer(net, 1)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_scheduler_of_torch_s_on_integers_is_told_what_there_is(loaded):
+    _, optimizer = INTEGER.make(1)
+    if loaded:
+        optimizer.load_state_dict(optimizer.state_dict())
+    with pytest.raises(ValueError, match=r"group\['rate'\] for ZO and group\['mu'\] for BP"):
+        torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with pytest.raises(KeyError, match="other"):
+        optimizer.param_groups[0]["other"]
+
+
+@pytest.mark.parametrize("of", [int8.Loss, int8.FloatLoss])
+def test_labels_of_any_integers_train_and_others_are_named(of):
+    net = int8.from_float(float_model(), headroom=15)
+    logits = net(int8.quantize(torch.cos(torch.arange(60.0)).view(5, 12)))
+    y = torch.tensor([0, 3, 1, 2, 1])
+    wanted = of(logits, y)
+    u = torch.zeros(5, 4, dtype=torch.int64)
+    for kind in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        found = of(logits, y.to(kind))
+        assert found.total() == wanted.total() and torch.equal(found.error(u), wanted.error(u))
+    for labels in (F.one_hot(y, 4), F.one_hot(y, 4).float()):
+        with pytest.raises(ValueError, match=r"\(5,\), got .*\(5, 4\); give y.argmax\(1\) for one"):
+            of(logits, labels)
+    for labels in (y.float(), y > 1, y[:3]):
+        with pytest.raises(ValueError, match="got .*; give the index of each class"):
+            of(logits, labels)
+
+
+def test_images_of_another_size_are_named_before_training(monkeypatch):
+    data = catalogue.find("data", "digits")
+    small = data.load("digits")
+    x = torch.zeros(len(small.train_x), 3, 32, 32)
+    monkeypatch.setattr(data, "load", lambda *_: dataclasses.replace(small, train_x=x))
+    with pytest.raises(
+        ValueError, match=r"\(28, 28\) pixels for lenet5, got \(32, 32\) from digits"
+    ):
+        list(train(Run("lenet5", "digits", "full-zo")))
+
+
+# --- a finished run's weights, from the file alone ------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("method", ["elastic-2", "full-bp"])
+def test_a_finished_run_s_checkpoint_is_a_state_dict_of_its_architecture(
+    tmp_path, precision, method
+):
+    run = Run("lenet5", "digits", method, precision, epochs=1, train_examples=64)
+    *_, finished = train(run, out=tmp_path)
+    model = catalogue.find("model", "lenet5").build("lenet5", 10, 1)  # other weights
+    names = [name for name, _ in model.named_parameters()]
+    model = model if precision == "fp32" else int8.from_float(model)
+    state = checkpoint.load(tmp_path / "checkpoint.safetensors")["model"]
+    model.load_state_dict(state)
+    assert checkpoint.digest(model.state_dict()) == finished.note
+    known = [name for name in state if "exponent" not in name]
+    assert known == (names if precision == "fp32" else [f"layers.{name}" for name in names])
+    if precision == "int8":
+        x = catalogue.find("data", "digits").load("digits").test_x
+        assert model.eval()(int8.quantize_at(x, model.input_exponent)).m.shape == (len(x), 10)
+
+
+def test_a_plan_with_progress_is_the_same_and_short_ones_say_nothing(capsys):
+    model, x = float_model(), torch.empty(3, 12)
+    assert plan(model, x, progress=True).table() == plan(model, x).table()
+    assert capsys.readouterr().err == "" and gc.get_freeze_count() == 0
+    assert list(_told(["a", "b"])) == ["a", "b"]
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    run = Run("lenet5", "digits", "full-zo", epochs=1, train_examples=64)
+    first = train(run, out=tmp_path)
+    next(first)
+    with pytest.raises(ValueError, match="another process works here; wait until it ends"):
+        next(train(run, out=tmp_path))
+    rest = list(first)
+    assert rest[-1].metric == "finished"
+    assert list(train(run, out=tmp_path))[-1] == rest[-1]
+
+
+def test_a_weight_that_the_loss_does_not_use_drifts_unless_it_is_frozen_for_the_step():
+    """The decision of docs/method.md."""
+    model = nn.ModuleDict({"used": nn.Linear(3, 3), "unused": nn.Linear(3, 3)})
+    optimizer = FLOAT.optimizer(model, 0, lr=1e-2, eps=1e-2)
+
+    def closure():
+        return model["used"](torch.ones(2, 3)).square().mean()
+
+    optimizer.step(closure)
+    theta = weights(model["unused"])
+    optimizer.step(closure)
+    assert not same(theta, weights(model["unused"]))
+    theta = weights(model["unused"])
+    model["unused"].requires_grad_(False)
+    optimizer.step(closure)
+    assert same(theta, weights(model["unused"]))

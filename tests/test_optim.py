@@ -879,8 +879,10 @@ def test_a_closure_that_leaves_nothing_to_differentiate_is_told_so(closure, bp):
             ValueError,
             r"as a tensor, .* got float; return the loss itself, and not loss.item\(\)",
         )
-    else:
+    elif closure is backward_in_closure:
         error, words = RuntimeError, r"leave backward\(\) to step\(\)"
+    else:
+        error, words = ValueError, r"got one that needs no gradient; leave out detach\(\)"
     with pytest.raises(error, match=words):
         optimizer.step(lambda: closure(model))
     assert_same(before, parameters(model))

@@ -57,7 +57,10 @@ class Loss:
 
     Attributes:
         logits: of the pass, (N, K).
-        target: (N,), classes.
+        target: (N,), classes, integers.
+
+    Raises:
+        ValueError: the target is not of one class an example.
     """
 
     logits: Int8Tensor
@@ -65,6 +68,20 @@ class Loss:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.mean():.4f} nat, {len(self.target)} examples)"
+
+    def __post_init__(self) -> None:
+        target = self.target
+        if target.dtype is torch.int64 and target.shape == self.logits.m.shape[:1]:
+            return
+        real = target.dtype.is_floating_point or target.dtype in (torch.bool, torch.complex64)
+        if real or target.shape != self.logits.m.shape[:1]:
+            hot = target.shape == self.logits.m.shape
+            raise ValueError(
+                f"expected a class for each of {len(self.logits.m)} examples, integers of shape "
+                f"({len(self.logits.m)},), got {target.dtype} of shape {tuple(target.shape)}; give "
+                f"{'y.argmax(1) for one-hot labels' if hot else 'the index of each class'}"
+            )
+        object.__setattr__(self, "target", target.to(torch.int64))
 
     def total(self) -> int:
         """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""

@@ -66,9 +66,8 @@ class ElasticZO(Elastic):
     Args:
         model: an integer network (`ezo.int8.convert.from_float`) whose ZO weights keep the noise's
             headroom.
-        bp: number of last layers with weights, but frozen ones, that BP trains; 0 is full ZO,
-            ``"all"`` full BP. A layer that is frozen later is held still
-            (`ezo.int8.layers.Weighted.requires_grad_`).
+        bp: number of last layers with weights, but frozen ones (``layer.requires_grad_(False)``),
+            that BP trains; 0 is full ZO, ``"all"`` full BP.
         zo: whether ZO trains the layers before; else they stay as they are, and there is one
             pass a step.
         noise: of the ZO part.
@@ -168,7 +167,11 @@ class ElasticZO(Elastic):
         """The groups are the constructor's: ZO first, then BP."""
         for name, low, high in (("rate", 0, self._largest_rate), ("mu", -20, 6)):
             check.integer(name, param_group.get(name), low, high)
-        super().add_param_group(param_group)
+        super().add_param_group(_Group(param_group))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.param_groups = [_Group(group) for group in self.param_groups]
 
     @torch.no_grad()
     def _step(self, closure: Callable[[], Loss]) -> Loss:
@@ -218,10 +221,8 @@ class ElasticZO(Elastic):
 
     def _bp_step(self, mu: int) -> None:
         for layer in self._bp_layers:
-            for name, gradient in (
-                ("weight", layer.weight_gradient),
-                ("bias", layer.bias_gradient),
-            ):
+            for name in ("weight", "bias"):
+                gradient = getattr(layer, f"{name}_gradient")
                 if gradient is not None and name not in layer.frozen:
                     parameter = getattr(layer, name)
                     fraction = self.state.get(parameter, {}).get("fraction")
@@ -237,13 +238,23 @@ class ElasticZO(Elastic):
         }
 
 
+class _Group(dict[str, Any]):
+    """A group that says what it has where a torch scheduler looks for a float's learning rate."""
+
+    def __missing__(self, name: str) -> Any:
+        if name == "lr":
+            raise ValueError(
+                "expected group['rate'] for ZO and group['mu'] for BP, integers, got a scheduler's "
+                "'lr'; set those between steps, as ezo.precisions.int8 does"
+            )
+        raise KeyError(name)
+
+
 class _Weights:
     """The perturbation of the ZO weights, z, of a `ezo.step.Perturbation`'s face."""
 
-    def __init__(
-        self, of: ElasticZO, runs: list[tuple[int, list[Tensor]]], group: dict[str, Any]
-    ) -> None:
-        self._of, self._runs, self._group = of, runs, group
+    def __init__(self, of: ElasticZO, runs: Any, group: dict[str, Any]) -> None:
+        self._of, self._runs, self._group = of, runs, group  # runs as `ezo.elastic.runs` gives them
         self._place = of._seed, of._steps
 
     def move(self, query: int, start: int, end: int) -> None:

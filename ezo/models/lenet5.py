@@ -6,6 +6,7 @@ from ezo.models._init import xavier
 
 NAMES = ("lenet5",)
 INPUT = "image"
+SIZE = (28, 28)
 
 
 def build(name: str, classes: int = 10, channels: int = 1) -> nn.Module:

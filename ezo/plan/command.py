@@ -69,6 +69,7 @@ def command(given: argparse.Namespace) -> int:
         model = module.build(given.model, given.classes or CLASSES[module.INPUT], channels)
         x = torch.empty(given.batch, *example)
         how = {"precision": given.precision or "fp32", "methods": given.methods, "lean": given.lean}
+        how["progress"] = True
         found = plan(model, x, given.budget, **how)
     print(found.table())
     if given.plot is not None:

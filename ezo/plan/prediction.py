@@ -1,10 +1,13 @@
 """The needs of each method's step, a table of them, and the choice for a budget."""
 
+import contextlib
 import copy
 import functools
+import gc
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +141,7 @@ def plan(
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     splits: Iterable[int] | None = None,
     lean: bool = False,
+    progress: bool = False,
 ) -> Plan:
     """Predict what a step of each method will need.
 
@@ -159,6 +163,9 @@ def plan(
             the batch's examples. Integers have no other.
         bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak. Not for integers.
         splits: numbers of BP layers. Give ``methods`` instead: this will go.
+        progress: say on stderr how far a plan of more than some seconds is. A method takes about
+            0.2 ms for each operation of its step: a minute or two in all for a model of hundreds of
+            operations and fifty layers.
         lean: short for the methods ``full-zo`` and ``elastic-lean-k`` for every k.
 
     Raises:
@@ -183,7 +190,9 @@ def plan(
     if methods is None:
         methods = _of_splits(len(names), splits, lean) if splits or lean else METHODS
     make = functools.partial(_step, precision, model, x, loss, bp_optimizer)
-    return _predicted(make, names, catalogue.expand(methods, len(names)), limit)
+    chosen = list(dict.fromkeys(catalogue.expand(methods, len(names))))
+    with _new_objects_alone():
+        return _predicted(make, names, _told(chosen) if progress else chosen, limit)
 
 
 def _limit(budget: int | str | None) -> int | None:
@@ -209,7 +218,7 @@ def _predicted(
 ) -> Plan:
     inference, _ = _needs(make, None)
     predictions, impossible = [], []
-    for method in dict.fromkeys(methods):
+    for method in methods:
         try:
             found, k = _needs(make, method)
         except Impossible as error:
@@ -248,6 +257,28 @@ def _step(
         labels = torch.zeros(len(first), dtype=torch.int64, device=first.device)
     batch = step.calibrate(x)
     return step, lambda: step(batch, labels)
+
+
+@contextlib.contextmanager
+def _new_objects_alone() -> Iterator[None]:
+    """Within, garbage is sought among new objects: among all it takes as long as a small step."""
+    if gc.get_freeze_count():  # another's
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _told(methods: list[str]) -> Iterable[str]:
+    """With a bar on stderr from the fifth second on; in a file, a line each half a minute."""
+    from tqdm import tqdm
+
+    often = 0.5 if sys.stderr.isatty() else 30
+    bar: Iterable[str] = tqdm(methods, "plan", unit="method", delay=5, mininterval=often)
+    return bar
 
 
 def _shape_of(model: nn.Module) -> nn.Module:

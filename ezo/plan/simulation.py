@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._subclasses import fake_tensor
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
 from ezo import kernels
-from ezo.livebytes import LiveBytes, Peak, Prepare, step_peak
+from ezo.livebytes import LiveBytes, Peak, Prepare, step_peak, tensors
 
 # A core of a processor, roughly: what one forward pass costs beside another's backward pass.
 FLOP_SECONDS = 1 / 40e9
@@ -107,8 +105,7 @@ class _Shapes(LiveBytes):
         if keeps is not None and keeps():
             self.hidden.add(func._overloadpacket.__name__)
         if not func.is_view:
-            tensors = [t for t in tree_iter((args, kwargs, result)) if isinstance(t, Tensor)]
-            moved = sum(t.numel() * t.element_size() for t in tensors)
+            moved = sum(t.numel() * t.element_size() for t in tensors(args, kwargs, result))
             flops = _flops(func, args, kwargs, result)
             self.seconds += flops * FLOP_SECONDS + moved * BYTE_SECONDS + OPERATION_SECONDS
         return result
