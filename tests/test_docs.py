@@ -3,6 +3,7 @@
 ``python`` blocks of a file run in turn, in one namespace. ``sh`` blocks are commands: those whose
 comment speaks of minutes or hours are only parsed; tox and pip are held to tox.ini and
 pyproject.toml. A ``text`` block is what the block before it prints; ``...`` stands for anything.
+``c`` blocks are compiled by tests/export/test_guide.py.
 """
 
 import configparser
@@ -15,9 +16,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+
+from bench.mcu.native import host
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +28,7 @@ if sys.version_info >= (3, 11):
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TEXT: dict[str, Any] = {"capture_output": True, "text": True}
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
 
 
@@ -51,12 +55,15 @@ def same(printed: str, wanted: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_fence_says_what_it_is(page: Path) -> None:
-    assert {kind for kind, _, _ in blocks(page)} <= {"python", "sh"}
+    assert {kind for kind, _, _ in blocks(page)} <= {"python", "sh", "c"}
     assert page.read_text(encoding="utf-8").count("```") % 2 == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run_and_print_what_stands_below(page: Path) -> None:
+def test_python_blocks_run_and_print_what_stands_below(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
         if block.kind == "python":
@@ -82,6 +89,9 @@ def run(line: str, folder: Path) -> str:
     words = shlex.split(line, comments=True)
     if words[0] in ("tox", "pip"):
         return settled(words)
+    if words[0] in ("cc", "./selftest"):
+        command = shlex.join(host()) + line.removeprefix("cc") if words[0] == "cc" else line
+        return subprocess.run(command, shell=True, cwd=folder, check=True, **TEXT).stdout
     start = {"ezo": ["-m", "ezo.cli"], "python": []}[words[0]]
     arguments = [*start, *words[1:]]
     if LONG.search(line):
@@ -98,8 +108,7 @@ def python(arguments: list[str], folder: Path) -> str:
         [sys.executable, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+        **TEXT,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

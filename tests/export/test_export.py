@@ -253,3 +253,20 @@ def test_a_frozen_layer_among_the_trained_is_refused_by_name():
     x = quantize(torch.ones(2, 6))
     with pytest.raises(ValueError, match="without frozen parts, got 2 with its bias and weight"):
         describe(network, optimizer, x)
+
+
+def test_the_plan_for_a_microcontroller_is_the_table_of_splits(capsys):
+    words = ["plan", "--model", "lenet5", "--target", "mcu", "--batch", "2"]
+    assert cli.main([*words, "--budget", "128KiB"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:5] == ["method", "fraction", "batch", "way", "RAM"]
+    assert {line.split()[2] for line in lines} == {"1", "2", "8"}
+    assert cli.main([*words, "--budget", "4KiB"]) == 1
+    assert "nothing fits in 4KiB" in capsys.readouterr().out
+    for more, message in (
+        (["--lean"], "no --lean"),
+        (["--precision", "fp32"], "precision int8"),
+        (["--model", "pointnet"], "points.0, Linear on points"),
+    ):
+        assert cli.main([*words, *more]) == 2
+        assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every block of docs/export.md runs."""
+"""What tests/test_docs.py cannot do for docs/export.md: its C compiles, its export is emulated."""
 
 import re
 import subprocess
@@ -29,10 +29,6 @@ def test_from_python_to_a_running_emulator(tmp_path, monkeypatch, capsys):
     names = {}
     for block in _blocks("python"):
         exec(block, names)
-    (lines,) = re.findall(r"    cd device\n    (cc .*)\n", GUIDE)
-    done = subprocess.run(lines.replace("cc ", f"{' '.join(host())} ", 1), shell=True,
-                          cwd="device", capture_output=True, text=True)  # fmt: skip
-    assert done.stdout.split() == ["0"], done.stderr
     main = tmp_path / "device" / "firmware.c"
     main.write_text(YOURS + _blocks("c")[0])
     source = [*host(), "-std=c99", "-Wall", "-Werror", "-Idevice/src", "-c", main, "-o", "x.o"]
