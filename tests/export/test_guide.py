@@ -13,6 +13,7 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="u
 YOURS = """#include <stdint.h>
 extern const int8_t my_data[];
 extern const uint8_t my_labels[];
+#define MY_EXAMPLES 100u
 void feed_the_watchdog(void);
 void fail(void);
 void learn(void);
