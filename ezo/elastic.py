@@ -64,11 +64,8 @@ class Elastic(Optimizer):
     def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
         """Make recorded updates of the ZO part again, to the same bits, without data or passes.
 
-        The next step is then the one after the last that was recorded. The BP part stays.
-
-        Args:
-            applied: ``applied`` of an optimiser set up alike, after a step, or of several steps in
-                a row.
+        They are ``applied`` of an optimiser set up alike, after a step, or of several steps in a
+        row. The next step is then the one after the last that was recorded. The BP part stays.
 
         Raises:
             ValueError: they are another arithmetic's.

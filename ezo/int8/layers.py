@@ -112,7 +112,7 @@ class Weighted(Layer):
 
         A weight's exponent is fixed, and training makes weights several times larger than they
         began: without room they end at the bound. Rounds weight and bias, to nearest, to an
-        exponent ``bits`` higher.
+        exponent higher.
         """
         with torch.no_grad():
             self.weight.copy_(shift(self.weight, bits, "nearest"))

@@ -90,11 +90,9 @@ def _int_mm_is_exact() -> bool:
     Without VNNI instructions some add pairs of products in 16 bits, which overflow; the largest
     products show it.
     """
-    for sign in (1, -1):
-        a = torch.full((32, 64), 127, dtype=torch.int8)
-        if not bool((torch._int_mm(a, sign * a.t()) == sign * 64 * 127**2).all()):
-            return False
-    return True
+    a = torch.full((32, 64), 127, dtype=torch.int8)
+    exact = [torch._int_mm(a, sign * a.t()) == sign * 64 * 127**2 for sign in (1, -1)]
+    return all(bool(found.all()) for found in exact)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
