@@ -17,7 +17,8 @@ class Elastic(Optimizer):
     A subclass has ``_step(closure)``, ``_perturbations()`` and ``_settings()``.
 
     Attributes:
-        applied: the last step's updates of the ZO part (`ezo.step.Found`), for `replay`.
+        applied: the last step's updates of the ZO part, for `replay`: of each query, in the order
+            in which they were applied, a tuple of one ``UPDATE``.
     """
 
     KIND = ""  # names the class in state dicts
