@@ -27,7 +27,7 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Side:
-    """A version, built, with its `bench` beside it; what its `bench.probe` says of it.
+    """A version, built, with its `bench`; what its `bench.probe` says of it.
 
     ``definitions`` are of its metrics, 1 where none is named.
     """
