@@ -1,4 +1,4 @@
-"""Ours beside every baseline and peer: step time over two forwards, peak bytes over inference.
+"""Ours against every baseline and peer: step time over two forwards, peak bytes over inference.
 
 Each method or peer of a model is a cell. Its step and a pass of inference are timed in turn, and
 in any other ZO cell our ``full-zo`` with them, so that who is first is told from ratios within one
@@ -24,7 +24,7 @@ MODELS = ("lenet5", "pointnet", "mobilenet_v2")
 BATCH_SIZES = {"pointnet": 8, "mobilenet_v2": 8}  # a step stays under a second on one core
 OWN = ("full-zo", "elastic-1", "elastic-2", "full-bp", "full-bp-checkpoint")
 METHODS = (*OWN, *peers.names())
-OURS = "full-zo"  # what a peer's ZO step is timed beside
+OURS = "full-zo"  # what a peer's ZO step is timed against
 GROUPS = {"ZO": "zeroth order", "elastic": "ElasticZO", "BP": "backpropagation"}
 TIME_SECONDS = 5.0  # of a cell's rounds, where they are not the fewest
 ROUNDS = (5, 15)  # fewest and most

@@ -68,14 +68,14 @@ class Grid:
         for kind, names in (("precision", self.precision), ("data", self.data)):
             for name in names or ():
                 catalogue.find(kind, name)
-        beside = ("inference", *peers.names())
+        others = ("inference", *peers.names())
         for method in self.methods or ():
-            if method in beside or method.endswith("-*"):
+            if method in others or method.endswith("-*"):
                 continue
             try:
                 catalogue.find("method", method)
             except ValueError as error:
-                raise ValueError(f"{error}, {', '.join(beside)}") from None
+                raise ValueError(f"{error}, {', '.join(others)}") from None
         for device in self.device or ():
             try:
                 torch.device(device)
@@ -170,9 +170,9 @@ class Kept:
         own = self._cell(case).items()
         self._rows = [r for r in self._rows if not own <= r.config.items()]
         self._rows += [dataclasses.replace(r, config={**r.config, **stamp}) for r in measured]
-        beside = self.path.with_suffix(".tmp")
-        rows.write(beside, self._rows)
-        os.replace(beside, self.path)
+        part = self.path.with_suffix(".tmp")
+        rows.write(part, self._rows)
+        os.replace(part, self.path)
 
 
 def source_digest() -> str:

@@ -1,4 +1,4 @@
-"""Training in integers beside floating point: time and memory, as ratios within one run.
+"""Training in integers against floating point: time and memory, as ratios within one run.
 
 Memory: exact tensor bytes and the heap's (`bench.memory`) of the fp32 step over the integer one's.
 ``int8-whole`` is int8 with a layer's accumulators held whole, in int32, until they are requantized:

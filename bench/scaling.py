@@ -13,6 +13,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class Series:
             model = convnet(has["width"], has["depth"])
             x = torch.randn(has["batch"], 3, has["image"], has["image"])
             y = torch.randint(0, 10, (has["batch"],))
-        step, batch, labels = prepared("fp32", self.method, model, x, y)
+        step, batch, labels = prepared("fp32", self.method, model, x, y, "cpu")
         return step.model, lambda: step(batch, labels)
 
 
@@ -103,7 +104,10 @@ def measure(
         model, step = case.prepare(size)
         check(case.name, step)
         gc.collect()
-        about = {"size": size, "parameters": sum(p.numel() for p in model.parameters())}
+        about: dict[str, Any] = {
+            "size": size,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
         took = {"B": peak_bytes(step), "s": statistics.median(visit(step, steps))}
         for metric, (unit, value) in zip(costs, took.items(), strict=True):
             costs[metric].append((size, value))
@@ -154,6 +158,6 @@ def largest_size(peak: Callable[[int], int], memory: int, line_from: int | None 
     return low
 
 
-def _row(case: Series, metric: str, value: float, unit: str, note: str = "", **config: int) -> Row:
+def _row(case: Series, metric: str, value: float, unit: str, note: str = "", **config: Any) -> Row:
     about = {"axis": case.axis, "batch_size": case.batch_size, **config}
     return row_of(case, metric, value, unit, note, about)

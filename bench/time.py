@@ -1,4 +1,4 @@
-"""A step's time by phase: perturb, forward, backward, update; beside inference and full BP.
+"""A step's time by phase: perturb, forward, backward, update; against inference and full BP.
 
 Three steps are timed in turn in one process (`bench.timing`): the method's, a pass of inference,
 and a step of full BP. The ratios are over rounds. The phases are the ranges that the method's step

@@ -17,13 +17,7 @@ IMAGE = (1, 28, 28)  # channels, height, width, of a model that doesn't say
 
 
 def prepared(
-    precision: str,
-    method: str,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    device: str = "cpu",
-    **changes: Any,
+    precision: str, method: str, model: nn.Module, x: Tensor, y: Tensor, device: str, **changes: Any
 ) -> tuple[Step, Any, Tensor]:
     """A precision's step of a method, or a pass of ``inference``, and the batch as it takes it.
 
@@ -116,12 +110,7 @@ class Workload:
 
 
 def row_of(
-    case: Any,
-    metric: str,
-    value: float | None,
-    unit: str,
-    note: str = "",
-    config: dict[str, Any] | None = None,
+    case: Any, metric: str, value: float | None, unit: str, note: str = "", config: Any = None
 ) -> Row:
     """A row about any case, measured by this process: what it has of a row's fields is there."""
     known = ("model", "data", "method", "precision", "device", "threads")

@@ -86,11 +86,7 @@ def run(make_step: MakeStep, drift_steps: int = 1000, drift_bound: float = DRIFT
 def assert_conforms(
     make_step: MakeStep, drift_steps: int = 1000, drift_bound: float = DRIFT
 ) -> None:
-    """Run every check.
-
-    Raises:
-        AssertionError: a check failed; the message lists those that did.
-    """
+    """Run every check; an AssertionError lists those that failed."""
     failed = [str(f) for f in run(make_step, drift_steps, drift_bound) if not f.passed]
     if failed:
         raise AssertionError("\n".join(["the step function does not conform:", *failed]))

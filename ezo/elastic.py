@@ -21,7 +21,8 @@ class Elastic(Optimizer):
     A subclass has ``_step(closure)``, ``_perturbations()`` and ``_settings()``.
 
     Attributes:
-        applied: the last step's updates of the ZO part (`ezo.step.Found`), for `replay`.
+        applied: the last step's updates of the ZO part, for `replay`: of each query, in the order
+            in which they were applied, a tuple of one ``UPDATE``.
     """
 
     KIND = ""  # names the class in state dicts
@@ -90,11 +91,8 @@ class Elastic(Optimizer):
     def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
         """Make recorded updates of the ZO part again, to the same bits, without data or passes.
 
-        The next step is then the one after the last that was recorded. The BP part stays.
-
-        Args:
-            applied: ``applied`` of an optimiser set up alike, after a step, or of several steps in
-                a row.
+        They are ``applied`` of an optimiser set up alike, after a step, or of several steps in a
+        row. The next step is then the one after the last that was recorded. The BP part stays.
 
         Raises:
             ValueError: they are another arithmetic's.

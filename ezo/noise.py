@@ -17,19 +17,14 @@ import torch
 from torch import Tensor
 
 NOISES = ("gaussian", "rademacher", "uniform")
+Device = torch.device | str
 GROUP = 256  # elements per group: 64 lanes of four words
 _LANES = 64
 _LOW = 0xFFFFFFFF
 
 
 def words(
-    seed: int,
-    step: int,
-    tensor: int,
-    stream: int,
-    first: int,
-    last: int,
-    device: torch.device | str,
+    seed: int, step: int, tensor: int, stream: int, first: int, last: int, device: Device
 ) -> Tensor:
     """Words for the groups ``first`` to ``last`` - 1: int64 below 2^32, (groups, 4, 64 lanes).
 
@@ -44,14 +39,9 @@ def words(
     for _ in range(10):
         a = c0.mul_(0xD2511F53)  # int64 wraps around, its 64 bits are the product's
         b = c2.mul_(0xCD9E8D57)
-        c0, c1 = (
-            (b >> 32).bitwise_and_(_LOW).bitwise_xor_(c1).bitwise_xor_(k0),
-            b.bitwise_and_(_LOW),
-        )
-        c2, c3 = (
-            (a >> 32).bitwise_and_(_LOW).bitwise_xor_(c3).bitwise_xor_(k1),
-            a.bitwise_and_(_LOW),
-        )
+        c0 = (b >> 32).bitwise_and_(_LOW).bitwise_xor_(c1).bitwise_xor_(k0)
+        c2 = (a >> 32).bitwise_and_(_LOW).bitwise_xor_(c3).bitwise_xor_(k1)
+        c1, c3 = b.bitwise_and_(_LOW), a.bitwise_and_(_LOW)
         k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
     return torch.stack([c.view(groups, _LANES) for c in (c0, c1, c2, c3)], dim=1)
 
@@ -64,7 +54,7 @@ def draw(
     stream: int,
     first: int,
     last: int,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
 ) -> Tensor:
     """Noise of mean 0 and variance 1 for the groups ``first`` to ``last`` - 1 of a tensor.
 
@@ -98,15 +88,8 @@ def _minus_two_log(u: Tensor) -> Tensor:
     e = (bits >> 23).to(torch.float32)
     f = ((bits & 0x007FFFFF) + 0x3F3504F3).view(torch.float32) - 1.0
     q = torch.full_like(f, 0.20383448898792267)
-    for coefficient in (
-        -0.3204875886440277,
-        0.3427425622940063,
-        -0.3984900712966919,
-        0.4996653497219086,
-        -0.6666849255561829,
-        1.0,
-        -2.0,
-    ):
+    first = (-0.3204875886440277, 0.3427425622940063, -0.3984900712966919, 0.4996653497219086)
+    for coefficient in (*first, -0.6666849255561829, 1.0, -2.0):
         q = q * f + coefficient
     return q * f + e * -1.3862943649291992
 

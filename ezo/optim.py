@@ -116,8 +116,6 @@ class ElasticZO(Elastic):
             learning-rate scheduler drives both.
         bp_optimizer: the BP part's optimiser, or None.
         estimates: the last step's losses, an `Estimate` for each query; empty with no ZO part.
-        applied: the last step's updates of the ZO part, for ``replay``: of each query, in the order
-            in which they were applied, a tuple of one `Update`.
 
     Raises:
         ValueError: an argument is out of its range, or the split names nothing.

@@ -92,11 +92,9 @@ class Settled:
     """A run that is ready: what `Run.settled` found, once.
 
     Attributes:
-        run: with its hyperparameters.
+        run: with its hyperparameters, whose ``source`` is in words.
         files: of the model, data, method and precision, by kind.
-        source: where the hyperparameters come from, in words.
-        settings: every setting, flat.
-        config: those that are no field of a row of their own, flat.
+        settings, config: every setting, flat; those that are no field of a row of their own.
         case: a name that differs wherever a setting does.
     """
 

@@ -42,7 +42,6 @@ def train(
     weights' digest, or ``diverged``, whose note is the reason; both give the step.
 
     Args:
-        run: what to train.
         root: where data sets lie; None for ``EZO_DATA``, else ``data``.
         out: folder for ``rows.jsonl`` and ``checkpoint.safetensors``; a run found there goes on
             where it stopped, and its earlier rows come first. None keeps nothing. The run that

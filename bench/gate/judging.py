@@ -67,13 +67,12 @@ class Finding:
 
 def compare_bytes(cell: Workload, base: int, head: int, tolerance: int) -> Finding:
     """Peak tensor bytes: no more than the base's and the tolerance."""
-    more = head - base
-    if more > tolerance:
-        note = f"{more:+,} B; {tolerance:,} B allowed"
-        return Finding(cell, "peak_tensor_bytes", base, head, "regressed", REGRESSED, note)
-    verdict = "same" if more == 0 else "fewer bytes" if more < 0 else "within tolerance"
-    note = f"{more:+,} B" if more else ""
-    return Finding(cell, "peak_tensor_bytes", base, head, verdict, OK, note)
+    verdict, status, note = "same", OK, f"{head - base:+,} B" if head != base else ""
+    if head - base > tolerance:
+        verdict, status, note = "regressed", REGRESSED, f"{note}; {tolerance:,} B allowed"
+    elif head != base:
+        verdict = "fewer bytes" if head < base else "within tolerance"
+    return Finding(cell, "peak_tensor_bytes", base, head, verdict, status, note)
 
 
 def compare_digests(cell: Workload, base: str, head: str, allowed: bool) -> Finding:

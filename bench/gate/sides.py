@@ -27,7 +27,7 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Side:
-    """A version, built, with its `bench` beside it; what its `bench.probe` says of it.
+    """A version, built, with its `bench`; what its `bench.probe` says of it.
 
     ``definitions`` are of its metrics, 1 where none is named.
     """
@@ -120,7 +120,7 @@ class Process:
         self.side = side
         path = [str(side.site), *filter(None, sys.path)]
         # -S: without it an editable install's hook would come before the side's own folder.
-        self._process = subprocess.Popen(
+        self._process: Any = subprocess.Popen(
             [sys.executable, "-S", "-m", "bench.probe"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -132,12 +132,11 @@ class Process:
     def __enter__(self) -> "Process":
         try:
             about = self.ask("about")
+            if self.side.site.resolve() not in Path(about["ezo"]).resolve().parents:
+                raise NotMeasured(f"{self.side.label} imported {about['ezo']}, not its own build")
         except BaseException:
             self.close()
             raise
-        if self.side.site.resolve() not in Path(about["ezo"]).resolve().parents:
-            self.close()
-            raise NotMeasured(f"{self.side.label} imported {about['ezo']}, not its own build")
         spoken = {name: about[name] for name in ("protocol", "definitions") if name in about}
         self.side = dataclasses.replace(self.side, kernels=about["kernels"], **spoken)
         return self
@@ -146,7 +145,6 @@ class Process:
         self.close()
 
     def close(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.kill()
@@ -155,7 +153,6 @@ class Process:
 
     def ask(self, do: str, **command: Any) -> dict[str, Any]:
         """The answer to a command, or NotMeasured: it failed there, or the process died."""
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")
             self._process.stdin.flush()

@@ -1,4 +1,4 @@
-"""What ours is measured beside: other projects' steps, one file each.
+"""What ours is measured against: other projects' steps, one file each.
 
 A file defines ``NAMES`` and ``step(name, model, closure)``, which returns the function that does
 one step and returns the loss; the closure computes the loss and leaves ``backward`` to the step.

@@ -1,5 +1,6 @@
 """ModelNet40, clouds of points on 12,308 CAD models in 40 classes, in its HDF5 form."""
 
+import functools
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ DIGEST = "md5:c9ab8e6dfb16f67afdab25e155c79e59"
 CLOUDS = {"train": 9_840, "test": 2_468}
 POINTS, LARGEST = 1024, 2048
 CLASSES = 40
+_bad = functools.partial(bad, fix="delete its folder and load again to download all")
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
@@ -120,7 +122,3 @@ def _missing(path: Path) -> FileNotFoundError:
         f"expected {path}, which is missing; delete its folder and load "
         f"again to download all, or {WHERE}"
     )
-
-
-def _bad(path: Path, expected: str, got: str) -> ValueError:
-    return bad(path, expected, got, "delete its folder and load again to download all")

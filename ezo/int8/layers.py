@@ -48,7 +48,7 @@ class Layer(nn.Module):
         self._kept: Any = None
 
     def held(self) -> Iterator[tuple[str, Tensor]]:
-        """What it holds beside its weights: (kind of `ezo.livebytes.KINDS`, tensor)."""
+        """What it holds besides its weights: (kind of `ezo.livebytes.KINDS`, tensor)."""
         kept = self._kept if isinstance(self._kept, tuple) else (self._kept,)
         yield from (("activations", x) for x in kept if isinstance(x, Tensor))
 
@@ -119,7 +119,7 @@ class Weighted(Layer):
 
         A weight's exponent is fixed, and training makes weights several times larger than they
         began: without room they end at the bound. Rounds weight and bias, to nearest, to an
-        exponent ``bits`` higher.
+        exponent higher.
         """
         with torch.no_grad():
             self.weight.copy_(shift(self.weight, bits, "nearest"))

@@ -2,7 +2,7 @@
 
 Only a weight's gradient, a sum over the batch, may need more (`matmul_of_any_length`).
 
-Plain torch, to be read beside the formulas; the result does not depend on the order of any sum,
+Plain torch, to be read with the formulas; the result does not depend on the order of any sum,
 so every faster form must give the same bits.
 
 Index letters: n example, c input channel, o output channel, h w position, p point, k kernel.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 LONGEST_SUM = (2**31 - 1) // 127**2  # products of int8 numbers that int32 can add up: 133,144
 LARGEST_BIAS = 1 << 29  # at the accumulators' exponent
-LONGEST_WITH_BIAS = (2**31 - 1 - LARGEST_BIAS) // 127**2  # products beside a bias: 99,858
+LONGEST_WITH_BIAS = (2**31 - 1 - LARGEST_BIAS) // 127**2  # products and a bias: 99,858
 
 
 class SumTooLong(ValueError):
@@ -90,11 +90,9 @@ def _int_mm_is_exact() -> bool:
     Without VNNI instructions some add pairs of products in 16 bits, which overflow; the largest
     products show it.
     """
-    for sign in (1, -1):
-        a = torch.full((32, 64), 127, dtype=torch.int8)
-        if not bool((torch._int_mm(a, sign * a.t()) == sign * 64 * 127**2).all()):
-            return False
-    return True
+    a = torch.full((32, 64), 127, dtype=torch.int8)
+    exact = [torch._int_mm(a, sign * a.t()) == sign * 64 * 127**2 for sign in (1, -1)]
+    return all(bool(found.all()) for found in exact)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -88,8 +88,6 @@ class ElasticZO(Elastic):
         param_groups: ``rate`` in the ZO group (``zo=True``) and ``mu`` in the BP group can be
             changed between steps.
         g: the sign that the last step's last query found; None where there is no ZO layer.
-        applied: the last step's updates of the ZO part, for ``replay``: of each query, in the order
-            in which they were applied, a tuple of one `Update`.
 
     Raises:
         ValueError: an argument is out of range, or the weights leave the noise too little headroom.

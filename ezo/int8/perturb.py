@@ -92,7 +92,7 @@ def draw(
     stream: int,
     first: int,
     last: int,
-    device: torch.device | str = "cpu",
+    device: _noise.Device = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Noise for the groups ``first`` to ``last`` - 1 of a tensor.
 

@@ -73,9 +73,6 @@ class Sweeps(Protocol):
     def fill(self, place: Place) -> None: ...
 
 
-# --- the choice -----------------------------------------------------------------------------------
-
-
 class _Choice:
     """Backends in the order in which they are asked."""
 
@@ -160,9 +157,6 @@ def _call(operation: str, *arguments: Any) -> Any:
     raise NotImplementedError(f"expected a backend with {operation} for these tensors, got none")
 
 
-# --- float weights --------------------------------------------------------------------------------
-
-
 def sweeps(
     parameters: Sequence[Tensor], noise: str, first_tensor: int, scratch_bytes: int
 ) -> list[Sweeps]:
@@ -181,9 +175,6 @@ def sweeps(
         if not rest:
             break
     return found
-
-
-# --- int8 weights ---------------------------------------------------------------------------------
 
 
 def sparse_shift(weights: Weights, drawn: Drawn, times: int) -> None:
@@ -208,9 +199,6 @@ def bp_update(weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int
     With a fraction, uint8, the same for 256 W + fraction, 8 bits finer.
     """
     _call("bp_update", weight, fraction, gradient, mu)
-
-
-# --- layers ---------------------------------------------------------------------------------------
 
 
 def accumulators(x: Tensor, layer: Layer) -> Tensor:
@@ -253,9 +241,6 @@ def gradients(
     return _call("gradients", err, x, layer, where)
 
 
-# --- pooling, loss --------------------------------------------------------------------------------
-
-
 def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """`ezo.int8.ops.max_pool2d`; the type of the places is the backend's own."""
     return _call("max_pool2d", x, size)
@@ -284,9 +269,6 @@ def loss_error(logits: Tensor, exponent: int, target: Tensor, u: Tensor) -> Tens
 def words(place: Place, n: int, device: torch.device) -> Tensor:
     """The first ``n`` words of tensor 0 (`ezo.noise.words`), int64."""
     return _call("words", place, n, device)
-
-
-# --- what is said once ----------------------------------------------------------------------------
 
 
 def warn_where_missing() -> None:

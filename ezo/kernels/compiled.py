@@ -226,14 +226,9 @@ class Backend:
             else:
                 images, width = 1, x.numel() // channels
                 out = torch.empty((*size[:-1], outputs), dtype=kind)
-        largest = self._native.product(
-            (x.data_ptr(), images, height, width),
-            numbers,
-            (relu, pool, over_points, shift),
-            out.data_ptr(),
-            _address(where),
-            torch.get_num_threads(),
-        )
+        images_of = x.data_ptr(), images, height, width
+        how, to = (relu, pool, over_points, shift), (out.data_ptr(), _address(where))
+        largest = self._native.product(images_of, numbers, how, *to, torch.get_num_threads())
         return out, largest.bit_length()
 
     def _point_error(

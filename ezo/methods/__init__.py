@@ -23,6 +23,7 @@ from ezo.split import split
 
 __all__ = ["Hyper", "Parts", "default", "optimizer", "reads"]
 
+MakeBP = Callable[[list[nn.Parameter]], Optimizer]
 ZO = ("lr", "eps", "clip", "queries", "noise", "weight_decay", "schedule")
 BP = ("bp_lr", "momentum", "weight_decay", "schedule")
 
@@ -60,11 +61,7 @@ def reads(name: str) -> frozenset[str]:
 
 
 def optimizer(
-    name: str,
-    model: nn.Module,
-    hyper: Hyper,
-    seed: int,
-    make_bp: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+    name: str, model: nn.Module, hyper: Hyper, seed: int, make_bp: MakeBP | None = None
 ) -> ElasticZO:
     """A method's fp32 optimiser; layers that nothing trains are frozen.
 

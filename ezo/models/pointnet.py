@@ -13,8 +13,7 @@ def build(name: str, classes: int = 40, channels: int = 3) -> nn.Module:
 
     ``pointnet-bn`` has batch norm after every layer but the last.
 
-    Returns:
-        A module from (N, P, channels), any number P of points, to logits (N, classes).
+    From (N, P, channels), any number P of points, to logits (N, classes).
     """
     return xavier(PointNet(classes, channels, batch_norm=name == "pointnet-bn"))
 

@@ -149,9 +149,8 @@ def plan(
     model whose course depends on values is predicted for that course.
 
     Args:
-        model: any module, in the mode in which it will be trained. It may lie on the ``meta``
-        device,
-            and then counts as one on the CPU.
+        model: any module, in the mode in which it will be trained. On the ``meta`` device it
+            counts as one on the CPU.
         x: a batch as training will have it: the model's input, a tuple of its arguments, or a dict
             of named ones. Only shapes and types of tensors are read; they may lie on ``meta`` too.
         budget: bytes that a step may take, tensors only: an integer, or text such as ``300KB``,

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from ezo import kernels
 from ezo.livebytes import LiveBytes, Peak, Prepare, step_peak, tensors
 
-# A core of a processor, roughly: what one forward pass costs beside another's backward pass.
+# A core of a processor, roughly: to compare what passes cost.
 FLOP_SECONDS = 1 / 40e9
 BYTE_SECONDS = 1 / 8e9
 OPERATION_SECONDS = 5e-6
