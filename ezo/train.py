@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,6 +18,8 @@ from ezo.data import Dataset
 from ezo.precisions import EVALUATION_BATCH, Step
 from ezo.rows import Row
 from ezo.run import Run, Settled, build, load, load_start
+
+LOCK = "train.lock"  # in a run's folder
 
 __all__ = ["Run", "build", "load", "load_start", "train"]
 
@@ -50,18 +53,19 @@ def train(
     """
     settled = run.settled()
     loop = _Loop(settled, root, out, torch.device(device), checkpoint_steps)
-    yield from loop.earlier_rows
-    if loop.ended:
-        return
-    with tqdm(
-        total=loop.total_steps,
-        initial=loop.step,
-        desc=settled.case,
-        unit="step",
-        disable=not progress,
-        mininterval=0.5,
-    ) as bar:
-        yield from loop.rows(bar)
+    with loop.alone:
+        yield from loop.earlier_rows
+        if loop.ended:
+            return
+        with tqdm(
+            total=loop.total_steps,
+            initial=loop.step,
+            desc=settled.case,
+            unit="step",
+            disable=not progress,
+            mininterval=0.5,
+        ) as bar:
+            yield from loop.rows(bar)
 
 
 class _Loop:
@@ -101,6 +105,7 @@ class _Loop:
         self.ended = False
         self.earlier_rows: list[Row] = []
         self.rows_bytes = 0
+        self.alone = contextlib.ExitStack()  # while it is open, no other process works in `out`
         if out is not None:
             self._resume(out)
 
@@ -243,6 +248,13 @@ class _Loop:
             raise ValueError(
                 f"expected a folder, or a place for one, got {out}: {error.strerror}; "
                 "give another --out"
+            ) from error
+        try:
+            self.alone.enter_context(FileLock(out / LOCK, timeout=0))
+        except Timeout as error:
+            raise ValueError(
+                f"expected a folder in which nobody else works, got {out}: another process works "
+                "here; wait until it ends, or give another --out"
             ) from error
         path, rows_path = out / "checkpoint.safetensors", out / "rows.jsonl"
         if not path.exists():

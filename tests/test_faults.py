@@ -587,3 +587,51 @@ def test_a_plan_with_progress_is_the_same_and_short_ones_say_nothing(capsys):
     assert plan(model, x, progress=True).table() == plan(model, x).table()
     assert capsys.readouterr().err == "" and gc.get_freeze_count() == 0
     assert list(_told(["a", "b"])) == ["a", "b"]
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    run = Run("lenet5", "digits", "full-zo", epochs=1, train_examples=64)
+    first = train(run, out=tmp_path)
+    next(first)
+    with pytest.raises(ValueError, match="another process works here; wait until it ends"):
+        next(train(run, out=tmp_path))
+    rest = list(first)
+    assert rest[-1].metric == "finished"
+    assert list(train(run, out=tmp_path))[-1] == rest[-1]
+
+
+def test_a_weight_that_the_loss_does_not_use_drifts_unless_it_is_frozen_for_the_step():
+    """The decision of docs/method.md."""
+    model = nn.ModuleDict({"used": nn.Linear(3, 3), "unused": nn.Linear(3, 3)})
+    optimizer = FLOAT.optimizer(model, 0, lr=1e-2, eps=1e-2)
+
+    def closure():
+        return model["used"](torch.ones(2, 3)).square().mean()
+
+    optimizer.step(closure)
+    theta = weights(model["unused"])
+    optimizer.step(closure)
+    assert not same(theta, weights(model["unused"]))
+    theta = weights(model["unused"])
+    model["unused"].requires_grad_(False)
+    optimizer.step(closure)
+    assert same(theta, weights(model["unused"]))
+
+
+@pytest.mark.parametrize("method", ["full-bp", "full-bp-checkpoint", "elastic-1", "full-zo"])
+def test_a_counter_counts_one_pass_a_step_by_every_method(method):
+    class Counter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("n", torch.zeros((), dtype=torch.int64))
+
+        def forward(self, x):
+            self.n += 1
+            return x
+
+    model = nn.Sequential(nn.Linear(12, 24), Counter(), nn.ReLU(), Counter(), nn.Linear(24, 4))
+    file = catalogue.find("precision", "fp32")
+    step = file.make_step("fp32", model, method, file.default(method))
+    for _ in range(3):
+        step(torch.ones(4, 12), torch.arange(4))
+    assert [int(model[i].n) for i in (1, 3)] == [3, 3]

@@ -38,8 +38,7 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
     integers train without dropout, and a model in training mode that has some warns.
 
     Args:
-        model: the float model; its weights are not changed. One that requires no gradient becomes
-            one that no step moves.
+        model: the float model; it is not changed. What requires no gradient, no step moves.
         headroom: how far below 127 weights stay, 0 to 126, so that a perturbation of that size is
             not clipped (`ezo.int8.perturb`).
 
@@ -169,13 +168,11 @@ class _Chain:
         b = None if bias is None else quantize(bias, self._largest, lowest_exponent=w.e)
         self._unused.pop(bias, None)
         self._warn_of_a_dead_start(name or self.here, w)
-        still = {"weight": weight, "bias": bias}
         if weight.dim() == 3:  # a pointwise convolution's
             w = Int8Tensor(w.m.squeeze(2), w.e)
         made = layer(w, b, *more)
-        made.frozen = frozenset(
-            name for name, p in still.items() if p is not None and not p.requires_grad
-        )
+        own_names = zip(("weight", "bias"), (weight, bias), strict=True)
+        made.frozen = frozenset(n for n, p in own_names if p is not None and not p.requires_grad)
         return self.put(x, made, name, features=None)
 
     def _warn_of_a_dead_start(self, name: str, w: Int8Tensor) -> None:

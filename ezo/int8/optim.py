@@ -68,9 +68,8 @@ class ElasticZO(Elastic):
     Args:
         model: an integer network (`ezo.int8.convert.from_float`) whose ZO weights keep the noise's
             headroom.
-        bp: number of last layers with weights, but frozen ones, that BP trains; 0 is full ZO,
-            ``"all"`` full BP. A layer that is frozen later is held still
-            (`ezo.int8.layers.Weighted.requires_grad_`).
+        bp: number of last layers with weights, but frozen ones (``layer.requires_grad_(False)``),
+            that BP trains; 0 is full ZO, ``"all"`` full BP.
         zo: whether ZO trains the layers before; else they stay as they are, and there is one
             pass a step.
         noise: of the ZO part.
@@ -228,10 +227,8 @@ class ElasticZO(Elastic):
 
     def _bp_step(self, mu: int) -> None:
         for layer in self._bp_layers:
-            for name, gradient in (
-                ("weight", layer.weight_gradient),
-                ("bias", layer.bias_gradient),
-            ):
+            for name in ("weight", "bias"):
+                gradient = getattr(layer, f"{name}_gradient")
                 if gradient is not None and name not in layer.frozen:
                     parameter = getattr(layer, name)
                     fraction = self.state.get(parameter, {}).get("fraction")
@@ -253,9 +250,8 @@ class _Group(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         if name == "lr":
             raise ValueError(
-                "expected group['rate'] for ZO and group['mu'] for BP, integers, got a scheduler "
-                "or another that asks for 'lr'; set those between steps, as "
-                "ezo.precisions.int8 does"
+                "expected group['rate'] for ZO and group['mu'] for BP, integers, got a scheduler's "
+                "'lr'; set those between steps, as ezo.precisions.int8 does"
             )
         raise KeyError(name)
 
@@ -263,10 +259,8 @@ class _Group(dict[str, Any]):
 class _Weights:
     """The perturbation of the ZO weights, z, of a `ezo.step.Perturbation`'s face."""
 
-    def __init__(
-        self, of: ElasticZO, runs: list[tuple[int, list[Tensor]]], group: dict[str, Any]
-    ) -> None:
-        self._of, self._runs, self._group = of, runs, group
+    def __init__(self, of: ElasticZO, runs: Any, group: dict[str, Any]) -> None:
+        self._of, self._runs, self._group = of, runs, group  # runs as `ezo.elastic.runs` gives them
         self._place = of._seed, of._steps
 
     def move(self, query: int, start: int, end: int) -> None:

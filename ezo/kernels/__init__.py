@@ -252,9 +252,8 @@ def product(
 
     Args:
         x: before a maximum over points (N, P, C).
-        guess: the last pass's shift, by which a backend may requantize at once, and again where it
-            was not the one.
-        fixed: requantize by ``guess``, whatever the accumulators; what exceeds +-127 is held there.
+        guess: the last pass's shift: a backend may requantize by it, and again where it was wrong.
+        fixed: requantize by ``guess``, and hold at +-127 what goes beyond.
 
     Returns:
         (int8, the shift, int32 points (N, O) where ``after`` wants them, else None).
