@@ -616,3 +616,22 @@ def test_a_weight_that_the_loss_does_not_use_drifts_unless_it_is_frozen_for_the_
     model["unused"].requires_grad_(False)
     optimizer.step(closure)
     assert same(theta, weights(model["unused"]))
+
+
+@pytest.mark.parametrize("method", ["full-bp", "full-bp-checkpoint", "elastic-1", "full-zo"])
+def test_a_counter_counts_one_pass_a_step_by_every_method(method):
+    class Counter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("n", torch.zeros((), dtype=torch.int64))
+
+        def forward(self, x):
+            self.n += 1
+            return x
+
+    model = nn.Sequential(nn.Linear(12, 24), Counter(), nn.ReLU(), Counter(), nn.Linear(24, 4))
+    file = catalogue.find("precision", "fp32")
+    step = file.make_step("fp32", model, method, file.default(method))
+    for _ in range(3):
+        step(torch.ones(4, 12), torch.arange(4))
+    assert [int(model[i].n) for i in (1, 3)] == [3, 3]

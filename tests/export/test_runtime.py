@@ -100,7 +100,7 @@ def test_noise_shifts(c, r_max, n):
         else:
             theta = np.clip(_int8(n, seed=n), -how.bound, how.bound).astype(np.int8)
         expected = torch.from_numpy(theta.copy())
-        perturb.shift_([expected], how, seed=seed, step=3, times=times, stream=2, first_tensor=5)
+        perturb.shift_([expected], how, (seed, 3, 2), times, first_tensor=5)
         place, noise = Place(seed, 3, 2), Noise(how.threshold, how.multiplier, how.bound)
         c.ezo_shift(_at(theta), _u32(n), ctypes.byref(place), _u32(5), ctypes.byref(noise),
                     _i32(times))  # fmt: skip
@@ -116,11 +116,11 @@ def test_noise_updates(c, fine, restore):
         theta = np.clip(_int8(n, seed=rate), -how.bound, how.bound).astype(np.int8)
         fraction = np.random.default_rng(n).integers(0, 256, n, np.uint8)
         expected, part = torch.from_numpy(theta.copy()), torch.from_numpy(fraction.copy())
-        at = {"seed": 11, "step": 4, "stream": 1, "first_tensor": 2}
+        at = 11, 4, 1
         given = [part] if fine else None
-        perturb.shift_([expected], how, times=-restore, **at)
+        perturb.shift_([expected], how, at, -restore, first_tensor=2)
         theta = expected.numpy().copy()
-        perturb.update_([expected], how, g=g, rate=rate, restore=restore, fractions=given, **at)
+        perturb.update_([expected], how, at, (g, rate, restore), given, first_tensor=2)
         place, noise = Place(11, 4, 1), Noise(how.threshold, how.multiplier, how.bound)
         c.ezo_update(_at(theta), _at(fraction) if fine else None, _u32(n), ctypes.byref(place),
                      _u32(2), ctypes.byref(noise), _i32(g * rate), _i32(restore))  # fmt: skip
