@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ezo import catalogue, checkpoint, int8, perturb
+from ezo import catalogue, checkpoint, int8
 from ezo.livebytes import step_peak
 from ezo.plan import plan
 from ezo.plan.prediction import _told
 from ezo.train import Run, train
+from tests import sweeps
 from tests.backends import on
 from tests.test_optimizers import FLOAT, INTEGER, Kind, both, float_model, same, weights
 
@@ -331,11 +332,11 @@ def test_complex_weights_move_in_both_parts_and_come_back(dtype, backend):
     w = torch.complex(torch.arange(6.0) / 8, -torch.arange(6.0) / 4).to(dtype).view(2, 3)
     start, real = w.clone(), torch.view_as_real(w).clone()
     with on(backend):
-        perturb.shift_([w], seed=3, step=1, eps=0.5)
-        perturb.shift_([real], seed=3, step=1, eps=0.5)
+        sweeps.shift_([w], seed=3, step=1, eps=0.5)
+        sweeps.shift_([real], seed=3, step=1, eps=0.5)
         assert torch.equal(torch.view_as_real(w), real)
         assert not (w.real == start.real).any() and not (w.imag == start.imag).any()
-        perturb.shift_([w], seed=3, step=1, eps=0.5, times=-1.0)
+        sweeps.shift_([w], seed=3, step=1, eps=0.5, times=-1.0)
     assert torch.equal(w, start)
 
 
