@@ -1,5 +1,6 @@
 """ElasticZO (arXiv 2501.04287) as a ``torch.optim.Optimizer``."""
 
+import contextlib
 import functools
 import math
 import warnings
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 
 from ezo import check, perturb
 from ezo.elastic import Elastic
+from ezo.nodes import Layer, NodePerturbation, Nodes, find
 from ezo.noise import NOISES
 from ezo.passes import Passes, PassLoss
 from ezo.perturb import SCRATCH_BYTES
@@ -30,6 +32,7 @@ GROUP: dict[str, tuple[Callable[[Any], Any], str]] = {  # what a ZO group may se
     ),
     "weight_decay": (lambda v: check.finite(v) and v >= 0, "a finite number of 0 or more"),
 }
+NODE_GROUP = {**GROUP, "sigma": GROUP["eps"]}
 
 
 class Estimate(NamedTuple):
@@ -91,6 +94,10 @@ class ElasticZO(Elastic):
     change a float32 weight by 2^-23: onto the grid that makes undoing exact, see `ezo.perturb`.
     ZO weights of 16 bits have no such grid, and every step's rounding moves them: a warning.)
 
+    With ``nodes`` the ZO part's linear layers are perturbed at their outputs instead, every example
+    with noise of its own (`ezo.nodes`), in the same passes. That is no part of the paper's method,
+    learns far faster, and needs each example's loss from the closure.
+
     Args:
         model: the module to train. Parameters that don't require a gradient stay as they are.
         bp: where BP begins: the number of last parametric layers, 0 for full ZO; the name of a
@@ -116,7 +123,9 @@ class ElasticZO(Elastic):
         seed: of the noise; the same seed gives the same bits.
         zo_groups: parameter groups for the ZO part, in place of one group of all: dicts with
             ``params`` and any of ``lr``, ``eps``, ``clip``, ``weight_decay`` (and a scheduler's
-            ``initial_lr``).
+            ``initial_lr``). With ``nodes``, of the parameters that they leave.
+        nodes: perturb the outputs of linear layers: True, or `Nodes` for other layers or values,
+            or several with layers of their own. Their groups follow the others of the ZO part.
         scratch_bytes: bound on memory for noise outside the compiled path (`ezo.perturb.Sweeper`).
 
     Attributes:
@@ -125,7 +134,7 @@ class ElasticZO(Elastic):
         bp_optimizer: the BP part's optimiser, or None.
         estimates: the last step's losses, an `Estimate` for each query; empty with no ZO part.
         applied: the last step's updates of the ZO part, for ``replay``: of each query, in the order
-            in which they were applied, a tuple of one `Update`.
+            in which they were applied, a tuple of one `Update`, and a `NodeUpdate` with ``nodes``.
 
     Raises:
         ValueError: an argument is out of its range, or the split names nothing.
@@ -156,6 +165,7 @@ class ElasticZO(Elastic):
         estimator: str = "central",
         seed: int = 0,
         zo_groups: Sequence[dict[str, Any]] | None = None,
+        nodes: bool | Nodes | Sequence[Nodes] = False,
         scratch_bytes: int = SCRATCH_BYTES,
     ) -> None:
         self._set_up(estimator, queries, bp_gradient, seed)
@@ -173,11 +183,14 @@ class ElasticZO(Elastic):
                 "in float32, or expect some drift",
                 stacklevel=2,
             )
-        groups = _zo_groups(zo, zo_groups)
+        self._layers, node_groups = _node_groups(model, zo, nodes)
+        with_nodes = {id(p) for group in node_groups for p in group["params"]}
+        groups = _zo_groups([p for p in zo if id(p) not in with_nodes], zo_groups)
         self.bp_optimizer: Optimizer | None = None
         defaults = {"lr": lr, "eps": eps, "clip": clip, "weight_decay": weight_decay}
         _expect_group(defaults)
         super().__init__(groups, {**defaults, "zo": True})
+        self.param_groups += node_groups
         if bp_parameters:
             make = bp_optimizer or functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)
             self.bp_optimizer = _make(make, bp_parameters)
@@ -205,15 +218,19 @@ class ElasticZO(Elastic):
             The loss, detached: the mean of the passes, or the loss at theta where there was one.
         """
         self.zero_grad()
-        weights = self._weights()
-        zo = [p for group in weights.groups for p in group["params"]]
+        perturbations = self._perturbations()
+        zo = [p for g in self.param_groups if g.get("zo", False) for p in g["params"]]
         bp = [p for g in self.param_groups if not g.get("zo", False) for p in g["params"]]
         where = self._bp_gradient if bp else None
         visits, taken = course(self._points, self._queries if zo else 0, where)
         self._stepping = True
         try:
-            with Passes(closure, self._model, self._norms, zo, bp, 1 / max(taken, 1)) as passes:
-                found = step([weights], passes, self._difference, visits)
+            with contextlib.ExitStack() as stack:
+                passes = Passes(closure, self._model, self._norms, zo, bp, 1 / max(taken, 1))
+                stack.enter_context(passes)
+                for nodes in perturbations[1:]:
+                    stack.enter_context(nodes.attached(passes))
+                found = step(perturbations, passes, self._difference, visits)
         finally:
             self._stepping = False
         if self.bp_optimizer is not None and found.finite:
@@ -234,18 +251,30 @@ class ElasticZO(Elastic):
             Estimate(*(of[p].mean if p in of else None for p in (1, -1, 0))) for of in self._losses
         ]
 
-    def _weights(self) -> "_Weights":
-        groups = [g for g in self.param_groups if g.get("zo", False) and g["params"]]
-        place = (self._seed, self._steps)
-        return _Weights(groups, place, self._queries, self._noise, self._scratch_bytes)
+    @property
+    def needs_examples(self) -> bool:
+        """Whether the closure has to give each example's loss, (N,)."""
+        return bool(self._layers)
 
-    def _perturbations(self) -> list["_Weights"]:
-        return [self._weights()]
+    def _perturbations(self) -> list[Any]:
+        """Of the weights, and of the nodes where there are any."""
+        zo = [g for g in self.param_groups if g.get("zo", False) and g["params"]]
+        groups, nodes = ([g for g in zo if ("sigma" in g) is of] for of in (False, True))
+        place = (self._seed, self._steps)
+        weights = _Weights(groups, place, self._queries, self._noise, self._scratch_bytes)
+        if not nodes:
+            return [weights]
+        return [weights, NodePerturbation(self._layers, nodes, place, self._queries, self._noise)]
 
     def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
+        if self._layers:
+            raise ValueError(
+                "expected an optimiser without nodes to replay updates, got one with: they learn "
+                "from their layers' inputs, which no record holds; keep the weights instead"
+            )
         super().replay(applied)
         torch.autograd.graph.increment_version(
-            [p for group in self._weights().groups for p in group["params"]]
+            [p for g in self.param_groups if g.get("zo", False) for p in g["params"]]
         )
 
     def _settings(self) -> dict[str, Any]:
@@ -330,6 +359,32 @@ def _make(
     return made
 
 
+def _node_groups(
+    model: nn.Module, zo: list[nn.Parameter], nodes: bool | Nodes | Sequence[Nodes]
+) -> tuple[list[list[Layer]], list[dict[str, Any]]]:
+    """The layers with nodes and their parameter groups; none where nodes are off or ZO is."""
+    given = [Nodes()] if nodes is True else [nodes] if isinstance(nodes, Nodes) else nodes or ()
+    layers, groups = [], []
+    for of in given if zo else ():
+        if not isinstance(of, Nodes):
+            raise ValueError(
+                f"expected nodes to be True, False or Nodes, got {of!r}; give for example "
+                "Nodes(lr=1e-3)"
+            )
+        values = {"lr": of.lr, "sigma": of.sigma, "clip": of.clip, "weight_decay": of.weight_decay}
+        _expect_group(values, NODE_GROUP)
+        if found := find(model, zo, of.layers):
+            layers.append(found)
+            params = [p for layer in found for p in layer.parameters]
+            groups.append({"params": params, **values, "zo": True})
+    every = [layer.name for of in layers for layer in of]
+    if len(set(every)) < len(every):
+        raise ValueError(
+            f"expected each layer in one of the nodes, got {', '.join(every)}; name each once"
+        )
+    return layers, groups
+
+
 def _zo_groups(
     zo: list[nn.Parameter], zo_groups: Sequence[dict[str, Any]] | None
 ) -> list[dict[str, Any]]:
@@ -360,7 +415,7 @@ def _checked(group: dict[str, Any]) -> dict[str, Any]:
     return {**group, "params": [params] if isinstance(params, Tensor) else list(params)}
 
 
-def _expect_group(group: dict[str, Any]) -> None:
-    for name, (holds, expected) in GROUP.items():
+def _expect_group(group: dict[str, Any], may: dict[str, Any] = GROUP) -> None:
+    for name, (holds, expected) in may.items():
         if name in group:
             check.expect(name, group[name], holds(group[name]), expected)

@@ -10,7 +10,7 @@ These four are about fp32. For other precisions a file also defines ``parts(name
 without it has no form in them.
 """
 
-from ezo.methods._hyper import BP, ZO, Hyper
+from ezo.methods._hyper import BP, NODES, ZO, Hyper
 from ezo.methods._parts import Parts
 
-__all__ = ["BP", "ZO", "Hyper", "Parts"]
+__all__ = ["BP", "NODES", "ZO", "Hyper", "Parts"]

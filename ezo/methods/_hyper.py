@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 # What each part's training reads.
 ZO = frozenset({"lr", "eps", "clip", "queries", "noise", "weight_decay", "schedule"})
+NODES = ZO | {"lr_node", "sigma"}
 BP = frozenset({"bp_lr", "momentum", "weight_decay", "schedule"})
 
 
@@ -47,6 +48,8 @@ class Hyper:
     schedule: str = about(
         "exponential", "learning rates over time: exponential (to 0.03), cosine (to 0) or constant"
     )
+    lr_node: float = about(3e-3, "learning rate of layers whose outputs are perturbed", later=True)
+    sigma: float = about(0.1, "their perturbation, in units of an output", later=True)
 
     def sgd(self) -> Callable[[list[nn.Parameter]], Optimizer]:
         """Makes the BP part's optimiser."""

@@ -5,6 +5,7 @@ from torch.optim import Optimizer
 
 from ezo.catalogue import number
 from ezo.methods import BP, ZO, Hyper, Parts
+from ezo.nodes import Nodes
 from ezo.optim import ElasticZO
 
 NAMES = ("elastic-<k>",)
@@ -17,8 +18,8 @@ def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer
     return elastic(number(name), model, hyper, seed)
 
 
-def elastic(k: int, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
-    """`ElasticZO` with k BP layers, set up from ``hyper``."""
+def elastic(k: int, model: nn.Module, hyper: Hyper, seed: int, *, nodes: bool = False) -> Optimizer:
+    """`ElasticZO` with k BP layers, set up from ``hyper``, with or without nodes."""
     return ElasticZO(
         model,
         k,
@@ -30,6 +31,7 @@ def elastic(k: int, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
         queries=hyper.queries,
         noise=hyper.noise,
         bp_gradient=hyper.bp_gradient,
+        nodes=nodes and Nodes(hyper.lr_node, sigma=hyper.sigma, weight_decay=hyper.weight_decay),
         seed=seed,
     )
 

@@ -100,12 +100,13 @@ class _Step(Step):
         self, model: nn.Module, method: str | None, hyper: Hyper, seed: int, loss: Loss | None
     ) -> None:
         self.model, self._schedule = model, hyper.schedule
-        self._loss = loss or _CrossEntropy()
         if method is not None:
             file = catalogue.find("method", method)
             self.optimizer = file.optimizer(method, model, hyper, seed)
             for group in self.optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
+        examples = getattr(self.optimizer, "needs_examples", False)
+        self._loss = loss or _CrossEntropy(reduction="none" if examples else "mean")
 
     @property
     def bp_layers(self) -> int:

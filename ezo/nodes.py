@@ -1,0 +1,389 @@
+"""Node perturbation: noise on the outputs of linear layers, an experiment for every example.
+
+Weights that are perturbed turn a batch into one number. With noise n_i of its own on each example's
+outputs (Werfel, Xie and Seung 2003), +sigma n_i in one pass and -sigma n_i in the other, the losses
+of the examples are as many numbers:
+
+    d_i  = clip((loss+_i - loss-_i) / 2, +-clip sigma)
+    e_i  = (d_i / sigma) n_i on_i
+    D    = mean_i e_i (x_i - xbar)'
+    W   <- W - lr D
+    b   <- b - lr (mean_i e_i - D xbar)
+
+x_i is the layer's input in the step's last pass, xbar its mean over the batch, and on_i says which
+units are on there, where a ReLU follows (else all). In the mean over the noise e_i is the loss's
+gradient at the outputs, and D that of W in the coordinates y = W (x - xbar) + c: grad_W - grad_b
+xbar'. A layer without a bias learns from x_i as it is.
+
+Nothing is moved, so there is nothing to undo. Noise is drawn again for the update; inputs are kept
+from the last pass to the update, when the large activations are gone. Outputs of more than two
+dimensions, (N, ..., U), get noise for each position, which share the example's difference.
+
+Where the maximum of a layer's outputs over points is all that counts, noise is the same for all
+points of an example, which is noise on the maximum, and x_i is the input of the point that won.
+A module says so of its submodules: ``BEFORE_MAXIMUM``, a tuple of names.
+
+Index letters: N example, i example, P point, U output, K input.
+"""
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ezo.noise import GROUP, draw
+from ezo.passes import Passes
+from ezo.perturb import Sweeper
+from ezo.step import Difference, Losses
+
+STREAM = 1 << 31  # the first of the queries' noise streams; those of the weights are 0, 1, ...
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Layers whose outputs are perturbed, and how they learn.
+
+    Attributes:
+        lr: learning rate. It should fall for longer training, about as 1 / sqrt(steps).
+        sigma: size of the noise, in units of an output.
+        clip: bound on an example's |d| over sigma, or None.
+        weight_decay: decoupled, per unit of lr.
+        layers: the layers, or their names in the model; None for each `torch.nn.Linear` of the ZO
+            part that shares no weight, and those that a module declares (``BEFORE_MAXIMUM``).
+    """
+
+    lr: float = 3e-3
+    sigma: float = 0.1
+    clip: float | None = 3.0
+    weight_decay: float = 0.0
+    layers: Iterable[str | nn.Module] | None = None
+
+
+class Layer(NamedTuple):
+    """A layer with noise on its outputs.
+
+    Fields:
+        number: its weight's place among the ZO parameters, and in the noise stream.
+        parameters: those that learn, the weight first.
+        relu: whether a ReLU follows.
+        maximum: whether the maximum over points follows.
+    """
+
+    name: str
+    module: nn.Linear | nn.Conv1d
+    number: int
+    parameters: list[nn.Parameter]
+    relu: bool
+    maximum: bool
+
+
+class NodeUpdate(NamedTuple):
+    """A query's update of the layers with nodes; with the layers' inputs it is all there is.
+
+    Attributes:
+        seed, step, query: where the noise stands in the stream.
+        groups: (sigma, clip, rate, decay) of each group of layers.
+        differences: (loss+_i - loss-_i) / 2, (N,).
+    """
+
+    seed: int
+    step: int
+    query: int
+    groups: tuple[tuple[float, float | None, float, float], ...]
+    differences: Tensor
+
+
+class _Call(NamedTuple):
+    """A call of a layer in the last pass.
+
+    Fields:
+        first: index in the batch of its first example.
+        x: input, (N, ..., K). version: of x, which changes with its numbers.
+        on: units that the ReLU lets through, (N, ..., U), or None.
+        winner: the point with the largest output, (N, U), or None.
+    """
+
+    first: int
+    x: Tensor
+    version: int
+    on: Tensor | None
+    winner: Tensor | None
+
+
+class NodePerturbation:
+    """Noise on layers' outputs, of an `ezo.step.Perturbation`'s face. It lives for one step.
+
+    Args:
+        groups: the layers, by group.
+        settings: the groups' ``lr``, ``sigma``, ``clip`` and ``weight_decay``.
+        place: (seed, step) in the noise stream.
+        queries: of a step.
+        noise: ``gaussian``, ``rademacher`` or ``uniform``.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[list[Layer]],
+        settings: Sequence[dict[str, Any]],
+        place: tuple[int, int],
+        queries: int,
+        noise: str,
+    ) -> None:
+        self._groups, self._settings = groups, settings
+        self._place, self._queries, self._noise = place, queries, noise
+        self._query = self._side = 0
+        self._calls: dict[int, list[_Call]] = {}
+        self._passes: Passes | None = None
+
+    @contextlib.contextmanager
+    def attached(self, passes: Passes) -> Iterator[None]:
+        """Within, passes meet the noise where this stands, and their inputs are kept."""
+        self._passes = passes
+        handles = [
+            layer.module.register_forward_hook(
+                self._hook(layer, float(settings["sigma"])), with_kwargs=True
+            )
+            for layers, settings in zip(self._groups, self._settings, strict=True)
+            for layer in layers
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._calls = {}
+
+    def move(self, query: int, start: int, end: int) -> None:
+        self._query, self._side = query, end
+        self._calls = {}  # a pass begins, or all are over
+
+    def learn(self, query: int, losses: Losses, difference: Difference) -> NodeUpdate:
+        examples = {point: loss.examples for point, loss in losses.items()}
+        if any(of is None for of in examples.values()):
+            raise ValueError(
+                "expected each example's losses, (N,), from the closure, which nodes learn from, "
+                'got a scalar; return for example cross_entropy(model(x), y, reduction="none")'
+            )
+        differences = difference(examples) / 2
+        self._expect_calls(len(differences))
+        groups = []
+        for of in self._settings:
+            lr, clip = float(of["lr"]), of["clip"]
+            # the decay goes with the update that is applied first, the last query's
+            decay = lr * of["weight_decay"] if query == self._queries - 1 else 0.0
+            bound = None if clip is None else float(clip)
+            groups.append((float(of["sigma"]), bound, lr / self._queries, float(decay)))
+        return NodeUpdate(*self._place, query, tuple(groups), differences)
+
+    def apply(self, update: NodeUpdate, start: int) -> None:
+        for layers, (sigma, clip, rate, decay) in zip(self._groups, update.groups, strict=True):
+            d = update.differences
+            if clip is not None:
+                d = d.clamp(-clip * sigma, clip * sigma)
+            scale = d / (sigma * len(d))
+            for layer in layers:
+                for p in layer.parameters if decay else ():
+                    p.mul_(1 - decay)
+                calls = self._calls[layer.number]
+                errors = [self._error(layer, update.query, call, scale) for call in calls]
+                (_learn_maximum if layer.maximum else _learn)(layer, calls, errors, rate)
+
+    def _hook(self, layer: Layer, sigma: float) -> Callable[..., None]:
+        def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
+            assert self._passes is not None
+            first, calls = self._passes.first, self._calls.setdefault(layer.number, [])
+            if calls and calls[-1].first == first:
+                raise ValueError(
+                    f"expected a pass to call '{layer.name}', which has nodes, once, got twice; "
+                    "leave it out of the nodes' layers, and where the closure yields "
+                    "micro-batches, yield each example's losses"
+                )
+            if output.dim() < (2 + layer.maximum):
+                raise ValueError(
+                    f"expected an output (N, ..., U) of '{layer.name}', which has nodes, with the "
+                    f"examples first, got shape {tuple(output.shape)}; give it batches, or leave "
+                    "it out of the nodes' layers"
+                )
+            x = (args[0] if args else kwargs["input"]).detach()  # (N, ..., K)
+            y = output  # (N, ..., U)
+            if isinstance(module, nn.Conv1d):
+                x, y = x.mT, y.mT
+            if self._side:
+                shape = (len(y), y.shape[-1]) if layer.maximum else tuple(y.shape)
+                z = self._draw(layer, self._query, first, shape, y)
+                if layer.maximum:
+                    z = z.view(len(y), *[1] * (y.dim() - 2), y.shape[-1])
+                y.add_(z, alpha=self._side * sigma)
+            on = winner = None
+            if layer.maximum:
+                largest, winner = y.detach().flatten(1, -2).max(1)
+                on = largest > 0 if layer.relu else None
+            elif layer.relu:
+                on = y.detach() > 0
+            calls.append(_Call(first, x, x._version, on, winner))
+
+        return hook
+
+    def _expect_calls(self, examples: int) -> None:
+        """Raises:
+        ValueError: the last pass did not show each layer's input once for each example.
+        """
+        for layer in [layer for layers in self._groups for layer in layers]:
+            calls = self._calls.get(layer.number, [])
+            if not calls:
+                raise ValueError(
+                    f"expected every pass to call '{layer.name}', which has nodes, got none that "
+                    "did; leave it out of the nodes' layers, so that its weights are perturbed"
+                )
+            if (seen := sum(len(call.x) for call in calls)) != examples:
+                raise ValueError(
+                    f"expected an output (N, ..., U) of '{layer.name}', which has nodes, for the "
+                    f"{examples} examples of the loss, got {seen}; put the examples first, or "
+                    "leave it out of the nodes' layers"
+                )
+            if any(call.x._version != call.version for call in calls):
+                raise ValueError(
+                    f"expected the input of '{layer.name}', which has nodes, to stay until the "
+                    "update, got one that was written to in place; compute out of place, or leave "
+                    "it out of the nodes' layers"
+                )
+
+    def _error(self, layer: Layer, query: int, call: _Call, scale: Tensor) -> Tensor:
+        """e_i / N of a call's examples, (rows, U)."""
+        n, units = len(call.x), layer.parameters[0].shape[0]
+        shape = (n, units) if layer.maximum else (*call.x.shape[:-1], units)
+        e = self._draw(layer, query, call.first, shape, call.x)
+        own = scale[call.first : call.first + n].to(e.dtype)
+        e.mul_(own.view(n, *[1] * (e.dim() - 1)))
+        if call.on is not None:
+            e.mul_(call.on)
+        return e.flatten(0, -2)
+
+    def _draw(
+        self, layer: Layer, query: int, first: int, shape: tuple[int, ...], like: Tensor
+    ) -> Tensor:
+        """Noise of examples from ``first`` on: the whole batch's is one tensor of the stream."""
+        size, place = math.prod(shape), (*self._place, STREAM + query)
+        begin = first * (size // shape[0]) if size else 0
+        if begin == 0:
+            z = torch.empty(shape, dtype=torch.float32, device=like.device)
+            Sweeper([z], noise=self._noise, first_tensor=layer.number).fill(place)
+        else:
+            g, end = begin // GROUP, -(-(begin + size) // GROUP)
+            seed, step, stream = place
+            z = draw(self._noise, seed, step, layer.number, stream, g, end, like.device)
+            z = z[begin - g * GROUP :][:size].view(shape)
+        return z.to(like.dtype)
+
+
+def _learn(layer: Layer, calls: list[_Call], errors: list[Tensor], rate: float) -> None:
+    """One product a call. As xbar is the batch's mean, D = sum_i (e_i - ebar) x_i' (e_i over N)."""
+    weight = layer.parameters[0].flatten(1)  # (U, K)
+    inputs = [call.x.flatten(0, -2) for call in calls]  # (rows, K)
+    if len(layer.parameters) == 1:
+        for e, x in zip(errors, inputs, strict=True):
+            weight.addmm_(e.mT, x, alpha=-rate)
+        return
+    rows = sum(map(len, inputs))
+    total = torch.stack([e.sum(0) for e in errors]).sum(0)  # (U,)
+    mean = torch.stack([x.sum(0) for x in inputs]).sum(0).div_(rows)  # xbar, (K,)
+    bias = layer.parameters[1].sub_(total, alpha=rate)
+    for e, x in zip(errors, inputs, strict=True):
+        centred = e.sub_(total / rows).mT  # (U, rows)
+        bias.addmv_(centred, x @ mean, alpha=rate)
+        weight.addmm_(centred, x, alpha=-rate)
+
+
+def _learn_maximum(layer: Layer, calls: list[_Call], errors: list[Tensor], rate: float) -> None:
+    """From the winners' inputs, which differ by unit, and so do their means."""
+    weight, e = layer.parameters[0].flatten(1), torch.cat(errors)  # (U, K), (N, U)
+    won = []
+    for call in calls:
+        x, winner = call.x.flatten(1, -2), call.winner  # (N, P, K)
+        assert winner is not None
+        won.append(x.gather(1, winner.unsqueeze(2).expand(-1, -1, x.shape[2])))
+    x = torch.cat(won) if len(won) > 1 else won[0]  # (N, U, K)
+    del won
+    if len(layer.parameters) == 1:
+        weight.sub_(torch.einsum("nu,nuk->uk", e, x), alpha=rate)
+        return
+    mean, total = x.mean(0), e.sum(0)  # (U, K), (U,)
+    update = torch.einsum("nu,nuk->uk", e - total / len(e), x)
+    layer.parameters[1].sub_(total - (update * mean).sum(1), alpha=rate)
+    weight.sub_(update, alpha=rate)
+
+
+def find(
+    model: nn.Module, zo: Sequence[nn.Parameter], wanted: Iterable[str | nn.Module] | None
+) -> list[Layer]:
+    """The layers that have nodes unless told otherwise, maybe none; or those that are wanted.
+
+    Args:
+        zo: the ZO part, in order.
+        wanted: ``layers`` of `Nodes`.
+
+    Raises:
+        ValueError: a layer that is wanted can't have nodes; says why.
+    """
+    modules = dict(model.named_modules())
+    uses = Counter(id(p) for m in modules.values() for p in m.parameters(recurse=False))
+    numbers = {id(p): t for t, p in enumerate(zo)}
+    maxima = {
+        f"{name}.{child}" if name else child
+        for name, module in modules.items()
+        for child in getattr(module, "BEFORE_MAXIMUM", ())
+    }
+    before_relu = {
+        id(module)
+        for sequence in modules.values()
+        if isinstance(sequence, nn.Sequential)
+        for module, after in zip(sequence, list(sequence)[1:], strict=False)
+        if isinstance(after, nn.ReLU)
+    }
+    found, refused = [], {}
+    for name, module in modules.items():
+        if why := _why_not(module, numbers, uses):
+            refused[name] = why
+            continue
+        if wanted is None and not (type(module) is nn.Linear or name in maxima):
+            continue
+        own = [p for p in (module.weight, module.bias) if id(p) in numbers]
+        relu, number = id(module) in before_relu, numbers[id(own[0])]
+        found.append(Layer(name, module, number, own, relu, name in maxima))
+    return found if wanted is None else [_wanted(a, found, refused, modules) for a in wanted]
+
+
+def _why_not(module: nn.Module, numbers: dict[int, int], uses: Counter[int]) -> str:
+    """Why a module can't have nodes, or nothing."""
+    weight = module._parameters.get("weight")
+    pointwise = isinstance(module, nn.Conv1d) and (
+        (module.kernel_size, module.stride, module.padding, module.groups) == ((1,), (1,), (0,), 1)
+    )
+    if weight is None or not (isinstance(module, nn.Linear) or pointwise):
+        return "neither linear nor pointwise"
+    if uses[id(weight)] > 1:
+        return "sharing its weight"
+    return "" if id(weight) in numbers else "no part of what ZO trains"
+
+
+def _wanted(
+    ask: str | nn.Module,
+    found: list[Layer],
+    refused: dict[str, str],
+    modules: dict[str, nn.Module],
+) -> Layer:
+    for layer in found:
+        if ask in (layer.name, layer.module):
+            return layer
+    name = next((name for name, m in modules.items() if ask in (name, m)), None)
+    what = f"'{name}', {refused[name]}" if name in refused else f"{ask!r}, none of the model's"
+    known = ", ".join(layer.name for layer in found)
+    raise ValueError(
+        f"expected nodes on layers that can have them, {known or 'of which there are none'}, "
+        f"got {what}; leave it out"
+    )
