@@ -193,8 +193,8 @@ class NodePerturbation:
                 errors = [self._error(layer, update.query, call, scale) for call in calls]
                 (_learn_maximum if layer.maximum else _learn)(layer, calls, errors, rate)
 
-    def _hook(self, layer: Layer, sigma: float) -> Callable[..., None]:
-        def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
+    def _hook(self, layer: Layer, sigma: float) -> Callable[..., Tensor | None]:
+        def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
             assert self._passes is not None
             first, calls = self._passes.first, self._calls.setdefault(layer.number, [])
             if calls and calls[-1].first == first:
@@ -203,9 +203,10 @@ class NodePerturbation:
                     "leave it out of the nodes' layers, and where the closure yields "
                     "micro-batches, yield each example's losses"
                 )
-            if output.dim() < (2 + layer.maximum):
+            if output.dim() < 2 + layer.maximum or (layer.maximum and output.dim() > 3):
+                form = "three dimensions" if layer.maximum else "(N, ..., U)"
                 raise ValueError(
-                    f"expected an output (N, ..., U) of '{layer.name}', which has nodes, with the "
+                    f"expected an output of {form} of '{layer.name}', which has nodes, with the "
                     f"examples first, got shape {tuple(output.shape)}; give it batches, or leave "
                     "it out of the nodes' layers"
                 )
@@ -213,19 +214,18 @@ class NodePerturbation:
             y = output  # (N, ..., U)
             if isinstance(module, nn.Conv1d):
                 x, y = x.mT, y.mT
+            winner = None
+            if layer.maximum:  # all that counts, so it may stand for the rest: y is freed
+                y, winner = y.max(-2)  # (N, U)
             if self._side:
-                shape = (len(y), y.shape[-1]) if layer.maximum else tuple(y.shape)
-                z = self._draw(layer, self._query, first, shape, y)
-                if layer.maximum:
-                    z = z.view(len(y), *[1] * (y.dim() - 2), y.shape[-1])
+                z = self._draw(layer, self._query, first, tuple(y.shape), y)
                 y.add_(z, alpha=self._side * sigma)
-            on = winner = None
-            if layer.maximum:
-                largest, winner = y.detach().flatten(1, -2).max(1)
-                on = largest > 0 if layer.relu else None
-            elif layer.relu:
-                on = y.detach() > 0
+            on = y.detach() > 0 if layer.relu else None
             calls.append(_Call(first, x, x._version, on, winner))
+            if layer.maximum:
+                y = y.unsqueeze(-1 if isinstance(module, nn.Conv1d) else -2).expand_as(output)
+                return y
+            return None
 
         return hook
 
@@ -304,7 +304,7 @@ def _learn_maximum(layer: Layer, calls: list[_Call], errors: list[Tensor], rate:
     weight, e = layer.parameters[0].flatten(1), torch.cat(errors)  # (U, K), (N, U)
     won = []
     for call in calls:
-        x, winner = call.x.flatten(1, -2), call.winner  # (N, P, K)
+        x, winner = call.x, call.winner  # (N, P, K)
         assert winner is not None
         won.append(x.gather(1, winner.unsqueeze(2).expand(-1, -1, x.shape[2])))
     x = torch.cat(won) if len(won) > 1 else won[0]  # (N, U, K)

@@ -327,7 +327,9 @@ def test_step_changes_the_parameters_it_should(network: str, method: str) -> Non
 
 @on_tiny
 def test_steps_lower_the_loss(method: str) -> None:
-    steps = Steps("tiny", method, lr=3e-2, bp_lr=0.05)
+    # The nodes' noise is noise to the weights' g, of which a high rate would make a random walk.
+    rates = {"lr": 1e-3, "lr_node": 0.2} if "node" in method else {"lr": 3e-2}
+    steps = Steps("tiny", method, bp_lr=0.05, **rates)
 
     def loss() -> float:
         steps.model.eval()
