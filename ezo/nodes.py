@@ -220,7 +220,7 @@ class NodePerturbation:
             if self._side:
                 z = self._draw(layer, self._query, first, tuple(y.shape), y)
                 y.add_(z, alpha=self._side * sigma)
-            on = y.detach() > 0 if layer.relu else None
+            on = y > 0 if layer.relu else None
             calls.append(_Call(first, x, x._version, on, winner))
             if layer.maximum:
                 y = y.unsqueeze(-1 if isinstance(module, nn.Conv1d) else -2).expand_as(output)
@@ -258,8 +258,8 @@ class NodePerturbation:
         n, units = len(call.x), layer.parameters[0].shape[0]
         shape = (n, units) if layer.maximum else (*call.x.shape[:-1], units)
         e = self._draw(layer, query, call.first, shape, call.x)
-        own = scale[call.first : call.first + n].to(e.dtype)
-        e.mul_(own.view(n, *[1] * (e.dim() - 1)))
+        own = scale[call.first : call.first + n].view(n, *[1] * (e.dim() - 1))
+        e.mul_(own.to(e.dtype))
         if call.on is not None:
             e.mul_(call.on)
         return e.flatten(0, -2)
@@ -290,13 +290,22 @@ def _learn(layer: Layer, calls: list[_Call], errors: list[Tensor], rate: float) 
             weight.addmm_(e.mT, x, alpha=-rate)
         return
     rows = sum(map(len, inputs))
-    total = torch.stack([e.sum(0) for e in errors]).sum(0)  # (U,)
-    mean = torch.stack([x.sum(0) for x in inputs]).sum(0).div_(rows)  # xbar, (K,)
+    total = _sum(errors)  # (U,)
+    mean = _sum(inputs).div_(rows)  # xbar, (K,)
     bias = layer.parameters[1].sub_(total, alpha=rate)
+    total.div_(rows)
     for e, x in zip(errors, inputs, strict=True):
-        centred = e.sub_(total / rows).mT  # (U, rows)
-        bias.addmv_(centred, x @ mean, alpha=rate)
+        centred = e.sub_(total).mT  # (U, rows)
+        bias.addmv_(centred, x.mv(mean), alpha=rate)
         weight.addmm_(centred, x, alpha=-rate)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    """Over the rows of all."""
+    first, *rest = [part.sum(0) for part in parts]
+    for other in rest:
+        first.add_(other)
+    return first
 
 
 def _learn_maximum(layer: Layer, calls: list[_Call], errors: list[Tensor], rate: float) -> None:
