@@ -139,6 +139,10 @@ class NodePerturbation:
         self._query = self._side = 0
         self._calls: dict[int, list[_Call]] = {}
         self._passes: Passes | None = None
+        self._latest: tuple[int, Tensor | None] = (
+            -1,
+            None,
+        )  # the last layer called, and its output
 
     @contextlib.contextmanager
     def attached(self, passes: Passes) -> Iterator[None]:
@@ -187,11 +191,9 @@ class NodePerturbation:
                 d = d.clamp(-clip * sigma, clip * sigma)
             scale = d / (sigma * len(d))
             for layer in layers:
-                for p in layer.parameters if decay else ():
-                    p.mul_(1 - decay)
                 calls = self._calls[layer.number]
                 errors = [self._error(layer, update.query, call, scale) for call in calls]
-                (_learn_maximum if layer.maximum else _learn)(layer, calls, errors, rate)
+                learn_layer(layer, calls, errors, rate, decay)
 
     def _hook(self, layer: Layer, sigma: float) -> Callable[..., Tensor | None]:
         def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
@@ -223,8 +225,8 @@ class NodePerturbation:
             on = y > 0 if layer.relu else None
             calls.append(_Call(first, x, x._version, on, winner))
             if layer.maximum:
-                y = y.unsqueeze(-1 if isinstance(module, nn.Conv1d) else -2).expand_as(output)
-                return y
+                return y.unsqueeze(-1 if isinstance(module, nn.Conv1d) else -2).expand_as(output)
+            self._latest = layer.number, output
             return None
 
         return hook
@@ -279,6 +281,15 @@ class NodePerturbation:
             z = draw(self._noise, seed, step, layer.number, stream, g, end, like.device)
             z = z[begin - g * GROUP :][:size].view(shape)
         return z.to(like.dtype)
+
+
+def learn_layer(
+    layer: Layer, calls: list[_Call], errors: list[Tensor], rate: float, decay: float
+) -> None:
+    """The update of W and b from e_i / N, (rows, U), of each call."""
+    for p in layer.parameters if decay else ():
+        p.mul_(1 - decay)
+    (_learn_maximum if layer.maximum else _learn)(layer, calls, errors, rate)
 
 
 def _learn(layer: Layer, calls: list[_Call], errors: list[Tensor], rate: float) -> None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ezo import check, perturb
 from ezo.elastic import Elastic
+from ezo.feedback import Feedback, FeedbackPerturbation
 from ezo.nodes import Layer, NodePerturbation, Nodes, find
 from ezo.noise import NOISES
 from ezo.passes import Passes, PassLoss
@@ -184,6 +185,8 @@ class ElasticZO(Elastic):
                 stacklevel=2,
             )
         self._layers, node_groups = _node_groups(model, zo, nodes)
+        self._how = _feedback(nodes, queries, self._layers)
+        self._feedback: dict[int, Tensor] = {}  # by the layers' numbers
         with_nodes = {id(p) for group in node_groups for p in group["params"]}
         groups = _zo_groups([p for p in zo if id(p) not in with_nodes], zo_groups)
         self.bp_optimizer: Optimizer | None = None
@@ -221,7 +224,7 @@ class ElasticZO(Elastic):
         perturbations = self._perturbations()
         zo = [p for g in self.param_groups if g.get("zo", False) for p in g["params"]]
         bp = [p for g in self.param_groups if not g.get("zo", False) for p in g["params"]]
-        where = self._bp_gradient if bp else None
+        where = self._bp_gradient if bp else "mean" if self._how is not None else None
         visits, taken = course(self._points, self._queries if zo else 0, where)
         self._stepping = True
         try:
@@ -264,7 +267,10 @@ class ElasticZO(Elastic):
         weights = _Weights(groups, place, self._queries, self._noise, self._scratch_bytes)
         if not nodes:
             return [weights]
-        return [weights, NodePerturbation(self._layers, nodes, place, self._queries, self._noise)]
+        what = (self._layers, nodes, place, self._queries, self._noise)
+        if self._how is not None:
+            return [weights, FeedbackPerturbation(self._model, self._how, self._feedback, *what)]
+        return [weights, NodePerturbation(*what)]
 
     def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
         if self._layers:
@@ -279,16 +285,20 @@ class ElasticZO(Elastic):
 
     def _settings(self) -> dict[str, Any]:
         bp = None if self.bp_optimizer is None else type(self.bp_optimizer).__name__
-        return {**super()._settings(), "noise": self._noise, "bp_optimizer": bp}
+        how = {"eta": self._how.eta, "mix": self._how.mix} if self._how is not None else {}
+        return {**super()._settings(), "noise": self._noise, "bp_optimizer": bp, **how}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but the weights; see ``load_state_dict``."""
         own = super().state_dict()
         bp = None if self.bp_optimizer is None else self.bp_optimizer.state_dict()
-        return {**own, "ezo": {**own["ezo"], "bp": bp}}
+        feedback = {str(number): f for number, f in self._feedback.items()}
+        return {**own, "ezo": {**own["ezo"], "bp": bp, "feedback": feedback}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        feedback = state_dict["ezo"].get("feedback", {})
+        self._feedback = {int(number): f.clone() for number, f in feedback.items()}
         if self.bp_optimizer is not None:
             self.bp_optimizer.load_state_dict(state_dict["ezo"]["bp"])
             loaded = iter(self.bp_optimizer.param_groups)  # each takes its old place
@@ -383,6 +393,18 @@ def _node_groups(
             f"expected each layer in one of the nodes, got {', '.join(every)}; name each once"
         )
     return layers, groups
+
+
+def _feedback(
+    nodes: bool | Nodes | Sequence[Nodes], queries: int, layers: list[list[Layer]]
+) -> Feedback | None:
+    """What nodes learn the way from the model's error by, or None."""
+    if not (isinstance(nodes, Feedback) and layers):
+        return None
+    check.integer("queries, with feedback,", queries, 1, 1)
+    check.expect("eta", nodes.eta, check.finite(nodes.eta), "a finite number")
+    check.expect("mix", nodes.mix, check.finite(nodes.mix), "a finite number")
+    return nodes
 
 
 def _zo_groups(

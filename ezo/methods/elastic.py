@@ -18,8 +18,12 @@ def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer
     return elastic(number(name), model, hyper, seed)
 
 
-def elastic(k: int, model: nn.Module, hyper: Hyper, seed: int, *, nodes: bool = False) -> Optimizer:
-    """`ElasticZO` with k BP layers, set up from ``hyper``, with or without nodes."""
+def elastic(
+    k: int, model: nn.Module, hyper: Hyper, seed: int, *, nodes: type[Nodes] | None = None
+) -> Optimizer:
+    """`ElasticZO` with k BP layers, set up from ``hyper``, with ``nodes`` or none."""
+    decay = hyper.weight_decay
+    made = nodes(hyper.lr_node, sigma=hyper.sigma, weight_decay=decay) if nodes else False
     return ElasticZO(
         model,
         k,
@@ -27,11 +31,11 @@ def elastic(k: int, model: nn.Module, hyper: Hyper, seed: int, *, nodes: bool = 
         eps=hyper.eps,
         bp_optimizer=hyper.sgd(),
         clip=hyper.clip,
-        weight_decay=hyper.weight_decay,
+        weight_decay=decay,
         queries=hyper.queries,
         noise=hyper.noise,
         bp_gradient=hyper.bp_gradient,
-        nodes=nodes and Nodes(hyper.lr_node, sigma=hyper.sigma, weight_decay=hyper.weight_decay),
+        nodes=made,
         seed=seed,
     )
 
