@@ -4,8 +4,7 @@ Sugiura and Matsutani, "ElasticZO: A Memory-Efficient On-Device Learning with Co
 First-Order Optimization", arXiv 2501.04287.
 """
 
-from ezo.feedback import Feedback
-from ezo.nodes import Nodes
+from ezo.nodes import Feedback, Nodes
 from ezo.optim import ElasticZO, Estimate
 from ezo.split import layers, split
 

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from ezo import check, perturb
 from ezo.elastic import Elastic
-from ezo.feedback import Feedback, FeedbackPerturbation
-from ezo.nodes import Layer, NodePerturbation, Nodes, find
+from ezo.nodes.feedback import FeedbackPerturbation, feedback_of
+from ezo.nodes.layers import Nodes, groups_of
+from ezo.nodes.perturbation import NodePerturbation
 from ezo.noise import NOISES
 from ezo.passes import Passes, PassLoss
 from ezo.perturb import SCRATCH_BYTES
@@ -184,10 +185,12 @@ class ElasticZO(Elastic):
                 "in float32, or expect some drift",
                 stacklevel=2,
             )
-        self._layers, node_groups = _node_groups(model, zo, nodes)
-        self._how = _feedback(nodes, queries, self._layers)
+        self._layers, node_groups = groups_of(nodes, model, zo)
+        self._how = feedback_of(nodes, queries, self._layers)
         self._feedback: dict[int, Tensor] = {}  # by the layers' numbers
         with_nodes = {id(p) for group in node_groups for p in group["params"]}
+        for group in node_groups:
+            _expect_group(group, NODE_GROUP)
         groups = _zo_groups([p for p in zo if id(p) not in with_nodes], zo_groups)
         self.bp_optimizer: Optimizer | None = None
         defaults = {"lr": lr, "eps": eps, "clip": clip, "weight_decay": weight_decay}
@@ -367,44 +370,6 @@ def _make(
             "torch.optim.Adam(parameters)"
         )
     return made
-
-
-def _node_groups(
-    model: nn.Module, zo: list[nn.Parameter], nodes: bool | Nodes | Sequence[Nodes]
-) -> tuple[list[list[Layer]], list[dict[str, Any]]]:
-    """The layers with nodes and their parameter groups; none where nodes are off or ZO is."""
-    given = [Nodes()] if nodes is True else [nodes] if isinstance(nodes, Nodes) else nodes or ()
-    layers, groups = [], []
-    for of in given if zo else ():
-        if not isinstance(of, Nodes):
-            raise ValueError(
-                f"expected nodes to be True, False or Nodes, got {of!r}; give for example "
-                "Nodes(lr=1e-3)"
-            )
-        values = {"lr": of.lr, "sigma": of.sigma, "clip": of.clip, "weight_decay": of.weight_decay}
-        _expect_group(values, NODE_GROUP)
-        if found := find(model, zo, of.layers):
-            layers.append(found)
-            params = [p for layer in found for p in layer.parameters]
-            groups.append({"params": params, **values, "zo": True})
-    every = [layer.name for of in layers for layer in of]
-    if len(set(every)) < len(every):
-        raise ValueError(
-            f"expected each layer in one of the nodes, got {', '.join(every)}; name each once"
-        )
-    return layers, groups
-
-
-def _feedback(
-    nodes: bool | Nodes | Sequence[Nodes], queries: int, layers: list[list[Layer]]
-) -> Feedback | None:
-    """What nodes learn the way from the model's error by, or None."""
-    if not (isinstance(nodes, Feedback) and layers):
-        return None
-    check.integer("queries, with feedback,", queries, 1, 1)
-    check.expect("eta", nodes.eta, check.finite(nodes.eta), "a finite number")
-    check.expect("mix", nodes.mix, check.finite(nodes.mix), "a finite number")
-    return nodes
 
 
 def _zo_groups(

@@ -19,14 +19,16 @@ Index letters: as in `ezo.nodes`; C output of the model.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ezo.nodes import Layer, NodePerturbation, Nodes, NodeUpdate, learn_layer
+from ezo import check
+from ezo.nodes.layers import Layer, Nodes
+from ezo.nodes.perturbation import NodePerturbation, NodeUpdate, learn_layer
 from ezo.passes import Passes
 from ezo.step import Difference, Losses
 
@@ -43,6 +45,18 @@ class Feedback(Nodes):
     lr: float = 0.01
     eta: float = 0.1
     mix: float = 0.0
+
+
+def feedback_of(
+    nodes: bool | Nodes | Sequence[Nodes], queries: int, layers: list[list[Layer]]
+) -> Feedback | None:
+    """What nodes learn the way from the model's error by, or None."""
+    if not (isinstance(nodes, Feedback) and layers):
+        return None
+    check.integer("queries, with feedback,", queries, 1, 1)
+    check.expect("eta", nodes.eta, check.finite(nodes.eta), "a finite number")
+    check.expect("mix", nodes.mix, check.finite(nodes.mix), "a finite number")
+    return nodes
 
 
 class FeedbackPerturbation(NodePerturbation):

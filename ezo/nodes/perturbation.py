@@ -1,85 +1,20 @@
-"""Node perturbation: noise on the outputs of linear layers, an experiment for every example.
-
-Weights that are perturbed turn a batch into one number. With noise n_i of its own on each example's
-outputs (Werfel, Xie and Seung 2003), +sigma n_i in one pass and -sigma n_i in the other, the losses
-of the examples are as many numbers:
-
-    d_i  = clip((loss+_i - loss-_i) / 2, +-clip sigma)
-    e_i  = (d_i / sigma) n_i on_i
-    D    = mean_i e_i (x_i - xbar)'
-    W   <- W - lr D
-    b   <- b - lr (mean_i e_i - D xbar)
-
-x_i is the layer's input in the step's last pass, xbar its mean over the batch, and on_i says which
-units are on there, where a ReLU follows (else all). In the mean over the noise e_i is the loss's
-gradient at the outputs, and D that of W in the coordinates y = W (x - xbar) + c: grad_W - grad_b
-xbar'. A layer without a bias learns from x_i as it is.
-
-Nothing is moved, so there is nothing to undo. Noise is drawn again for the update; inputs are kept
-from the last pass to the update, when the large activations are gone. Outputs of more than two
-dimensions, (N, ..., U), get noise for each position, which share the example's difference.
-
-Where the maximum of a layer's outputs over points is all that counts, noise is the same for all
-points of an example, which is noise on the maximum, and x_i is the input of the point that won.
-A module says so of its submodules: ``BEFORE_MAXIMUM``, a tuple of names.
-
-Index letters: N example, i example, P point, U output, K input.
-"""
+"""The noise on the outputs of layers, and what is learnt from it: see `ezo.nodes`."""
 
 import contextlib
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ezo.nodes.layers import Layer
 from ezo.noise import GROUP, draw
 from ezo.passes import Passes
 from ezo.perturb import Sweeper
 from ezo.step import Difference, Losses
 
 STREAM = 1 << 31  # the first of the queries' noise streams; those of the weights are 0, 1, ...
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """Layers whose outputs are perturbed, and how they learn.
-
-    Attributes:
-        lr: learning rate. It should fall for longer training, about as 1 / sqrt(steps).
-        sigma: size of the noise, in units of an output.
-        clip: bound on an example's |d| over sigma, or None.
-        weight_decay: decoupled, per unit of lr.
-        layers: the layers, or their names in the model; None for each `torch.nn.Linear` of the ZO
-            part that shares no weight, and those that a module declares (``BEFORE_MAXIMUM``).
-    """
-
-    lr: float = 3e-3
-    sigma: float = 0.1
-    clip: float | None = 3.0
-    weight_decay: float = 0.0
-    layers: Iterable[str | nn.Module] | None = None
-
-
-class Layer(NamedTuple):
-    """A layer with noise on its outputs.
-
-    Fields:
-        number: its weight's place among the ZO parameters, and in the noise stream.
-        parameters: those that learn, the weight first.
-        relu: whether a ReLU follows.
-        maximum: whether the maximum over points follows.
-    """
-
-    name: str
-    module: nn.Linear | nn.Conv1d
-    number: int
-    parameters: list[nn.Parameter]
-    relu: bool
-    maximum: bool
 
 
 class NodeUpdate(NamedTuple):
@@ -336,74 +271,3 @@ def _learn_maximum(layer: Layer, calls: list[_Call], errors: list[Tensor], rate:
     update = torch.einsum("nu,nuk->uk", e - total / len(e), x)
     layer.parameters[1].sub_(total - (update * mean).sum(1), alpha=rate)
     weight.sub_(update, alpha=rate)
-
-
-def find(
-    model: nn.Module, zo: Sequence[nn.Parameter], wanted: Iterable[str | nn.Module] | None
-) -> list[Layer]:
-    """The layers that have nodes unless told otherwise, maybe none; or those that are wanted.
-
-    Args:
-        zo: the ZO part, in order.
-        wanted: ``layers`` of `Nodes`.
-
-    Raises:
-        ValueError: a layer that is wanted can't have nodes; says why.
-    """
-    modules = dict(model.named_modules())
-    uses = Counter(id(p) for m in modules.values() for p in m.parameters(recurse=False))
-    numbers = {id(p): t for t, p in enumerate(zo)}
-    maxima = {
-        f"{name}.{child}" if name else child
-        for name, module in modules.items()
-        for child in getattr(module, "BEFORE_MAXIMUM", ())
-    }
-    before_relu = {
-        id(module)
-        for sequence in modules.values()
-        if isinstance(sequence, nn.Sequential)
-        for module, after in zip(sequence, list(sequence)[1:], strict=False)
-        if isinstance(after, nn.ReLU)
-    }
-    found, refused = [], {}
-    for name, module in modules.items():
-        if why := _why_not(module, numbers, uses):
-            refused[name] = why
-            continue
-        if wanted is None and not (type(module) is nn.Linear or name in maxima):
-            continue
-        own = [p for p in (module.weight, module.bias) if id(p) in numbers]
-        relu, number = id(module) in before_relu, numbers[id(own[0])]
-        found.append(Layer(name, module, number, own, relu, name in maxima))
-    return found if wanted is None else [_wanted(a, found, refused, modules) for a in wanted]
-
-
-def _why_not(module: nn.Module, numbers: dict[int, int], uses: Counter[int]) -> str:
-    """Why a module can't have nodes, or nothing."""
-    weight = module._parameters.get("weight")
-    pointwise = isinstance(module, nn.Conv1d) and (
-        (module.kernel_size, module.stride, module.padding, module.groups) == ((1,), (1,), (0,), 1)
-    )
-    if weight is None or not (isinstance(module, nn.Linear) or pointwise):
-        return "neither linear nor pointwise"
-    if uses[id(weight)] > 1:
-        return "sharing its weight"
-    return "" if id(weight) in numbers else "no part of what ZO trains"
-
-
-def _wanted(
-    ask: str | nn.Module,
-    found: list[Layer],
-    refused: dict[str, str],
-    modules: dict[str, nn.Module],
-) -> Layer:
-    for layer in found:
-        if ask in (layer.name, layer.module):
-            return layer
-    name = next((name for name, m in modules.items() if ask in (name, m)), None)
-    what = f"'{name}', {refused[name]}" if name in refused else f"{ask!r}, none of the model's"
-    known = ", ".join(layer.name for layer in found)
-    raise ValueError(
-        f"expected nodes on layers that can have them, {known or 'of which there are none'}, "
-        f"got {what}; leave it out"
-    )
