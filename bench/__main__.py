@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 import bench
@@ -29,6 +28,7 @@ from bench import gate, grid, smoke
 from bench.isolate import measure_or_say_why
 from bench.lock import alone_in
 from bench.workload import Workload
+from ezo import check
 from ezo.rows import Row
 
 MODELS = ("lenet5", "pointnet")
@@ -36,13 +36,9 @@ MODELS = ("lenet5", "pointnet")
 
 def benchmarks() -> list[str]:
     """Every file of this folder that can be measured."""
-    found = []
-    for info in pkgutil.iter_modules(bench.__path__):
-        if not info.name.startswith(("__", "test_", "conftest")) and hasattr(
-            importlib.import_module(f"bench.{info.name}"), "measure"
-        ):
-            found.append(info.name)
-    return sorted(found)
+    files = [info.name for info in pkgutil.iter_modules(bench.__path__)]
+    files = [name for name in files if not name.startswith(("__", "test_", "conftest"))]
+    return sorted(n for n in files if hasattr(importlib.import_module(f"bench.{n}"), "measure"))
 
 
 def main() -> int:
@@ -81,13 +77,13 @@ def main() -> int:
         cells = _grid(given, benchmark).cells(benchmark)
         jobs = _jobs(benchmark, cells, given.jobs)
         if given.list:
-            kept = None if given.out is None else grid.Kept(given.out, given.benchmark)
-            _list(benchmark, cells, kept, jobs)
+            _list(benchmark, cells, grid.Kept(given.out, given.benchmark), jobs)
             return 0
-        _check_devices(cells)
+        for device in {case.device for case in cells if hasattr(case, "device")}:
+            check.device(device)
         with alone_in(given.out):  # before its rows are read
             kept = grid.Kept(given.out, given.benchmark)
-            return _measure(given.benchmark, benchmark, cells, kept, given.retry_failed, jobs)
+            return _measure(benchmark, cells, kept, given.retry_failed, jobs)
     except ValueError as error:
         print(f"python -m bench: {error}", file=sys.stderr)
         return 2
@@ -113,15 +109,9 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
 
 
 def _grid(given: argparse.Namespace, benchmark: ModuleType) -> grid.Grid:
-    return grid.Grid(
-        models=given.models or getattr(benchmark, "MODELS", MODELS),
-        methods=given.methods,
-        batch_sizes=given.batch_size,
-        precisions=given.precision,
-        threads=given.threads,
-        devices=given.device,
-        data=getattr(given, "data", None),
-    )
+    names = ("methods", "batch_size", "precision", "threads", "device", "data")
+    models = given.models or getattr(benchmark, "MODELS", MODELS)
+    return grid.Grid(models, **{name: getattr(given, name, None) for name in names})
 
 
 def _gate_cells(given: argparse.Namespace) -> Sequence[Workload]:
@@ -131,26 +121,24 @@ def _gate_cells(given: argparse.Namespace) -> Sequence[Workload]:
     return _grid(given, gate).cells(gate)
 
 
-def _list(benchmark: ModuleType, cells: list[Any], kept: grid.Kept | None, jobs: int) -> None:
+def _list(benchmark: ModuleType, cells: list[Any], kept: grid.Kept, jobs: int) -> None:
     left = 0.0
     for case in cells:
-        if kept is not None and kept.of(case):
-            failed = any(row.metric == "failed" for row in kept.of(case))
-            print(f"{case.name:<56} {'failed' if failed else 'measured':>10}")
+        if measured := kept.of(case):
+            print(f"{case.name:<56} {'failed' if _failed(measured) else 'measured':>10}")
             continue
-        seconds = kept.seconds(case) if kept is not None else None
-        seconds = seconds or grid.predicted_seconds(benchmark, case)
+        seconds = kept.seconds(case) or grid.predicted_seconds(benchmark, case)
         left += seconds
         print(f"{case.name:<56} {seconds:>8.0f} s")
     print(f"{len(cells)} cells, about {left / jobs / 60:.1f} minutes left")
 
 
-def _jobs(benchmark: ModuleType, cells: list[Any], wanted: int | None) -> int:
-    """How many cells side by side.
+def _failed(measured: list[Row]) -> bool:
+    return any(row.metric == "failed" for row in measured)
 
-    Raises:
-        ValueError: less than one, or more where they would disturb each other.
-    """
+
+def _jobs(benchmark: ModuleType, cells: list[Any], wanted: int | None) -> int:
+    """How many cells side by side."""
     able = getattr(benchmark, "SIDE_BY_SIDE", False)
     if wanted is None:
         able = able and all(case.device == "cpu" for case in cells)
@@ -163,65 +151,36 @@ def _jobs(benchmark: ModuleType, cells: list[Any], wanted: int | None) -> int:
     return wanted
 
 
-def _check_devices(cells: list[Any]) -> None:
-    """Before anything is measured.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    for device in dict.fromkeys(case.device for case in cells if hasattr(case, "device")):
-        try:
-            torch.empty(0, device=device)
-        except (AssertionError, RuntimeError, NotImplementedError) as error:
-            told = str(error).partition("\n")[0]
-            raise ValueError(f"expected a device that is here, got {device}: {told}") from error
-
-
 def _measure(
-    name: str,
-    benchmark: ModuleType,
-    cells: list[Any],
-    kept: grid.Kept,
-    retry_failed: bool,
-    jobs: int,
+    benchmark: ModuleType, cells: list[Any], kept: grid.Kept, retry_failed: bool, jobs: int
 ) -> int:
-    failures = 0
-    predicted = {
-        case: kept.seconds(case) or grid.predicted_seconds(benchmark, case) for case in cells
-    }
-    todo = []
-    for case in cells:
-        measured = kept.of(case)
-        failed = any(row.metric == "failed" for row in measured)
-        if not measured or (failed and retry_failed):
-            todo.append(case)
-        else:
-            failures += failed
+    name = kept.benchmark
+    predicted = {c: kept.seconds(c) or grid.predicted_seconds(benchmark, c) for c in cells}
+    failed = {case: _failed(kept.of(case)) for case in cells if kept.of(case)}
+    todo = [
+        case for case in cells if failed.get(case, True) and (retry_failed or case not in failed)
+    ]
     left = sum(predicted[case] for case in todo)
     if not todo:
         print(f"all {len(cells)} cells were measured before; their rows are in {kept.path}")
+    shown = "{l_bar}{bar}| {postfix}"
+    hide = None if todo else True  # None: shown on a terminal alone
     # Threads only wait for the cells' processes; rows are kept by this one alone.
     with (
         ThreadPoolExecutor(jobs) as side_by_side,
-        tqdm(
-            total=round(left),
-            unit="s",
-            bar_format="{l_bar}{bar}| {postfix}",
-            disable=None if todo else True,  # None: shown on a terminal alone
-        ) as bar,
+        tqdm(total=round(left), unit="s", bar_format=shown, disable=hide) as bar,
     ):
         cases = {side_by_side.submit(measure_or_say_why, name, case): case for case in todo}
         try:
-            for n, done in enumerate(as_completed(cases)):
+            for n, done in enumerate(as_completed(cases), start=1):
                 case, measured = cases[done], done.result()
                 kept.put(case, measured)
                 for row in measured:
                     tqdm.write(_shown(row))
-                failures += any(row.metric == "failed" for row in measured)
+                failed[case] = _failed(measured)
                 left -= predicted[case]
-                bar.set_postfix_str(
-                    f"{len(todo) - n - 1} cells, about {max(left / jobs, 0):.0f} s left"
-                )
+                still = f"{len(todo) - n} cells, about {max(left / jobs, 0):.0f} s left"
+                bar.set_postfix_str(still)
                 bar.update(round(predicted[case]))
         finally:
             side_by_side.shutdown(cancel_futures=True)  # interrupted: start no more
@@ -229,16 +188,13 @@ def _measure(
         text = benchmark.table([row for case in cells for row in kept.of(case)])
         (kept.path.parent / f"{name}.md").write_text(text, encoding="utf-8")
         print(text, end="")
-    return 1 if failures else 0
+    return int(any(failed.values()))
 
 
 def _shown(row: Row) -> str:
-    if row.value is None:
-        value = "-"
-    elif row.unit in ("1", "s"):
-        value = f"{row.value:,.4g}"
-    else:
-        value = f"{row.value:,}"
+    value = "-"
+    if row.value is not None:
+        value = f"{row.value:,.4g}" if row.unit in ("1", "s") else f"{row.value:,}"
     return f"{row.case:<48} {row.metric:<24} {value:>14} {row.unit}  {row.note}"
 
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -20,48 +20,28 @@ SMOKE = {"epochs": 1}
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A training run of `EPOCHS` epochs from seed 0; fields as in `bench.workload.Workload`."""
+class Trial(Workload):
+    """A training run of `EPOCHS` epochs from seed 0."""
 
-    model: str
-    method: str
-    batch_size: int
-    data: str
-    precision: str = "fp32"
-    threads: int = 1
-    device: str = "cpu"
+    data: str = ""
 
     @property
     def name(self) -> str:
-        step = Workload(
-            self.model,
-            self.method,
-            self.batch_size,
-            precision=self.precision,
-            threads=self.threads,
-            device=self.device,
-        )
-        return f"{step.name}-{self.data}"
+        return f"{super().name}-{self.data}"
 
     @property
     def run(self) -> Run:
-        return Run(
-            self.model,
-            self.data,
-            self.method,
-            precision=self.precision,
-            epochs=EPOCHS,
-            batch_size=self.batch_size,
-        )
+        how: dict[str, Any] = {
+            "precision": self.precision,
+            "epochs": EPOCHS,
+            "batch_size": self.batch_size,
+        }
+        return Run(self.model, self.data, self.method, **how)
 
 
-def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Trial]:
-    """Every method on every model, on data that needs no download."""
-    return [
-        Trial(model, method, batch_size, DATA[catalogue.find("model", model).INPUT])
-        for model in models
-        for method in methods or METHODS
-    ]
+def cases(model: str, method: str, batch_size: int) -> list[Trial]:
+    """A method on a model, on data that needs no download."""
+    return [Trial(model, method, batch_size, data=DATA[catalogue.find("model", model).INPUT])]
 
 
 def measure(case: Trial, epochs: int = EPOCHS) -> list[Row]:
@@ -73,7 +53,7 @@ def measure(case: Trial, epochs: int = EPOCHS) -> list[Row]:
 def seconds(case: Trial) -> float:
     """About how long a trial takes."""
     points = 256 if case.data.endswith("-256") else 1024
-    step = 4 * flops(Workload(case.model, case.method, case.batch_size, points=points))
+    step = 4 * flops(dataclasses.replace(case, points=points))
     examples = _examples(dataclasses.replace(case.run, method="full-zo", batch_size=1))
     steps = EPOCHS * examples // case.batch_size
     return START_SECONDS + steps * step / FLOPS_PER_SECOND

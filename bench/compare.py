@@ -1,4 +1,4 @@
-"""Ours beside every baseline and peer: step time over two forwards, peak bytes over inference.
+"""Ours against every baseline and peer: step time over two forwards, peak bytes over inference.
 
 Each method or peer of a model is a cell. Its step and a pass of inference are timed in turn, and
 in any other ZO cell our ``full-zo`` with them, so that who is first is told from ratios within one
@@ -7,41 +7,34 @@ Markdown: a group each for zeroth order, ElasticZO and backpropagation.
 """
 
 import dataclasses
-import gc
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
-from bench import grid, peers
+from bench import peers
 from bench.isolate import told
-from bench.memory import heap_bytes, peak_bytes
+from bench.memory import heap_bytes, warm_peak_bytes
 from bench.timing import in_turn, interval, visit
 from bench.workload import Workload
 from ezo import catalogue
-from ezo.methods import BP, ZO
 from ezo.rows import Row
 
 MODELS = ("lenet5", "pointnet", "mobilenet_v2")
 BATCH_SIZES = {"pointnet": 8, "mobilenet_v2": 8}  # a step stays under a second on one core
-METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp", "full-bp-checkpoint")  # and every peer
-OURS = "full-zo"  # what a peer's ZO step is timed beside
+OWN = ("full-zo", "elastic-1", "elastic-2", "full-bp", "full-bp-checkpoint")
+METHODS = (*OWN, *peers.names())
+OURS = "full-zo"  # what a peer's ZO step is timed against
 GROUPS = {"ZO": "zeroth order", "elastic": "ElasticZO", "BP": "backpropagation"}
 TIME_SECONDS = 5.0  # of a cell's rounds, where they are not the fewest
 ROUNDS = (5, 15)  # fewest and most
 VISIT_SECONDS = 0.05
+COST = (TIME_SECONDS, 15)
 LIMIT_SECONDS = 180.0  # of a cell, also where the machine is busy
 SMOKE = {"time_seconds": 0.0, "rounds": (2, 2), "visit_seconds": 0.001}
 
 STEP, PEAK, HEAP = "step_over_two_forwards", "peak_over_inference", "heap_over_inference"
 BESIDE = "step_over_full_zo"
-
-
-def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
-    """Every method and peer on every model."""
-    chosen = tuple(methods or (*METHODS, *peers.names()))
-    return [Workload(model, method, batch_size) for model in models for method in chosen]
 
 
 def group(method: str) -> str:
@@ -52,8 +45,8 @@ def group(method: str) -> str:
     """
     if method in peers.names():
         return "ZO" if hasattr(peers.find(method), "make_step") else "BP"
-    reads = catalogue.find("method", method).READS
-    return ("elastic" if reads >= BP else "ZO") if reads >= ZO else "BP"
+    parts = catalogue.find("method", method).parts(method)
+    return ("elastic" if parts.bp else "ZO") if parts.zo and parts.bp != "all" else "BP"
 
 
 def measure(
@@ -64,9 +57,8 @@ def measure(
 ) -> list[Row]:
     """Three ratios, in a ZO cell but full-zo's a fourth, and the bytes that two of them are of.
 
-    ``step_over_two_forwards`` and ``step_over_full_zo``: median over rounds, with its interval.
-    ``peak_over_inference``: of exact tensor bytes. ``heap_over_inference``: of the heap's
-    high-water mark, which sees buffers inside operations (`bench.memory`).
+    Times are medians over rounds, with their intervals; bytes are exact tensor bytes, and the
+    heap's high-water mark, which sees buffers inside operations (`bench.memory`).
     """
     try:
         return [*_times(case, time_seconds, rounds, visit_seconds), *_sizes(case)]
@@ -96,15 +88,15 @@ def _times(
     found = []
     for metric, ratio in ratios.items():
         low, high = interval(ratio)
-        row = case.row(metric, ratio.median().item(), "1", f"95 % interval {low:.3f} to {high:.3f}")
-        config = {**row.config, "low": low, "high": high, "rounds": rounds}
-        found.append(dataclasses.replace(row, config=config))
+        about = {"low": low, "high": high, "rounds": rounds}
+        note = f"95 % interval {low:.3f} to {high:.3f}"
+        found.append(case.row(metric, ratio.median().item(), "1", note, **about))
     return found
 
 
 def _sizes(case: Workload) -> list[Row]:
     """The rows of memory; what can't be counted for a peer says why."""
-    counts: dict[str, Callable[..., int]] = {HEAP: heap_bytes, PEAK: _exact}
+    counts: dict[str, Callable[..., int]] = {HEAP: heap_bytes, PEAK: warm_peak_bytes}
     found = []
     for metric, count in counts.items():
         try:
@@ -119,25 +111,8 @@ def _sizes(case: Workload) -> list[Row]:
     return found
 
 
-def _exact(model: torch.nn.Module, step: Callable[[], Any]) -> int:
-    for _ in range(2):
-        step()
-    gc.collect()
-    return peak_bytes(step)
-
-
-def seconds(case: Workload) -> float:
-    """About how long a cell takes."""
-    step = 4 * grid.flops(case) / grid.FLOPS_PER_SECOND
-    return grid.START_SECONDS + TIME_SECONDS + 15 * step
-
-
 def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown: for each model and setting a table, and who is first in its ZO group.
-
-    Args:
-        rows: of any cells; of other metrics than this file's none is looked at.
-    """
+    """The rows in Markdown: for each model and setting a table, and who is first in ZO."""
     settings = dict.fromkeys(_setting(row) for row in rows if row.method)
     parts = []
     for setting in settings:
@@ -181,37 +156,32 @@ def _lines(cells: dict[str, dict[str, Row]]) -> list[str]:
 def _first(cells: dict[str, dict[str, Row]]) -> list[str]:
     """Who is first among ZO steps in time and in bytes."""
     others = [m for m in cells if m != OURS and group(m) == "ZO"]
-    timed = [m for m in others if BESIDE in cells[m]]
-    ours = cells.get(OURS, {})
-    faster = [m for m in timed if _bounds(cells[m], BESIDE)[1] < 1]
-    level = [m for m in timed if m not in faster and _bounds(cells[m], BESIDE)[0] <= 1]
+    timed = {m: _bounds(cells[m], BESIDE) for m in others if BESIDE in cells[m]}
     against = [
         f"{m} takes {_value(cells[m], BESIDE):.2f} times {OURS}'s ({low:.2f} to {high:.2f})"
-        for m in timed
-        for low, high in (_bounds(cells[m], BESIDE),)
+        for m, (low, high) in timed.items()
     ]
-    found = [_verdict("time", faster, level, timed, against)]
-    counted = [m for m in others if PEAK in cells[m] and cells[m][PEAK].value is not None]
-    if PEAK in ours:
-        mine = _value(ours, PEAK)
-        fewer = [m for m in counted if _value(cells[m], PEAK) < mine]
-        level = [m for m in counted if _value(cells[m], PEAK) == mine]
-        against = [f"{m} {_value(cells[m], PEAK):.3f}" for m in counted]
-        found.append(_verdict("bytes", fewer, level, counted, [*against, f"{OURS} {mine:.3f}"]))
+    found = [_verdict("time", timed, 1.0, against)]
+    if PEAK in cells.get(OURS, {}):
+        mine = _value(cells[OURS], PEAK)
+        sizes = {m: _value(cells[m], PEAK) for m in others}
+        counted = {m: (size, size) for m, size in sizes.items() if math.isfinite(size)}
+        against = [f"{m} {size:.3f}" for m, (size, _) in counted.items()]
+        found.append(_verdict("bytes", counted, mine, [*against, f"{OURS} {mine:.3f}"]))
     return found
 
 
 def _verdict(
-    what: str, before: list[str], level: list[str], among: list[str], against: list[str]
+    what: str, among: dict[str, tuple[float, float]], ours: float, against: list[str]
 ) -> str:
+    """Of others' intervals and our value."""
     if not among:
         return f"First in {what}, zeroth order: nothing was measured beside {OURS}."
-    if before:
+    told = f"{OURS} (ours)"
+    if before := [m for m, (_, high) in among.items() if high < ours]:
         told = f"{', '.join(before)} before {OURS}: we are not first"
-    elif level:
-        told = f"{OURS} (ours), level with {', '.join(level)}"
-    else:
-        told = f"{OURS} (ours)"
+    elif level := [m for m, (low, _) in among.items() if low <= ours]:
+        told += f", level with {', '.join(level)}"
     return f"First in {what}, zeroth order: {told}. {'; '.join(against)}."
 
 

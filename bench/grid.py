@@ -39,10 +39,10 @@ class Grid:
 
     models: Sequence[str]
     methods: Sequence[str] | None = None
-    batch_sizes: Sequence[int] | None = None
-    precisions: Sequence[str] | None = None
+    batch_size: Sequence[int] | None = None
+    precision: Sequence[str] | None = None
     threads: Sequence[int] | None = None
-    devices: Sequence[str] | None = None
+    device: Sequence[str] | None = None
     data: Sequence[str] | None = None
 
     def cells(self, benchmark: ModuleType) -> list[Any]:
@@ -55,29 +55,28 @@ class Grid:
         self._check()
         found = []
         for model in self.models:
-            methods = None if self.methods is None else list(expand(model, self.methods))
             usual = getattr(benchmark, "BATCH_SIZES", {}).get(model, BATCH_SIZE)
-            for batch_size in self.batch_sizes or (usual,):
-                for case in benchmark.cases([model], methods, batch_size):
+            for batch_size in self.batch_size or (usual,):
+                for case in cases(benchmark, model, self.methods, batch_size):
                     found += list(self._varied(benchmark, case))
         return list(dict.fromkeys(found))
 
     def _check(self) -> None:
-        for name, numbers in (("batch size", self.batch_sizes), ("threads", self.threads)):
+        for name, numbers in (("batch size", self.batch_size), ("threads", self.threads)):
             if numbers and min(numbers) < 1:
                 raise ValueError(f"expected {name} of 1 or more, got {min(numbers)}")
-        for kind, names in (("precision", self.precisions), ("data", self.data)):
+        for kind, names in (("precision", self.precision), ("data", self.data)):
             for name in names or ():
                 catalogue.find(kind, name)
-        beside = ("inference", *peers.names())
+        others = ("inference", *peers.names())
         for method in self.methods or ():
-            if method in beside or method.endswith("-*"):
+            if method in others or method.endswith("-*"):
                 continue
             try:
                 catalogue.find("method", method)
             except ValueError as error:
-                raise ValueError(f"{error}, {', '.join(beside)}") from None
-        for device in self.devices or ():
+                raise ValueError(f"{error}, {', '.join(others)}") from None
+        for device in self.device or ():
             try:
                 torch.device(device)
             except RuntimeError:
@@ -85,13 +84,8 @@ class Grid:
 
     def _varied(self, benchmark: ModuleType, case: Any) -> Iterator[Any]:
         known = {field.name for field in dataclasses.fields(case)}
-        given = {
-            "precision": self.precisions,
-            "threads": self.threads,
-            "device": self.devices,
-            "data": self.data,
-        }
-        chosen = {name: values for name, values in given.items() if values is not None}
+        axes = {name: getattr(self, name) for name in ("precision", "threads", "device", "data")}
+        chosen = {name: values for name, values in axes.items() if values is not None}
         for values in itertools.product(*chosen.values()):
             wanted = dict(zip(chosen, values, strict=True))
             if unknown := sorted(wanted.keys() - known):
@@ -102,26 +96,34 @@ class Grid:
             yield dataclasses.replace(case, **wanted) if wanted else case
 
 
+def cases(
+    benchmark: ModuleType, model: str, methods: Iterable[str] | None, batch_size: int
+) -> list[Any]:
+    """A benchmark's cases on a model: of each method, by default of its ``METHODS``."""
+    make = getattr(benchmark, "cases", lambda *of: [Workload(*of)])
+    chosen = expand(model, methods or benchmark.METHODS)
+    return [case for method in chosen for case in make(model, method, batch_size)]
+
+
 def expand(model: str, methods: Iterable[str]) -> Iterator[str]:
     """Methods, with ``elastic-*`` as every split point of the model."""
-    methods = list(methods)
-    if not any(method.endswith("-*") for method in methods):
-        yield from methods
-        return
-    module = catalogue.find("model", model)
-    with torch.device("meta"):
-        depth = len(layers(module.build(model, CLASSES[module.INPUT], 3)))
     for method in methods:
-        yield from catalogue.expand([method], depth) if method.endswith("-*") else [method]
+        if not method.endswith("-*"):
+            yield method
+            continue
+        module = catalogue.find("model", model)
+        with torch.device("meta"):
+            depth = len(layers(module.build(model, CLASSES[module.INPUT], 3)))
+        yield from catalogue.expand([method], depth)
 
 
 def predicted_seconds(benchmark: ModuleType, case: Any) -> float:
-    """About how long a cell takes: the benchmark's own ``seconds(case)``, else a dozen steps."""
+    """About how long a cell takes: as the benchmark says, else a dozen steps."""
     if hasattr(benchmark, "seconds"):
         return float(benchmark.seconds(case))
-    if isinstance(case, Workload):
-        return START_SECONDS + 12 * 4 * flops(case) / FLOPS_PER_SECOND
-    return START_SECONDS
+    more, steps = getattr(benchmark, "COST", (0.0, 12))
+    step = 4 * flops(case) / FLOPS_PER_SECOND if isinstance(case, Workload) else 0.0
+    return float(START_SECONDS + more + steps * step)
 
 
 def flops(case: Workload) -> int:
@@ -137,15 +139,10 @@ def flops(case: Workload) -> int:
 
 
 class Kept:
-    """The rows in a folder, by benchmark and cell. Each row's ``config`` says which it is of.
+    """A benchmark's rows in a folder, if any. Each one's ``config`` says of which cell it is."""
 
-    Args:
-        out: folder of ``rows.jsonl``.
-        benchmark: its name.
-    """
-
-    def __init__(self, out: Path, benchmark: str) -> None:
-        self.path, self.benchmark = out / "rows.jsonl", benchmark
+    def __init__(self, out: Path | None, benchmark: str) -> None:
+        self.path, self.benchmark = (out or Path(os.devnull)) / "rows.jsonl", benchmark
         self._rows = rows.read(self.path) if self.path.exists() else []
         here = rows.provenance()
         self._stamp = {
@@ -161,23 +158,21 @@ class Kept:
 
     def seconds(self, case: Any) -> float | None:
         """How long the cell took when it was last measured, whatever the source."""
-        for row in self._rows:
-            same = (row.config.get("benchmark"), row.config.get("cell"))
-            if row.metric == "cell_seconds" and same == (self.benchmark, case.name):
-                return row.value
-        return None
+        own = [r for r in self._rows if self._cell(case).items() <= r.config.items()]
+        return next((row.value for row in own if row.metric == "cell_seconds"), None)
+
+    def _cell(self, case: Any) -> dict[str, str]:
+        return {"benchmark": self.benchmark, "cell": case.name}
 
     def put(self, case: Any, measured: Iterable[Row]) -> None:
         """Keep a cell's rows in place of earlier ones. A kill leaves the old file or the new."""
         stamp = {**self._stamp, "cell": case.name}
-        ours = ("benchmark", "cell")
-        self._rows = [
-            r for r in self._rows if any(r.config.get(name) != stamp[name] for name in ours)
-        ]
+        own = self._cell(case).items()
+        self._rows = [r for r in self._rows if not own <= r.config.items()]
         self._rows += [dataclasses.replace(r, config={**r.config, **stamp}) for r in measured]
-        beside = self.path.with_suffix(".tmp")
-        rows.write(beside, self._rows)
-        os.replace(beside, self.path)
+        part = self.path.with_suffix(".tmp")
+        rows.write(part, self._rows)
+        os.replace(part, self.path)
 
 
 def source_digest() -> str:

@@ -11,7 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from ezo.rows import Row, provenance
+from bench.workload import row_of
+from ezo.rows import Row
 
 # For glibc's malloc, as a process starts: the memory of large tensors stays with the process. By
 # default it goes back to the system and comes anew, which takes half the time of a PointNet step;
@@ -46,23 +47,14 @@ def measure_or_say_why(benchmark: str, case: Any) -> list[Row]:
             why = "the process died, as one without memory does"
             if time.perf_counter() - started >= limit_seconds(benchmark):
                 why = f"stopped after {limit_seconds(benchmark):g} s"
-        measured = [_row(case, "failed", None, "", why)]
+        measured = [row_of(case, "failed", None, "", why)]
     seconds = time.perf_counter() - started
-    return [*measured, _row(case, "cell_seconds", seconds, "s", "of the whole cell")]
+    return [*measured, row_of(case, "cell_seconds", seconds, "s", "of the whole cell")]
 
 
 def told(error: Exception) -> str:
     """An error's kind, and the first line of what it says."""
     return f"{type(error).__name__}: {error}".partition("\n")[0]
-
-
-def _row(case: Any, metric: str, value: float | None, unit: str, note: str) -> Row:
-    if hasattr(case, "row"):
-        own: Row = case.row(metric, value, unit, note)
-        return own
-    known = ("model", "method", "precision", "device", "threads")
-    about = {name: getattr(case, name) for name in known if hasattr(case, name)}
-    return Row(case.name, metric, value, unit, note=note, **about, **provenance())
 
 
 def limit_seconds(benchmark: str) -> float:

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
-from bench import grid
 from bench.isolate import told
 from bench.workload import Workload
 from ezo.livebytes import Peak, step_peak
@@ -44,15 +43,6 @@ STEPS = 3
 SAMPLE_SECONDS = 1e-3
 
 
-def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
-    """Every method on every model, by default at every split point."""
-    return [
-        Workload(model, method, batch_size)
-        for model in models
-        for method in grid.expand(model, methods or METHODS)
-    ]
-
-
 def measure(case: Workload) -> list[Row]:
     """The four figures of a step, parameters, gradients, optimiser state and batch included."""
     try:
@@ -61,24 +51,17 @@ def measure(case: Workload) -> list[Row]:
         return [case.row("peak_tensor_bytes", None, UNIT, f"not installed: {error.name}")]
     gc.collect()
     model, step = case.prepare()
-    for _ in range(2):
-        step()
-    gc.collect()
-    exact = peak_bytes(step)
+    exact = warm_peak_bytes(model, step)
     resident = _resident(step)
-    found = [case.row("rss_peak_bytes", resident, UNIT, "sampled; libraries included")]
+    last = [case.row("rss_peak_bytes", resident, UNIT, "sampled; libraries included")]
     if torch.device(case.device).type == "cuda":
-        found.append(case.row("cuda_peak_bytes", _cuda(case, step), UNIT, "max_memory_allocated"))
+        last.append(case.row("cuda_peak_bytes", _cuda(case, step), UNIT, "max_memory_allocated"))
     del model, step
     gc.collect()
-    heap = _heap(case, exact)
-    return [
-        case.row("peak_tensor_bytes", exact, UNIT),
-        *(case.row(f"bytes_{kind}", size, UNIT) for kind, size in apart.kinds.items()),
-        *_analytic(case, exact, apart),
-        heap,
-        *found,
-    ]
+    last.insert(0, _heap(case, exact))
+    found = [case.row("peak_tensor_bytes", exact, UNIT)]
+    found += [case.row(f"bytes_{kind}", size, UNIT) for kind, size in apart.kinds.items()]
+    return [*found, *_analytic(case, exact, apart), *last]
 
 
 def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
@@ -91,33 +74,26 @@ def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
     except Exception as error:  # a peer may do what shapes alone don't allow
         why = f"can't be played on shapes: {told(error)}"
         return [case.row("analytic_bytes", None, UNIT, why)]
-    note = ""
-    if abs(peak.peak_bytes / exact - 1) > AGREEMENT:
+    note, off = "", peak.peak_bytes / exact - 1
+    if abs(off) > AGREEMENT:
         kind = max(peak.kinds, key=lambda kind: abs(peak.kinds[kind] - apart.kinds[kind]))
-        note = (
-            f"{peak.peak_bytes / exact - 1:+.1%} off, mostly by {kind}: "
-            f"{peak.kinds[kind]:,} B in place of {apart.kinds[kind]:,} B"
-        )
-    modules = []
+        sizes = f"{peak.kinds[kind]:,} B in place of {apart.kinds[kind]:,} B"
+        note = f"{off:+.1%} off, mostly by {kind}: {sizes}"
+    found = [case.row("analytic_bytes", peak.peak_bytes, UNIT, note)]
+    found += [case.row(f"analytic_bytes_{kind}", size, UNIT) for kind, size in peak.kinds.items()]
     for (module, kind), size in peak.modules.items():
-        row = case.row("analytic_module_bytes", size, UNIT, f"{kind} of {module or 'no module'}")
-        modules.append(
-            dataclasses.replace(row, config={**row.config, "module": module, "kind": kind})
-        )
-    return [
-        case.row("analytic_bytes", peak.peak_bytes, UNIT, note),
-        *(case.row(f"analytic_bytes_{kind}", size, UNIT) for kind, size in peak.kinds.items()),
-        *modules,
-    ]
+        note = f"{kind} of {module or 'no module'}"
+        row = case.row("analytic_module_bytes", size, UNIT, note, module=module, kind=kind)
+        found.append(row)
+    return found
 
 
 def _heap(case: Workload, exact: int) -> Row:
     """What `heap_bytes` says of the step."""
     try:
-        import memray  # noqa: F401
+        peak = heap_bytes(*case.prepare())
     except ModuleNotFoundError as error:
         return case.row("heap_peak_bytes", None, UNIT, f"not installed: {error.name}")
-    peak = heap_bytes(*case.prepare())
     note = f"exact tensor bytes {peak - exact:+,} B: buffers inside operations, Python's objects"
     return case.row("heap_peak_bytes", peak, UNIT, note)
 
@@ -141,6 +117,14 @@ def heap_bytes(model: nn.Module, step: Callable[[], Any]) -> int:
             for _ in range(STEPS):
                 step()
         return standing + memray.FileReader(path).metadata.peak_memory
+
+
+def warm_peak_bytes(model: nn.Module, step: Callable[[], Any]) -> int:
+    """`peak_bytes` of a step after two, with the model alive."""
+    for _ in range(2):
+        step()
+    gc.collect()
+    return peak_bytes(step)
 
 
 def _resident(step: Callable[[], Any]) -> int:

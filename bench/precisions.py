@@ -1,7 +1,8 @@
-"""Training in integers beside floating point: time and memory, as ratios within one run.
+"""Training in integers against floating point: time and memory, as ratios within one run.
 
 Memory: exact tensor bytes and the heap's (`bench.memory`) of the fp32 step over the integer one's.
-``int8-whole`` is int8 with int32 sums held whole (`ezo.int8.network.Network`).
+``int8-whole`` is int8 with a layer's accumulators held whole, in int32, until they are requantized:
+what tiles (`ezo.kernels.compiled`) save, like against like.
 
 Time: the step of a method in fp32 over its step in each other precision, and torch's full BP in
 fp32 over it, all in one process, rounds A B .. B A (`bench.timing`). Full BP stands for the
@@ -9,24 +10,29 @@ fastest that torch offers here: with the layers' weights in the usual memory for
 channels_last, whichever is faster.
 """
 
-import gc
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench.grid import START_SECONDS
-from bench.memory import heap_bytes, peak_bytes
+from bench.memory import heap_bytes, warm_peak_bytes
 from bench.timing import in_turn, interval
 from bench.workload import Workload
-from ezo.int8.network import Network
+from ezo import kernels
+from ezo.int8.rounding import batch_shift
+from ezo.kernels import After, Layer, compiled
 from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
 OTHERS = ("int8", "int8-whole", "int8*")
 ROUNDS, VISIT_SECONDS = 15, 0.15
+COST = (12 * ROUNDS * VISIT_SECONDS, 0)
+LAYOUTS = {
+    "full BP, contiguous": torch.contiguous_format,
+    "full BP, channels_last": torch.channels_last,
+}
 SMOKE = {"rounds": 2, "visit_seconds": 0.001}
 
 
@@ -47,23 +53,17 @@ class Comparison:
 
     def workload(self, precision: str, method: str | None = None) -> Workload:
         """One of what is timed."""
-        return Workload(
-            self.model,
-            method or self.method,
-            self.batch_size,
-            precision=precision,
-            threads=self.threads,
-            device=self.device,
-        )
+        how: dict[str, Any] = {
+            "precision": precision,
+            "threads": self.threads,
+            "device": self.device,
+        }
+        return Workload(self.model, method or self.method, self.batch_size, **how)
 
 
-def cases(
-    models: Iterable[str], methods: Iterable[str] | None, batch_size: int
-) -> list[Comparison]:
-    """Every method on every model."""
-    return [
-        Comparison(model, method, batch_size) for model in models for method in methods or METHODS
-    ]
+def cases(model: str, method: str, batch_size: int) -> list[Comparison]:
+    """A method on a model."""
+    return [Comparison(model, method, batch_size)]
 
 
 def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECONDS) -> list[Row]:
@@ -74,18 +74,18 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
     """
     sizes = {name: _sizes(case, name) for name in ("fp32", *OTHERS)}
     steps = {name: _prepare(case, name)[1] for name in ("fp32", *OTHERS)}
-    for name, layout in _layouts(case).items():
+    for name, layout in LAYOUTS.items():
         model, steps[name] = case.workload("fp32", "full-bp").prepare()
         _channels_last(model, layout)
     wait = case.workload("fp32").synchronise
     samples = in_turn(steps, wait, rounds or case.rounds or ROUNDS, visit_seconds)
     times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
-    fastest = min(_layouts(case), key=lambda name: times[name].median().item())
+    fastest = min(LAYOUTS, key=lambda name: times[name].median().item())
     found = []
     for precision in ("fp32", *(name for name in OTHERS if not name.endswith("-whole"))):
-        for n, second in enumerate(samples[precision]):
-            row = case.workload(precision).row("turn_seconds", second, "s")
-            found.append(replace(row, config={**row.config, "round": n}))
+        row_of = case.workload(precision).row
+        seconds = enumerate(samples[precision])
+        found += [row_of("turn_seconds", second, "s", round=n) for n, second in seconds]
     for name in OTHERS:
         row_of = case.workload(name.removesuffix("-whole")).row
         for metric, other in (("fp32", "fp32"), ("full_bp", fastest)):
@@ -101,33 +101,46 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
     return found
 
 
+class Whole(compiled.Backend):
+    """The compiled kernels, with the accumulators of a whole layer in memory at once."""
+
+    def product(
+        self, x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
+    ) -> Any:
+        if fixed or after.where or not x.numel():
+            return super().product(x, layer, after, guess, fixed)
+        return *self._requantized(x, layer, after), None
+
+    def error(
+        self, err: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
+    ) -> Any:
+        if where is not None or not err.numel():
+            return super().error(err, layer, guess, where, points)
+        return self._requantized(err, compiled.turned(layer), After())
+
+    def _requantized(self, x: Tensor, layer: Layer, after: After) -> tuple[Tensor, int]:
+        acc, bits = self._product(x, layer, after, -1)
+        s = batch_shift(bits)
+        return self._requantize(acc, s), s
+
+
 def _prepare(case: Comparison, name: str) -> tuple[nn.Module, Callable[[], Any]]:
     model, step = case.workload(name.removesuffix("-whole")).prepare()
-    if name.endswith("-whole"):
-        assert isinstance(model, Network)
-        model.tiles = False
-    return model, step
+    if not name.endswith("-whole"):
+        return model, step
+    whole = Whole()
+
+    def held_whole() -> Any:
+        with kernels.using(whole):
+            return step()
+
+    return model, held_whole
 
 
 def _sizes(case: Comparison, name: str) -> tuple[int, int]:
     """Exact tensor bytes and the heap's, with nothing else alive."""
     model, step = _prepare(case, name)
-    for _ in range(2):
-        step()
-    gc.collect()
-    return peak_bytes(step), heap_bytes(model, step)
-
-
-def seconds(case: Comparison) -> float:
-    """About how long a comparison takes."""
-    return START_SECONDS + ROUNDS * 2 * VISIT_SECONDS * 6
-
-
-def _layouts(case: Comparison) -> dict[str, torch.memory_format]:
-    return {
-        "full BP, contiguous": torch.contiguous_format,
-        "full BP, channels_last": torch.channels_last,
-    }
+    return warm_peak_bytes(model, step), heap_bytes(model, step)
 
 
 def _channels_last(model: nn.Module, layout: torch.memory_format) -> None:

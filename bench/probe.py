@@ -29,7 +29,7 @@ import ezo
 from bench.memory import peak_bytes
 from bench.timing import WARM_UP_STEPS, Step, check, visit
 from bench.workload import Workload
-from ezo import perturb
+from ezo import kernels
 
 PROTOCOL = 1
 # digest: SHA-256 of the losses of `DIGEST_STEPS` steps, and of the weights after them.
@@ -49,13 +49,9 @@ class Probe:
 
     def about(self) -> dict[str, Any]:
         """Whose code this is, and what it speaks."""
-        return {
-            "ezo": ezo.__file__,
-            "kernels": perturb.kernels(),
-            "torch": torch.__version__,
-            "protocol": PROTOCOL,
-            "definitions": DEFINITIONS,
-        }
+        spoken = {"protocol": PROTOCOL, "definitions": DEFINITIONS}
+        whose = {"ezo": ezo.__file__, "kernels": kernels.serving(), "torch": torch.__version__}
+        return {**whose, **spoken}
 
     def exact(self, cell: dict[str, Any], plant: str = "") -> dict[str, Any]:
         """What must be the same to the bit: a digest of losses and weights, and peak bytes."""
@@ -75,12 +71,7 @@ class Probe:
         return self.time(WARM_UP_STEPS)
 
     def time(self, steps: int, clock: str = "wall") -> dict[str, float]:
-        """Seconds of the fastest of some steps: other processes only ever add to a step's time.
-
-        Args:
-            steps: how many.
-            clock: one of `bench.timing.CLOCKS`.
-        """
+        """Seconds of the fastest of some steps: other processes only ever add to a step's time."""
         assert self.step is not None and self.workload is not None
         return {"seconds": min(visit(self.step, steps, self.workload.synchronise, clock))}
 
@@ -110,8 +101,7 @@ def planted(step: Step, plant: str) -> Step:
         loss = step()
         if plant == "leak-64KiB":
             leaked[:] = leaked or [torch.zeros(LEAK_BYTES, dtype=torch.uint8)]
-        now = time.thread_time()
-        until = now + slower * (now - started)
+        until = time.thread_time() + slower * (time.thread_time() - started)
         while time.thread_time() < until:
             pass
         return loss

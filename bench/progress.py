@@ -24,11 +24,3 @@ class Progress(tqdm):
             super().display(msg, pos)
         else:
             print(str(self), file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Show the end."""
-        if self.terminal:
-            super().close()
-        elif not self.disable:
-            self.disable = True
-            self.display()

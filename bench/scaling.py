@@ -12,15 +12,16 @@ import gc
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.memory import peak_bytes
 from bench.timing import check, visit
-from bench.workload import CLASSES, prepared
-from ezo import catalogue, rows
+from bench.workload import Workload, prepared, row_of
+from ezo import catalogue
 from ezo.plan import simulate
 from ezo.rows import Row
 
@@ -42,15 +43,7 @@ SMOKE = {"sizes": (1, 2), "memories": (10**6,), "steps": 1}
 
 @dataclass(frozen=True)
 class Series:
-    """A method on a model, of which one thing grows.
-
-    Attributes:
-        model: name of a model, or ``convnet``.
-        method: name of a method, or ``inference``.
-        axis: a key of `SIZES`.
-        batch_size: examples, where they don't grow.
-        threads: CPU threads.
-    """
+    """A method on a model, or on ``convnet``, of which one thing grows: ``axis``, of `SIZES`."""
 
     model: str
     method: str
@@ -64,21 +57,17 @@ class Series:
 
     def prepare(self, size: int) -> tuple[nn.Module, Callable[[], Tensor]]:
         """The model at a size, and the function that does one step and returns the loss."""
-        torch.set_num_threads(self.threads)
         has = {**CONVNET, "points": 256, "batch": self.batch_size, self.axis: size}
+        if self.model != "convnet":
+            step_of = Workload(self.model, self.method, has["batch"], has["points"])
+            return replace(step_of, threads=self.threads).prepare()
+        torch.set_num_threads(self.threads)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            if self.model == "convnet":
-                model, classes = convnet(has["width"], has["depth"]), 10
-                x = torch.randn(has["batch"], 3, has["image"], has["image"])
-            else:
-                module = catalogue.find("model", self.model)
-                image, classes = module.INPUT == "image", CLASSES[module.INPUT]
-                model = module.build(self.model, classes, 1 if image else 3)
-                shape = (1, 28, 28) if image else (has["points"], 3)
-                x = torch.randn(has["batch"], *shape)
-            y = torch.randint(0, classes, (has["batch"],))
-        step, batch, labels = prepared("fp32", self.method, model, x, y)
+            model = convnet(has["width"], has["depth"])
+            x = torch.randn(has["batch"], 3, has["image"], has["image"])
+            y = torch.randint(0, 10, (has["batch"],))
+        step, batch, labels = prepared("fp32", self.method, model, x, y, "cpu")
         return step.model, lambda: step(batch, labels)
 
 
@@ -90,15 +79,9 @@ def convnet(width: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 
 
-def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Series]:
-    """Each method's series, of what each model lets grow."""
-    chosen = tuple(methods or METHODS)
-    return [
-        Series(model, method, axis, batch_size)
-        for model in models
-        for axis in _axes(model)
-        for method in chosen
-    ]
+def cases(model: str, method: str, batch_size: int) -> list[Series]:
+    """A method's series, of what each model lets grow."""
+    return [Series(model, method, axis, batch_size) for axis in _axes(model)]
 
 
 def _axes(model: str) -> tuple[str, ...]:
@@ -121,12 +104,14 @@ def measure(
         model, step = case.prepare(size)
         check(case.name, step)
         gc.collect()
-        costs["peak_tensor_bytes"].append((size, peak_bytes(step)))
-        costs["step_seconds"].append((size, statistics.median(visit(step, steps))))
-        parameters = sum(p.numel() for p in model.parameters())
-        for metric, unit in (("peak_tensor_bytes", "B"), ("step_seconds", "s")):
-            value = costs[metric][-1][1]
-            found.append(_row(case, metric, value, unit, size=size, parameters=parameters))
+        about: dict[str, Any] = {
+            "size": size,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
+        took = {"B": peak_bytes(step), "s": statistics.median(visit(step, steps))}
+        for metric, (unit, value) in zip(costs, took.items(), strict=True):
+            costs[metric].append((size, value))
+            found.append(_row(case, metric, value, unit, "", **about))
         del model, step
     for metric, points in costs.items():
         b = exponent(points)
@@ -151,13 +136,10 @@ def exponent(points: Iterable[tuple[float, float]]) -> float:
 
 
 def largest_size(peak: Callable[[int], int], memory: int, line_from: int | None = None) -> int:
-    """The largest size whose peak fits, 0 where none does.
+    """The largest size whose peak fits in ``memory`` bytes, 0 where none does.
 
-    Args:
-        peak: bytes at a size; more at a larger one.
-        memory: bytes.
-        line_from: from this size on every further one adds the same, so that none larger than
-            twice this is looked at.
+    From the size ``line_from`` on every further one adds the same to ``peak(size)``, so that none
+    larger than twice this is looked at.
 
     >>> largest_size(lambda size: 10 + 3 * size * size, memory=312)
     10
@@ -176,17 +158,6 @@ def largest_size(peak: Callable[[int], int], memory: int, line_from: int | None 
     return low
 
 
-def _row(case: Series, metric: str, value: float, unit: str, note: str = "", **config: int) -> Row:
-    return Row(
-        case=case.name,
-        metric=metric,
-        value=value,
-        unit=unit,
-        note=note,
-        model=case.model,
-        data="random",
-        method=case.method,
-        config={"axis": case.axis, "batch_size": case.batch_size, **config},
-        threads=case.threads,
-        **rows.provenance(),
-    )
+def _row(case: Series, metric: str, value: float, unit: str, note: str = "", **config: Any) -> Row:
+    about = {"axis": case.axis, "batch_size": case.batch_size, **config}
+    return row_of(case, metric, value, unit, note, about)

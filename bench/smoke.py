@@ -45,8 +45,7 @@ def cells(benchmarks: list[str]) -> Iterator[tuple[str, Any]]:
 def run(given: argparse.Namespace, benchmarks: list[str]) -> int:
     """Measure all; print a line for each; 1 where one failed or all took too long, else 0.
 
-    Too long is by the clock, and by the processes' own time too: that a machine is busy with other
-    work is no failure.
+    Too long is by the clock, and by the processes' own time too: a busy machine is no failure.
     """
     started = time.perf_counter()
     context = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""A step's time by phase: perturb, forward, backward, update; beside inference and full BP.
+"""A step's time by phase: perturb, forward, backward, update; against inference and full BP.
 
 Three steps are timed in turn in one process (`bench.timing`): the method's, a pass of inference,
 and a step of full BP. The ratios are over rounds. The phases are the ranges that the method's step
@@ -8,25 +8,18 @@ emits (`ezo.phases`), in every precision; on CUDA the device is waited for at ea
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.grid import FLOPS_PER_SECOND, START_SECONDS, flops
-from bench.timing import VISIT_STEPS, Step, in_turn, visit
+from bench.timing import Step, in_turn, visit
 from bench.workload import Workload
 from ezo.phases import PHASES, listening
 from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp", "full-bp-checkpoint")
 ROUNDS, VISIT_SECONDS, PHASE_STEPS = 11, 0.05, 30
+COST = (6 * ROUNDS * VISIT_SECONDS, PHASE_STEPS + 9 + 6 * ROUNDS)
 SMOKE = {"rounds": 2, "visit_seconds": 0.001, "phase_steps": 2}
-
-
-def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
-    """Every method on every model."""
-    return [
-        Workload(model, method, batch_size) for model in models for method in methods or METHODS
-    ]
 
 
 def measure(
@@ -37,10 +30,8 @@ def measure(
 ) -> list[Row]:
     """Median seconds of the step and of each phase, and ratios, with interquartile ranges.
 
-    ``step_seconds``; ``perturb_seconds`` and the other phases, and ``other_seconds``, which is the
-    rest of the step: these are seconds a step, all calls of a phase together.
-    ``step_over_inference`` and ``step_over_full_bp`` are step times over those of one pass and of
-    full BP. A method that is not installed is one row that says so, and so are the phases of a step
+    A phase's seconds, and ``other_seconds``, the rest of the step, are those of all its calls in a
+    step. A method that is not installed is one row that says so, and so are the phases of a step
     that emits none.
     """
     try:
@@ -61,13 +52,7 @@ def measure(
 
 
 def phases(step: Step, steps: int, synchronise: Step) -> dict[str, list[float]]:
-    """Seconds of each phase of a step, and of what is left, a sample for each step.
-
-    Args:
-        step: what emits the ranges; of a step that emits none all is left.
-        steps: how many.
-        synchronise: waits for the device, at every range's start and end.
-    """
+    """Seconds of each phase, and of what is left, a sample for each of so many ``steps``."""
     spent = dict.fromkeys(PHASES, 0.0)
 
     @contextmanager
@@ -94,10 +79,3 @@ def _spread(case: Workload, metric: str, samples: list[float], unit: str) -> Row
     low, middle, high = statistics.quantiles(samples, n=4)
     note = f"median of {len(samples)}; quartiles {low:.4g} to {high:.4g}"
     return case.row(metric, middle, unit, note)
-
-
-def seconds(case: Workload) -> float:
-    """About how long a cell takes."""
-    step = 4 * flops(case) / FLOPS_PER_SECOND
-    visits = 2 * ROUNDS * max(VISIT_SECONDS, VISIT_STEPS * step)
-    return START_SECONDS + 3 * visits + (PHASE_STEPS + 9) * step

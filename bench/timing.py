@@ -21,11 +21,7 @@ Step = Callable[[], Any]
 
 
 def check(name: str, step: Step) -> None:
-    """Warm up; the losses that the step returns must be those of a step that works.
-
-    Raises:
-        AssertionError: a loss is not within (0, 100).
-    """
+    """Warm up. A loss that is not within (0, 100), of no working step, is an AssertionError."""
     losses = [float(step()) for _ in range(WARM_UP_STEPS)]
     if not all(0 < loss < 100 for loss in losses):  # NaN is not
         raise AssertionError(f"{name}: expected losses in (0, 100) before timing, got {losses}")
@@ -34,14 +30,7 @@ def check(name: str, step: Step) -> None:
 def visit(
     step: Step, times: int, synchronise: Step = lambda: None, clock: str = "wall"
 ) -> list[float]:
-    """Seconds of each of some steps.
-
-    Args:
-        step: what is timed.
-        times: how often.
-        synchronise: waits for the device, before a step's start and its end are read.
-        clock: one of `CLOCKS`.
-    """
+    """Seconds of each of some steps, by one of `CLOCKS`; the device is waited for at both ends."""
     now = CLOCKS[clock]
     found = []
     for _ in range(times):
@@ -78,14 +67,10 @@ def in_turn(
     visit_seconds: float,
     least_steps: int = VISIT_STEPS,
 ) -> dict[str, list[float]]:
-    """Mean seconds of a step for each of some steps, a sample for each round.
+    """Mean seconds of each of some steps, whose losses are checked: a sample for each round.
 
-    Args:
-        steps: by name; each returns its loss, which is checked.
-        synchronise: waits for the device.
-        rounds: how many.
-        visit_seconds: a visit to a step, of which a round has two, is about so long.
-        least_steps: of a visit, however long they take.
+    A visit to a step, of which a round has two, is about ``visit_seconds`` long, and of
+    ``least_steps`` steps at least.
     """
 
     def mean(step: Step, times: int) -> float:

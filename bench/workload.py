@@ -14,26 +14,15 @@ from ezo.rows import Row, provenance
 
 CLASSES = {"image": 10, "points": 40}
 IMAGE = (1, 28, 28)  # channels, height, width, of a model that doesn't say
-PRECISIONS = tuple(catalogue.names("precision"))
 
 
 def prepared(
-    precision: str,
-    method: str,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    device: str = "cpu",
-    **changes: Any,
+    precision: str, method: str, model: nn.Module, x: Tensor, y: Tensor, device: str, **changes: Any
 ) -> tuple[Step, Any, Tensor]:
     """A precision's step of a method, or a pass of ``inference``, and the batch as it takes it.
 
-    Args:
-        precision, method: names.
-        model: at its initial weights, in floating point.
-        x, y: a batch and its labels.
-        device: where the step is done.
-        changes: of the default hyperparameters.
+    ``model`` is at its initial weights, in floating point; ``changes`` are of the default
+    hyperparameters.
     """
     file, name = catalogue.find("precision", precision), None if method == "inference" else method
     hyper = replace(file.default(name), **changes)
@@ -44,16 +33,9 @@ def prepared(
 
 @dataclass(frozen=True)
 class Workload:
-    """A method's step on one batch.
+    """A method's step on one batch: of examples, or of clouds of ``points`` points.
 
-    Attributes:
-        model: name of a model.
-        method: name of a method, ``inference`` (a pass and its loss, no gradient), or a peer's.
-        batch_size: examples.
-        points: points per cloud, for a model of points.
-        precision: a name that ``ezo list`` shows.
-        threads: CPU threads.
-        device: ``cpu``, ``cuda`` or any torch device.
+    The method is one that ``ezo list`` shows, a peer's, or ``inference``: a pass and its loss.
     """
 
     model: str
@@ -67,17 +49,11 @@ class Workload:
     @property
     def name(self) -> str:
         """Model, method and batch size, and what else is not the default."""
-        more = [
-            text
-            for text, usual in (
-                (self.precision, self.precision == "fp32"),
-                (f"threads{self.threads}", self.threads == 1),
-                (self.device.replace(":", ""), self.device == "cpu"),
-                (f"points{self.points}", self.points == 1024),
-            )
-            if not usual
-        ]
-        return "-".join([self.model, self.method, f"batch{self.batch_size}", *more])
+        threads, points = f"threads{self.threads}", f"points{self.points}"
+        more = [self.precision, threads, self.device.replace(":", ""), points]
+        usual = ("fp32", "threads1", "cpu", "points1024")
+        other = [word for word, left_out in zip(more, usual, strict=True) if word != left_out]
+        return "-".join([self.model, self.method, f"batch{self.batch_size}", *other])
 
     @property
     def example(self) -> tuple[int, ...]:
@@ -90,20 +66,15 @@ class Workload:
         """Of an image, or coordinates of a point."""
         return self.example[0] if len(self.example) == 3 else 3
 
-    def prepare(self) -> tuple[nn.Module, Callable[[], Any]]:
+    def prepare(self, **changes: Any) -> tuple[nn.Module, Callable[[], Any]]:
         """The model, and the function that does one step and returns the loss.
 
-        Sets torch's number of threads.
+        Sets torch's number of threads. ``changes`` are of the default hyperparameters.
 
         Raises:
             ValueError: a name is unknown.
             ModuleNotFoundError: the peer is not installed.
         """
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"unknown precision '{self.precision}' for a step to measure; known: "
-                f"{', '.join(PRECISIONS)}"
-            )
         torch.set_num_threads(self.threads)
         module = catalogue.find("model", self.model)
         classes = CLASSES[module.INPUT]
@@ -120,7 +91,7 @@ class Workload:
                 return loss(model(x), y)
 
             return model, peers.find(self.method).step(self.method, model, closure)
-        step, batch, y = prepared(self.precision, self.method, model, x, y, self.device)
+        step, batch, y = prepared(self.precision, self.method, model, x, y, self.device, **changes)
         return step.model, lambda: step.mean_loss(step(batch, y), 1, self.batch_size)
 
     def synchronise(self) -> None:
@@ -128,25 +99,24 @@ class Workload:
         if torch.device(self.device).type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def row(self, metric: str, value: float | None, unit: str, note: str = "") -> Row:
-        """A row about this workload, measured by this process."""
+    def row(self, metric: str, value: float | None, unit: str, note: str = "", **more: Any) -> Row:
+        """A row about this workload, measured by this process; ``more`` is for its config."""
         config: dict[str, Any] = {"batch_size": self.batch_size}
         if len(self.example) == 2:
             config["points"] = self.points
         elif self.example != IMAGE:
             config["image"] = "x".join(map(str, self.example))
-        return Row(
-            case=self.name,
-            metric=metric,
-            value=value,
-            unit=unit,
-            note=note,
-            model=self.model,
-            data="random",
-            method=self.method,
-            precision=self.precision,
-            config=config,
-            device=self.device,
-            threads=self.threads,
-            **provenance(),
-        )
+        return row_of(self, metric, value, unit, note, {**config, **more})
+
+
+def row_of(
+    case: Any, metric: str, value: float | None, unit: str, note: str = "", config: Any = None
+) -> Row:
+    """A row about any case, measured by this process: what it has of a row's fields is there."""
+    known = ("model", "data", "method", "precision", "device", "threads")
+    about = {name: getattr(case, name) for name in known if hasattr(case, name)}
+    if "model" in about:
+        about.setdefault("data", "random")
+    return Row(
+        case.name, metric, value, unit, note=note, config=config or {}, **about, **provenance()
+    )

@@ -1,7 +1,7 @@
 """Find models, data sets, methods and more: a file in a kind's folder is one, by being there.
 
 A file of a kind defines ``NAMES``, the names it answers to, and the function of its kind
-(``build``, ``load``, ``optimizer``, ``make_step``, ``difference``: see `KINDS`). A name may hold
+(``build``, ``load``, ``parts``, ``make_step``, ``difference``: see `KINDS`). A name may hold
 one placeholder for an integer, ``elastic-<k>``; the function gets the name as the caller wrote it,
 and `number` reads the integer.
 Nothing is registered anywhere: to add a model, write ``ezo/models/yours.py``.
@@ -24,12 +24,8 @@ OF_A_RUN = ("model", "data", "method", "precision")  # a training run names one 
 
 
 def members(kind: str) -> Iterator[ModuleType]:
-    """Every member of a kind, in the order of their file names.
-
-    Args:
-        kind: a key of `KINDS`.
-    """
-    package = importlib.import_module(KINDS[kind])
+    """Every member of a kind of `KINDS`, or of a package, in the order of their file names."""
+    package = importlib.import_module(KINDS.get(kind, kind))
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
         if not info.name.startswith("_"):
             yield importlib.import_module(f"{package.__name__}.{info.name}")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 
+import torch
 from torch import Tensor
 
 
@@ -43,3 +44,14 @@ def finite(value: object) -> bool:
     if isinstance(value, Tensor):
         return value.numel() == 1 and math.isfinite(value)
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def device(name: str) -> None:
+    """A device that torch can compute on here."""
+    try:
+        torch.empty(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"expected a device that works here, got '{name}': {reason}; give --device cpu"
+        ) from error

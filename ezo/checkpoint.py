@@ -83,13 +83,9 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def with_exponents(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A state dict that was saved before exponents were part of it, with the model's exponents.
+    """An integer network's state dict of before it held exponents, with those of the ``model``.
 
-    One that has exponents comes back as it is, and so does a float model's.
-
-    Args:
-        state: of an integer network.
-        model: built as that network was, with the same float weights, headroom and room.
+    The model is built as that network was. Any other state dict comes back as it is.
     """
     own = model.state_dict()
     exponents = {name: own[name] for name in own if _is_exponent(name, own)}
@@ -99,8 +95,8 @@ def with_exponents(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 of tensors' names and bytes, hexadecimal.
 
-    Exponents of int8 tensors, which training does not change, are left out, so that a digest is the
-    same as of a state dict of before they belonged to it.
+    Exponents of int8 tensors, which training does not change, and those of calibration are left
+    out, so that a digest is the same as of a state dict of before they belonged to it.
     """
     sha = hashlib.sha256()
     for name in sorted(tensors):
@@ -114,5 +110,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def _is_exponent(name: str, tensors: dict[str, Tensor]) -> bool:
+    if name.endswith("static_exponents"):
+        return _is_exponent(f"{name.removesuffix('static_exponents')}weight_exponent", tensors)
     mantissas = tensors.get(name.removesuffix("_exponent"))
     return name.endswith("_exponent") and mantissas is not None and mantissas.dtype == torch.int8

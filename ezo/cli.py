@@ -1,4 +1,4 @@
-"""The command line: ``ezo train``, ``ezo plan`` and ``ezo list``."""
+"""The command line: ``ezo train``, ``ezo plan``, ``ezo export`` and ``ezo list``."""
 
 import argparse
 import math
@@ -6,16 +6,17 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ezo import catalogue, rows, train
+from ezo import catalogue, check, rows, train
+from ezo.export import command as export
 from ezo.plan import command as plan
-from ezo.run import Run
+from ezo.run import Run, option
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,24 +28,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
     parser.add_argument("--version", action="version", version=f"ezo {rows.version_of('ezo')}")
     commands = parser.add_subparsers(dest="command")
-    _add_train(
-        commands.add_parser(
-            "train",
-            help="train a model and report its accuracy",
-            description="Train a model. With --out, rows.jsonl and a checkpoint stay there, and "
-            "the same command goes on where it was stopped.",
-            formatter_class=_Help,
-        )
+    about = (
+        "Train a model. With --out, rows.jsonl and a checkpoint stay there, and the same command "
+        "goes on where it was stopped."
     )
-    plan.add_arguments(
-        commands.add_parser(
-            "plan",
-            help="predict memory and time of a model's step by each method",
-            description="Predict the peak bytes and the relative time of a step, for every split "
-            "of a model or the methods given, and say which has the most BP that fits a budget.",
-            formatter_class=_Help,
-        )
+    how: dict[str, Any] = {"description": about, "formatter_class": _Help}
+    _add_train(commands.add_parser("train", help="train a model and report its accuracy", **how))
+    how["description"] = (
+        "Predict the peak bytes and the relative time of a step, for every split of a model or the "
+        "methods given, and say which has the most BP that fits a budget."
     )
+    text = "predict memory and time of a model's step by each method"
+    plan.add_arguments(commands.add_parser("plan", help=text, **how))
+    how["description"] = (
+        "Write C99 that goes on with a training on a microcontroller, to the same bits; without "
+        "--out, print what every split would take."
+    )
+    text = "write C that trains on a microcontroller"
+    export.add_arguments(commands.add_parser("export", help=text, **how))
     commands.add_parser("list", help="list the models, data sets, methods and precisions")
     given = parser.parse_args(list(_joined(sys.argv[1:] if arguments is None else arguments)))
     if given.command is None:
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.command == "plan":
             status = plan.command(given)
+        elif given.command == "export":
+            status = export.command(given)
         else:
             status = _list() if given.command == "list" else _train(given)
         sys.stdout.flush()  # a reader that is gone shows here, not at exit
@@ -64,15 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ezo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "ezo: stopped"
-            + (
-                "; the same command goes on from the last checkpoint"
-                if given.command == "train" and given.out
-                else ""
-            ),
-            file=sys.stderr,
-        )
+        on = "; the same command goes on from the last checkpoint"
+        kept = given.command == "train" and given.out
+        print(f"ezo: stopped{on if kept else ''}", file=sys.stderr)
         return 130
 
 
@@ -85,24 +82,15 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", required=True, help="a model that `ezo list` shows")
-    add("--data", required=True, help="a data set that `ezo list` shows")
-    add("--method", required=True, help="a method that `ezo list` shows, for example elastic-2")
-    add(
-        "--precision",
-        default="fp32",
-        help=f"number format: {', '.join(catalogue.names('precision'))}",
-    )
-    add("--epochs", type=int, default=20, help="passes over the training data")
-    add("--batch-size", type=int, default=32, help="examples a step")
-    add("--seed", type=int, default=0, help="of initial weights, order of batches, and noise")
-    add("--train-examples", type=int, help="use only so many training examples; by default all")
-    add(
-        "--held-out",
-        type=int,
-        default=0,
-        help="training examples kept for validation, reported on in place of the test set",
-    )
+    for field in fields(Run):
+        if "help" in field.metadata:
+            how: dict[str, Any] = {"required": True, "help": field.metadata["help"]}
+            if field.default is not MISSING:
+                kind = int if field.default is None else type(field.default)
+                how |= {"required": False, "type": kind, "default": field.default}
+            if field.name == "precision":
+                how["help"] += f": {', '.join(catalogue.names('precision'))}"
+            add(option(field.name), **how)
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--out", type=Path, help="folder for rows.jsonl and the checkpoint; by default none")
     add("--device", default="cpu", help="cpu, cuda or another torch device")
@@ -123,7 +111,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         told = {t: f"{f.metadata['help']} (untuned: {f.default})" for t, f in own.items()}
         title, field = next(iter(own.items()))
         groups[title].add_argument(
-            "--" + name.replace("_", "-"),
+            option(name),
             type=_number_or_none if "None" in str(field.type) else type(field.default),
             default=argparse.SUPPRESS,
             help=told[title] if len(told) == 1 else "; ".join(f"in {t}: {told[t]}" for t in told),
@@ -156,19 +144,13 @@ def _train(given: argparse.Namespace) -> int:
         if given.threads < 1:
             raise ValueError(f"expected --threads of 1 or more, got {given.threads}")
         torch.set_num_threads(given.threads)
-    _check_device(given.device)
+    check.device(given.device)
     hyper = dict.fromkeys(f.name for p in catalogue.members("precision") for f in fields(p.HYPER))
-    settled = Run(
-        given.model,
-        given.data,
-        given.method,
-        given.precision,
-        given.epochs,
-        given.batch_size,
-        given.seed,
-        given.train_examples,
-        given.held_out,
-    ).settled({name: getattr(given, name) for name in hyper if hasattr(given, name)})
+    own, changes = (
+        {name: getattr(given, name) for name in names if hasattr(given, name)}
+        for names in ([f.name for f in fields(Run)], hyper)
+    )
+    settled = Run(**own).settled(changes)
     steps = train.train(
         settled,
         root=given.data_root,
@@ -189,19 +171,6 @@ def _train(given: argparse.Namespace) -> int:
             value = math.nan if row.value is None else row.value  # rows on disk have no NaN
             print(f"step {row.step:>7,}  {row.metric:<15} {value:>12,.4f} {row.unit}", flush=True)
     return 0
-
-
-def _check_device(name: str) -> None:
-    """Raises:
-    ValueError: torch has no such device here.
-    """
-    try:
-        torch.empty(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"expected a device that works here, got '{name}': {reason}; give --device cpu"
-        ) from error
 
 
 def _list() -> int:

@@ -29,6 +29,7 @@ Each check stands for a mistake that public implementations make:
 True
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,34 +68,25 @@ class Finding:
 
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "FAILED"
-        return (
-            f"{self.check}: {verdict}, {self.measured:.3g} (bound {self.bound:.3g}): {self.detail}"
-        )
+        within = f"{self.measured:.3g} (bound {self.bound:.3g})"
+        return f"{self.check}: {verdict}, {within}: {self.detail}"
+
+
+def _finding(check: str, measured: float, bound: float, detail: str, also: bool = True) -> Finding:
+    return Finding(check, measured <= bound and also, measured, bound, detail)
 
 
 def run(make_step: MakeStep, drift_steps: int = 1000, drift_bound: float = DRIFT) -> list[Finding]:
     """Every check. Arguments as in `drift`."""
-    return [
-        sign(make_step),
-        scale(make_step),
-        independence(make_step),
-        same_noise(make_step),
-        symmetric(make_step),
-        replay(make_step),
-        global_state(make_step),
-        drift(make_step, drift_steps, drift_bound),
-        gradient(make_step),
-    ]
+    before = (sign, scale, independence, same_noise, symmetric, replay, global_state)
+    found = [check(make_step) for check in before]
+    return [*found, drift(make_step, drift_steps, drift_bound), gradient(make_step)]
 
 
 def assert_conforms(
     make_step: MakeStep, drift_steps: int = 1000, drift_bound: float = DRIFT
 ) -> None:
-    """Run every check.
-
-    Raises:
-        AssertionError: a check failed; the message lists those that did.
-    """
+    """Run every check; an AssertionError lists those that failed."""
     failed = [str(f) for f in run(make_step, drift_steps, drift_bound) if not f.passed]
     if failed:
         raise AssertionError("\n".join(["the step function does not conform:", *failed]))
@@ -109,9 +101,8 @@ def sign(make_step: MakeStep, steps: int = 64) -> Finding:
     Measured: mean change of a linear loss by a step, over lr |c|^2. Bound: below 0.
     """
     measured = -_size(make_step, LR, EPS, steps)
-    return Finding(
-        "sign", measured < 0.0, measured, 0.0, "change of a linear loss by a step; -1 expected"
-    )
+    detail = "change of a linear loss by a step; -1 expected"
+    return _finding("sign", measured, 0.0, detail, measured < 0.0)
 
 
 def scale(make_step: MakeStep, steps: int = 400) -> Finding:
@@ -124,18 +115,12 @@ def scale(make_step: MakeStep, steps: int = 400) -> Finding:
 
     Measured: the largest of the three deviations from 1. Bound: 5 sqrt(2 / n).
     """
-    sizes = [
-        _size(make_step, lr, eps, steps) for lr, eps in ((LR, EPS), (LR, EPS / 2), (2 * LR, EPS))
-    ]
+    at = ((LR, EPS), (LR, EPS / 2), (2 * LR, EPS))
+    sizes = [_size(make_step, lr, eps, steps) for lr, eps in at]
     measured, bound = _largest([abs(size - 1.0) for size in sizes]), 5 * math.sqrt(2 / steps)
     shown = ", ".join(f"{size:.3f}" for size in sizes)
-    return Finding(
-        "scale",
-        measured <= bound,
-        measured,
-        bound,
-        f"mean step over -lr grad is {shown} at (lr, eps), (lr, eps / 2), (2 lr, eps); 1 expected",
-    )
+    detail = f"mean step over -lr grad is {shown} at (lr, eps), (lr, eps / 2), (2 lr, eps)"
+    return _finding("scale", measured, bound, f"{detail}; 1 expected")
 
 
 def independence(make_step: MakeStep, steps: int = 4) -> Finding:
@@ -154,13 +139,8 @@ def independence(make_step: MakeStep, steps: int = 4) -> Finding:
     directions = torch.stack([_unit(x.flatten()) for x in z])  # (steps x tensors, m)
     cosines = (directions @ directions.T).abs() - torch.eye(len(z), dtype=torch.float64)
     measured, bound = _largest(cosines.flatten().tolist()), 6 / math.sqrt(math.prod(shape))
-    return Finding(
-        "independence",
-        measured <= bound,
-        measured,
-        bound,
-        "largest cosine between the noise of two tensors or of two steps; 0 expected",
-    )
+    detail = "largest cosine between the noise of two tensors or of two steps; 0 expected"
+    return _finding("independence", measured, bound, detail)
 
 
 def same_noise(make_step: MakeStep, steps: int = 8) -> Finding:
@@ -184,13 +164,8 @@ def same_noise(make_step: MakeStep, steps: int = 8) -> Finding:
         error += float((seen.update + LR * g * z).square().sum())
         size += float((LR * g * z).square().sum())
     measured = math.sqrt(error / size) if size > 0 else math.inf
-    return Finding(
-        "same_noise",
-        measured <= _ROUNDING,
-        measured,
-        _ROUNDING,
-        "distance of the step from -lr g z with the observed g and z, over its size; 0 expected",
-    )
+    detail = "distance of the step from -lr g z with the observed g and z, over its size"
+    return _finding("same_noise", measured, _ROUNDING, f"{detail}; 0 expected")
 
 
 def symmetric(make_step: MakeStep, steps: int = 8) -> Finding:
@@ -209,14 +184,8 @@ def symmetric(make_step: MakeStep, steps: int = 8) -> Finding:
             return _not_two("symmetric", seen)
         middle = (seen.points[0] + seen.points[1]) / 2
         distances.append(float((middle - probe.start).abs().max()) / EPS)
-    measured = _largest(distances)
-    return Finding(
-        "symmetric",
-        measured <= _ROUNDING,
-        measured,
-        _ROUNDING,
-        "distance of the two points' midpoint from theta, over eps; 0 expected",
-    )
+    detail = "distance of the two points' midpoint from theta, over eps; 0 expected"
+    return _finding("symmetric", _largest(distances), _ROUNDING, detail)
 
 
 def replay(make_step: MakeStep, steps: int = 3) -> Finding:
@@ -238,11 +207,10 @@ def replay(make_step: MakeStep, steps: int = 3) -> Finding:
 
     first, second, other = after(5, 0), after(5, 1), after(6, 0)
     measured = float((first != second).double().mean())
-    matters = not torch.equal(first, other)
+    if torch.equal(first, other):
+        return _finding("replay", measured, 0.0, "two runs of different seeds are the same", False)
     detail = "weights that differ between two runs of one seed; 0 expected"
-    if not matters:
-        detail = "two runs of different seeds are the same"
-    return Finding("replay", measured == 0.0 and matters, measured, 0.0, detail)
+    return _finding("replay", measured, 0.0, detail)
 
 
 def global_state(make_step: MakeStep, steps: int = 3) -> Finding:
@@ -251,23 +219,17 @@ def global_state(make_step: MakeStep, steps: int = 3) -> Finding:
     Measured: steps (and the construction) after which the state had changed. Bound: 0.
     """
     probe = _Linear(_SHAPES)
-    changes = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1234567)
-        before = torch.get_rng_state()
+        states = [torch.get_rng_state()]
         step = make_step(probe, LR, EPS, 7)
-        changes += not torch.equal(before, torch.get_rng_state())
+        states.append(torch.get_rng_state())
         for _ in range(steps):
-            before = torch.get_rng_state()
             step(probe.closure)
-            changes += not torch.equal(before, torch.get_rng_state())
-    return Finding(
-        "global_state",
-        changes == 0,
-        float(changes),
-        0.0,
-        "times that torch's global generator was moved; 0 expected",
-    )
+            states.append(torch.get_rng_state())
+    changes = sum(not torch.equal(a, b) for a, b in itertools.pairwise(states))
+    detail = "times that torch's global generator was moved; 0 expected"
+    return _finding("global_state", float(changes), 0.0, detail)
 
 
 def drift(make_step: MakeStep, steps: int = 1000, bound: float = DRIFT) -> Finding:
@@ -278,12 +240,8 @@ def drift(make_step: MakeStep, steps: int = 1000, bound: float = DRIFT) -> Findi
     own make a weight walk: after n steps by about 2^-25 sqrt(3 n) in float32, and by far more in
     16 bits.)
 
-    Args:
-        steps: how many.
-        bound: what the first step may change: half the grid's spacing.
-
-    Measured: largest |theta after ``steps`` - theta|. Bound: ``bound``, and no bit changed after
-    the first step.
+    Measured: largest |theta after ``steps`` - theta|. Bound: ``bound``, half the grid's spacing,
+    and no bit changed after the first step.
     """
     probe = _Linear(_SHAPES)
     loss = torch.ones(())
@@ -294,14 +252,9 @@ def drift(make_step: MakeStep, steps: int = 1000, bound: float = DRIFT) -> Findi
         step(lambda: loss)
     measured = float((probe.flat() - probe.start).abs().max())
     moved = float((probe.flat() != once).double().mean())
-    return Finding(
-        "drift",
-        measured <= bound and moved == 0.0,
-        measured,
-        bound,
-        f"largest change of a weight of size 1 after {steps} steps with g = 0; {moved:.0%} of the "
-        "weights changed after the first step, 0 expected",
-    )
+    detail = f"largest change of a weight of size 1 after {steps} steps with g = 0"
+    after = f"{moved:.0%} of the weights changed after the first step, 0 expected"
+    return _finding("drift", measured, bound, f"{detail}; {after}", moved == 0.0)
 
 
 def gradient(make_step: MakeStep, steps: int = 500) -> Finding:
@@ -325,14 +278,8 @@ def gradient(make_step: MakeStep, steps: int = 500) -> Finding:
     cosine = float(_unit(total) @ _unit(wanted))
     d = wanted.numel()
     measured, bound = 1 - cosine * abs(cosine), 2 * (d + 1) / (steps + d + 1)
-    return Finding(
-        "gradient",
-        measured <= bound,
-        measured,
-        bound,
-        f"squared sine between the mean of {steps} steps and the gradient in {d} dimensions; "
-        f"{bound / 2:.3f} expected",
-    )
+    detail = f"squared sine between the mean of {steps} steps and the gradient in {d} dimensions"
+    return _finding("gradient", measured, bound, f"{detail}; {bound / 2:.3f} expected")
 
 
 _SHAPES = ((8, 6), (8, 6), (6,), (3, 2, 4), ())
@@ -342,10 +289,8 @@ _SHAPES = ((8, 6), (8, 6), (6,), (3, 2, 4), ())
 class _Seen:
     """A step from outside; vectors are float64, of all parameters.
 
-    Attributes:
-        points: the parameters at each call of the closure, those at (nearly) theta left out.
-        losses: what the closure returned there.
-        update: what the step added to theta.
+    ``points`` are the parameters at each call of the closure, those at (nearly) theta left out;
+    ``losses`` what it returned there; ``update`` what the step added to theta.
     """
 
     points: list[Tensor]
@@ -396,10 +341,9 @@ class _Probe(nn.Module):
         with torch.no_grad():
             for start, w in zip(self.start.split(sizes), self._tensors, strict=True):
                 w.copy_(start.view(w.shape))
-        away = [i for i, p in enumerate(self._points) if (p - self.start).abs().max() > EPS / 100]
-        return _Seen(
-            [self._points[i] for i in away], [self._losses[i] for i in away], update, parts
-        )
+        both = zip(self._points, self._losses, strict=True)
+        away = [(p, loss) for p, loss in both if (p - self.start).abs().max() > EPS / 100]
+        return _Seen([p for p, _ in away], [loss for _, loss in away], update, parts)
 
 
 class _Linear(_Probe):
@@ -448,10 +392,5 @@ def _largest(values: Sequence[float]) -> float:
 
 
 def _not_two(check: str, seen: _Seen) -> Finding:
-    return Finding(
-        check,
-        False,
-        math.inf,
-        _ROUNDING,
-        f"the closure was called at {len(seen.points)} points other than theta; 2 expected",
-    )
+    detail = f"the closure was called at {len(seen.points)} points other than theta; 2 expected"
+    return _finding(check, math.inf, _ROUNDING, detail)

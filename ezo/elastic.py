@@ -1,14 +1,18 @@
 """What the optimisers of both arithmetics share: arguments, states, replay, profilers' hooks."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as _optimizer
 
 from ezo import catalogue, check
 from ezo.step import BP_GRADIENTS, SIDES, Perturbation, replay
+
+P = TypeVar("P", bound=Tensor)
 
 
 class Elastic(Optimizer):
@@ -17,13 +21,15 @@ class Elastic(Optimizer):
     A subclass has ``_step(closure)``, ``_perturbations()`` and ``_settings()``.
 
     Attributes:
-        applied: the last step's updates of the ZO part (`ezo.step.Found`), for `replay`.
+        applied: the last step's updates of the ZO part, for `replay`: of each query, in the order
+            in which they were applied, a tuple of one ``UPDATE``.
     """
 
     KIND = ""  # names the class in state dicts
     MOST_QUERIES: int | None = None
     UPDATE: type  # of its updates
     CLOSURE = ""  # an example
+    _step_supports_amp_scaling = True  # GradScaler.step calls step, which says what to do
 
     def _set_up(self, estimator: str, queries: int, bp_gradient: str, seed: int) -> None:
         check.integer("queries", queries, 1, self.MOST_QUERIES)
@@ -33,17 +39,38 @@ class Elastic(Optimizer):
         check.one_of("bp_gradient", bp_gradient, known)
         self._estimator, self._points, self._difference = estimator, file.POINTS, file.difference
         self._queries, self._bp_gradient, self._seed = int(queries), bp_gradient, int(seed)
-        self._steps = 0
+        self._steps, self._looked = 0, False
         self.applied: list[tuple[Any, ...]] = []
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. See the class."""
+        if hasattr(self, "grad_scale"):  # GradScaler.step sets it, for who can unscale
+            vars(self).pop("grad_scale"), vars(self).pop("found_inf", None)
+            raise ValueError(_UNSCALED)
         if closure is None:
             raise ValueError(
                 "expected a closure that returns the loss, got None; "
                 f"call step(lambda: {self.CLOSURE})"
             )
+        if not self._looked:
+            return self._first_step(closure)
         return self._watched_step(closure) if _watched(self) else self._step(closure)
+
+    def _first_step(self, closure: Callable[[], Any]) -> Any:
+        self._refuse_ranks()
+        with _no_scaling():
+            loss = self._watched_step(closure) if _watched(self) else self._step(closure)
+        self._looked = True
+        return loss
+
+    def _refuse_ranks(self) -> None:
+        """Each rank would have losses, and so ZO weights, of its own."""
+        ranks = _ranks()
+        if ranks > 1 and any(group.get("zo") and group["params"] for group in self.param_groups):
+            raise ValueError(
+                f"expected one process, got torch.distributed with {ranks} ranks: each would train "
+                "other ZO weights, by a loss of its own. Train in one process, or give bp='all'"
+            )
 
     # Optimizer would wrap `step` for profilers and hooks, at a cost that shows beside a small
     # network's passes even where there are none.
@@ -64,11 +91,8 @@ class Elastic(Optimizer):
     def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
         """Make recorded updates of the ZO part again, to the same bits, without data or passes.
 
-        The next step is then the one after the last that was recorded. The BP part stays.
-
-        Args:
-            applied: ``applied`` of an optimiser set up alike, after a step, or of several steps in
-                a row.
+        They are ``applied`` of an optimiser set up alike, after a step, or of several steps in a
+        row. The next step is then the one after the last that was recorded. The BP part stays.
 
         Raises:
             ValueError: they are another arithmetic's.
@@ -80,6 +104,7 @@ class Elastic(Optimizer):
                 "them with the optimiser that made them"
             )
         replay(self._perturbations(), applied)
+        torch.autograd.graph.increment_version([p for g in self.param_groups for p in g["params"]])
         if applied:
             self._steps = applied[-1][0].step + 1
 
@@ -143,8 +168,54 @@ class Elastic(Optimizer):
                 )
 
 
+def runs(
+    parameters: Sequence[P], moves: Sequence[bool], first: int = 0
+) -> Iterator[tuple[int, list[P]]]:
+    """Those that move, in runs, each with the number of its first: a frozen one keeps its own."""
+    run: list[P] = []
+    for t, (p, free) in enumerate(zip(parameters, moves, strict=True), first):
+        if free:
+            run.append(p)
+        elif run:
+            yield t - len(run), run
+            run = []
+    if run:
+        yield first + len(parameters) - len(run), run
+
+
 def _shown(groups: list[tuple[str, int]]) -> str:
     return ", ".join(f"{part} of {n}" for part, n in groups)
+
+
+_UNSCALED = (
+    "expected a loss as it is, got one scaled by a GradScaler; leave the scaler out and call "
+    "optimizer.step(closure): ZO needs no scaling, and bfloat16 none for BP"
+)
+
+
+@contextlib.contextmanager
+def _no_scaling() -> Iterator[None]:
+    """Within, an enabled GradScaler refuses to scale: a step can't tell that from the loss."""
+    scaler = torch.amp.GradScaler
+    scale = scaler.scale
+
+    def refuse(self: Any, outputs: Any) -> Any:
+        if self.is_enabled():
+            raise ValueError(_UNSCALED)
+        return scale(self, outputs)
+
+    scaler.scale = refuse  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        scaler.scale = scale  # type: ignore[method-assign]
+
+
+def _ranks() -> int:
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized():
+        return 1
+    return distributed.get_world_size()
 
 
 def _watched(optimizer: Optimizer) -> bool:

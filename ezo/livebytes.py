@@ -5,10 +5,11 @@ repeatable, works on fake tensors as on real ones, and does not see buffers insi
 (a convolution's scratch, for one).
 """
 
+import contextlib
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +20,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
-from ezo import perturb
-from ezo.int8.layers import Layer
+from ezo import kernels, phases
 
-KINDS = (
-    "parameters",
-    "activations",
-    "temporaries",
-    "gradients",
-    "optimizer",
-    "scratch",
-    "batch",
-)
+KINDS = ("parameters", "activations", "temporaries", "gradients", "optimizer", "scratch", "batch")
 Prepare = Callable[[], tuple[nn.Module, Callable[[], Any]]]
 
 
@@ -39,7 +31,6 @@ class Peak:
     """What is alive when a step needs the most.
 
     Attributes:
-        peak_bytes: all of it.
         kinds: bytes of each of `KINDS`. ``parameters`` include buffers; ``activations`` are kept
             for the backward pass, ``temporaries`` are not; ``optimizer`` is its state, ``scratch``
             is for noise, and ``batch`` is what else was there before the first step.
@@ -61,6 +52,7 @@ class LiveBytes(TorchDispatchMode):
         self._start: list[_Block] = []
         self._events: list[tuple[_Block, int]] = []
         self._inside: list[str] = []
+        self._names: Any = weakref.WeakKeyDictionary()  # by module
 
     def add(self, tensors: Iterable[Any], kind: str = "", module: str = "") -> None:
         """Count these from now on; what is not a tensor is passed over."""
@@ -72,8 +64,7 @@ class LiveBytes(TorchDispatchMode):
                 self.add((getattr(tensor, name) for name in names), kind, module)
                 continue
             storage = tensor.untyped_storage()
-            key = storage._cdata
-            if key in self._alive:
+            if (key := storage._cdata) in self._alive:
                 continue
             block = _Block(storage.nbytes(), kind, module)
 
@@ -121,18 +112,14 @@ class LiveBytes(TorchDispatchMode):
     def watch(self, model: nn.Module) -> None:
         """Tell apart the model's parameters, and what each module's forward pass makes."""
         for name, module in model.named_modules():
-            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-            for tensor in own:
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                 self.mark(tensor, "parameters", name)
             for parameter in module.parameters(recurse=False):
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(self._gradient(name))
             module.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name))
-            module.register_forward_hook(lambda *_: self._leave(), always_call=True)
-            if isinstance(module, Layer):
-                for method in ("forward", "fused", "keep_output", "backward"):
-                    if hasattr(module, method):
-                        setattr(module, method, self._within(module, name, method))
+            module.register_forward_hook(self._leave, always_call=True)
+            self._names[module] = name
 
     def saved(self) -> Any:
         """A context in which what autograd saves is marked as an activation."""
@@ -140,9 +127,9 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self.run(func, args, kwargs or {})
-        self.add(tree_iter((args, kwargs)), "batch")  # not seen when it was made: it was there
-        kind = "scratch" if perturb.sweeping.get() else ""
-        self.add(tree_iter(result), kind, self._module(args))
+        self.add(tensors(args, kwargs), "batch")  # not seen when it was made: it was there
+        kind = "scratch" if kernels.sweeping.get() else ""
+        self.add(tensors(result), kind, self._module(args))
         return result
 
     @classmethod
@@ -151,7 +138,6 @@ class LiveBytes(TorchDispatchMode):
         return True
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """An operation's result."""
         return func(*args, **kwargs)
 
     def state(self, optimizer: Optimizer, *_: Any) -> None:
@@ -160,38 +146,31 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata in self._alive:
                 self.mark(tensor, "optimizer")
 
-    def _within(self, layer: Layer, name: str, method: str) -> Callable[..., Any]:
-        """An integer layer's method, whose results are the layer's; autograd keeps nothing of it.
+    @contextlib.contextmanager
+    def at_work(self, layer: Any) -> Iterator[None]:
+        """What an integer layer makes meanwhile is its own; autograd keeps nothing of it.
 
-        The compiled path calls no module, so that its hooks don't run.
+        The step calls no module, so that its hooks don't run.
         """
-        original = getattr(layer, method)
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            self._inside.append(name)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._leave()
-                for tensor in tree_iter(layer._kept):
-                    if isinstance(tensor, Tensor):
-                        self._keep(tensor)
-                for which in ("weight_gradient", "bias_gradient"):
-                    gradient = getattr(layer, which, None)
-                    if gradient is not None:
-                        self.mark(gradient.m, "gradients", name)
-
-        return run
+        name = self._names.get(layer, "")
+        self._inside.append(name)
+        try:
+            yield
+        finally:
+            self._inside.pop()
+            for kind, tensor in layer.held():
+                if kind == "activations":
+                    self._keep(tensor)
+                else:
+                    self.mark(tensor, kind, name)
 
     def _module(self, args: Any) -> str:
         """The module that runs, else the one whose tensor the operation takes last."""
         if self._inside:
             return self._inside[-1]
-        tensors = [
-            x for x in args if isinstance(x, Tensor) and not is_traceable_wrapper_subclass(x)
-        ]
-        found = [self._block(x).module for x in reversed(tensors)]
-        return next((name for name in found if name), "")
+        tensors = [x for x in reversed(args) if isinstance(x, Tensor)]
+        found = [self._block(x).module for x in tensors if not is_traceable_wrapper_subclass(x)]
+        return next(filter(None, found), "")
 
     def _block(self, tensor: Tensor) -> "_Block":
         return self._alive[tensor.untyped_storage()._cdata][1]
@@ -213,8 +192,19 @@ class LiveBytes(TorchDispatchMode):
 
         return accumulated
 
-    def _leave(self) -> None:
+    def _leave(self, *_: Any) -> None:
         self._inside.pop()
+
+
+def tensors(*values: Any) -> Iterator[Tensor]:
+    """In an operation's arguments or result; torch's own search takes several times as long."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors(*value)
+        elif isinstance(value, dict):
+            yield from tensors(*value.values())
 
 
 class _Block:
@@ -225,19 +215,14 @@ class _Block:
 
 
 def step_peak(prepare: Prepare, live: LiveBytes | None = None) -> Peak:
-    """The peak of a step, after one that makes the optimiser's state.
-
-    Args:
-        prepare: returns a model and a function that does one step.
-        live: how to count.
-    """
+    """The peak of a step that ``prepare`` makes, after one that makes the optimiser's state."""
     live = live or LiveBytes()
     with live:
         model, step = prepare()
         live.watch(model)
         for block in live.unmarked():
             block.kind = "batch"
-        with live.saved():
+        with live.saved(), phases.at_work(live.at_work):
             started = register_optimizer_step_pre_hook(live.state)
             try:
                 step()

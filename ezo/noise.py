@@ -8,8 +8,8 @@ counter and a key into four 32-bit words. Ours is indexed by (seed, step, tensor
     element i of a tensor: group = i // 256, word = i % 256 // 64, lane = i % 64
 
 ``stream`` tells apart the draws of one step (the queries, for one). This file is the definition, in
-plain torch, for any device; ``csrc/noise.cpp`` is the same, compiled, for float32 on CPU, and a
-test holds them together bit by bit. Floating-point operations here are kept apart (no fused
+plain torch, for any device; ``csrc/philox.hpp`` and ``noise.cpp`` are the same, compiled, and tests
+hold them together bit by bit. Floating-point operations here are kept apart (no fused
 multiply-add), since the two must round alike.
 """
 
@@ -17,27 +17,18 @@ import torch
 from torch import Tensor
 
 NOISES = ("gaussian", "rademacher", "uniform")
+Device = torch.device | str
 GROUP = 256  # elements per group: 64 lanes of four words
 _LANES = 64
 _LOW = 0xFFFFFFFF
 
 
 def words(
-    seed: int,
-    step: int,
-    tensor: int,
-    stream: int,
-    first: int,
-    last: int,
-    device: torch.device | str,
+    seed: int, step: int, tensor: int, stream: int, first: int, last: int, device: Device
 ) -> Tensor:
-    """Words of the stream for the groups ``first`` to ``last`` - 1.
+    """Words for the groups ``first`` to ``last`` - 1: int64 below 2^32, (groups, 4, 64 lanes).
 
-    Args:
-        seed: below 2^64. step, tensor, stream: below 2^32.
-
-    Returns:
-        int64 in [0, 2^32), (last - first, 4, 64): group, word, lane.
+    The seed is below 2^64; step, tensor and stream are below 2^32.
     """
     groups = last - first
     c0 = torch.arange(first * _LANES, last * _LANES, device=device) & _LOW
@@ -48,14 +39,9 @@ def words(
     for _ in range(10):
         a = c0.mul_(0xD2511F53)  # int64 wraps around, its 64 bits are the product's
         b = c2.mul_(0xCD9E8D57)
-        c0, c1 = (
-            (b >> 32).bitwise_and_(_LOW).bitwise_xor_(c1).bitwise_xor_(k0),
-            b.bitwise_and_(_LOW),
-        )
-        c2, c3 = (
-            (a >> 32).bitwise_and_(_LOW).bitwise_xor_(c3).bitwise_xor_(k1),
-            a.bitwise_and_(_LOW),
-        )
+        c0 = (b >> 32).bitwise_and_(_LOW).bitwise_xor_(c1).bitwise_xor_(k0)
+        c2 = (a >> 32).bitwise_and_(_LOW).bitwise_xor_(c3).bitwise_xor_(k1)
+        c1, c3 = b.bitwise_and_(_LOW), a.bitwise_and_(_LOW)
         k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
     return torch.stack([c.view(groups, _LANES) for c in (c0, c1, c2, c3)], dim=1)
 
@@ -68,15 +54,12 @@ def draw(
     stream: int,
     first: int,
     last: int,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
 ) -> Tensor:
     """Noise of mean 0 and variance 1 for the groups ``first`` to ``last`` - 1 of a tensor.
 
-    Args:
-        noise: ``gaussian``, ``rademacher`` (-1 or 1) or ``uniform`` (on +-sqrt(3)).
-
-    Returns:
-        float32, ((last - first) * 256,): element i of the tensor at i - 256 first.
+    It is ``gaussian``, ``rademacher`` (-1 or 1) or ``uniform`` (on +-sqrt(3)), float32,
+    ((last - first) * 256,): element i of the tensor at i - 256 first.
 
     >>> draw("rademacher", seed=0, step=0, tensor=0, stream=0, first=0, last=1)[:4]
     tensor([ 1., -1.,  1., -1.])
@@ -105,15 +88,8 @@ def _minus_two_log(u: Tensor) -> Tensor:
     e = (bits >> 23).to(torch.float32)
     f = ((bits & 0x007FFFFF) + 0x3F3504F3).view(torch.float32) - 1.0
     q = torch.full_like(f, 0.20383448898792267)
-    for coefficient in (
-        -0.3204875886440277,
-        0.3427425622940063,
-        -0.3984900712966919,
-        0.4996653497219086,
-        -0.6666849255561829,
-        1.0,
-        -2.0,
-    ):
+    first = (-0.3204875886440277, 0.3427425622940063, -0.3984900712966919, 0.4996653497219086)
+    for coefficient in (*first, -0.6666849255561829, 1.0, -2.0):
         q = q * f + coefficient
     return q * f + e * -1.3862943649291992
 

@@ -4,16 +4,18 @@ import contextlib
 import functools
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from ezo import check, perturb
-from ezo.elastic import Elastic
+from ezo.buffers import Buffers
+from ezo.elastic import Elastic, runs
+from ezo.groups import NODE_GROUP, checked, expect_group, made, zo_groups_of
 from ezo.nodes.feedback import FeedbackPerturbation, feedback_of
 from ezo.nodes.layers import Nodes, groups_of
 from ezo.nodes.perturbation import NodePerturbation
@@ -24,17 +26,6 @@ from ezo.phases import phase
 from ezo.split import Split, split
 from ezo.spsa import slope
 from ezo.step import Difference, Losses, course, step
-
-GROUP: dict[str, tuple[Callable[[Any], Any], str]] = {  # what a ZO group may set
-    "lr": (lambda v: check.finite(v) and v >= 0, "a finite number of 0 or more"),
-    "eps": (lambda v: check.finite(v) and v > 0, "a finite number above 0"),
-    "clip": (
-        lambda v: v is None or (check.finite(v) and v > 0),
-        "a finite number above 0, or None",
-    ),
-    "weight_decay": (lambda v: check.finite(v) and v >= 0, "a finite number of 0 or more"),
-}
-NODE_GROUP = {**GROUP, "sigma": GROUP["eps"]}
 
 
 class Estimate(NamedTuple):
@@ -86,14 +77,14 @@ class ElasticZO(Elastic):
     all with no BP parameter. With no ZO parameter the step is ``bp_optimizer``'s own, bit for bit.
 
     Every pass of a step draws the same random numbers from torch's generators (so dropout's mask
-    is the same in all), which afterwards stand as after one forward pass. Batch norm normalises by
-    the batch in every pass; its running statistics are updated by the step's first pass alone (at
-    theta + eps z, but for ``bp_gradient="plus"`` with one query; at theta with no ZO parameter), as
-    often as in ordinary training.
+    is the same in all), which afterwards stand as after one forward pass. Every pass begins with
+    the same buffers, and what the step's first pass wrote into them stays (at theta + eps z, but
+    for ``bp_gradient="plus"`` with one query; at theta with no ZO parameter): running statistics,
+    codebooks and counters are updated as often as in ordinary training.
 
-    A loss that is not finite leaves every parameter as it was, and counts as a step. An exception
-    from the closure does so too, is passed on, and counts as none. (The first step of all may
-    change a float32 weight by 2^-23: onto the grid that makes undoing exact, see `ezo.perturb`.
+    A loss that is not finite leaves every parameter and buffer as it was, and counts as a step. An
+    exception from the closure does so too, is passed on, and counts as none. (The first step of all
+    may change a float32 weight by 2^-23: onto the grid that makes undoing exact, see `ezo.perturb`.
     ZO weights of 16 bits have no such grid, and every step's rounding moves them: a warning.)
 
     With ``nodes`` the ZO part's linear layers are perturbed at their outputs instead, every example
@@ -101,14 +92,14 @@ class ElasticZO(Elastic):
     learns far faster, and needs each example's loss from the closure.
 
     Args:
-        model: the module to train. Parameters that don't require a gradient stay as they are.
-        bp: where BP begins: the number of last parametric layers, 0 for full ZO; the name of a
-            submodule or parameter, from which on BP trains all; a submodule or the parameters
-            themselves, these and no others; or ``"all"``. A parametric layer is a module that owns
-            a weight (of two or more dimensions), with the norms after it; layers stand in the order
-            in which they were registered, as in ``model.named_parameters()`` (`ezo.split`).
-        lr: learning rate of the ZO part.
-        eps: size of the perturbation.
+        model: the module to train. Parameters that don't require a gradient at a step stay as they
+            are, and keep their number in the noise. One that requires none now is in no group.
+        bp: where BP begins (`ezo.split`): the number of last parametric layers, 0 for full ZO; the
+            name of a submodule or parameter, from which on BP trains all; a submodule or the
+            parameters themselves, these and no others; or ``"all"``. A parametric layer is a module
+            that owns a weight (of two or more dimensions), with the norms after it; layers stand in
+            the order in which they were registered.
+        lr, eps: learning rate of the ZO part; size of the perturbation.
         bp_optimizer: makes the BP part's optimiser from a list of its parameters; by default
             SGD with learning rate 0.01 and momentum 0.9.
         clip: bound on |g|, or None.
@@ -178,7 +169,7 @@ class ElasticZO(Elastic):
                 "model, not its parameters: bp says which of them BP trains"
             )
         zo, bp_parameters = split(model, bp)
-        if coarse := {str(p.dtype) for p in zo} - {str(dtype) for dtype in perturb.GRID}:
+        if coarse := {str(p.dtype) for p in zo if p.dtype.to_real() not in perturb.GRID}:
             warnings.warn(
                 f"ZO weights of {', '.join(sorted(coarse))}: rounding moves them at every step, as "
                 "a perturbation is undone exactly in float32 and float64 alone; keep such weights "
@@ -190,26 +181,29 @@ class ElasticZO(Elastic):
         self._feedback: dict[int, Tensor] = {}  # by the layers' numbers
         with_nodes = {id(p) for group in node_groups for p in group["params"]}
         for group in node_groups:
-            _expect_group(group, NODE_GROUP)
-        groups = _zo_groups([p for p in zo if id(p) not in with_nodes], zo_groups)
+            expect_group(group, NODE_GROUP)
+        groups = zo_groups_of([p for p in zo if id(p) not in with_nodes], zo_groups)
         self.bp_optimizer: Optimizer | None = None
         defaults = {"lr": lr, "eps": eps, "clip": clip, "weight_decay": weight_decay}
-        _expect_group(defaults)
+        expect_group(defaults)
         super().__init__(groups, {**defaults, "zo": True})
         self.param_groups += node_groups
         if bp_parameters:
             make = bp_optimizer or functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)
-            self.bp_optimizer = _make(make, bp_parameters)
+            self.bp_optimizer = made(make, bp_parameters)
             self.param_groups += self.bp_optimizer.param_groups
         self._losses: list[dict[int, PassLoss]] = []  # the last step's
         self._model = model
-        self._norms = [m for m in model.modules() if isinstance(m, _NormBase)]
-        self._noise, self._scratch_bytes = noise, scratch_bytes
+        self._buffers = Buffers(model)
+        self._padding = _padding_rows(model)
+        self._noise = noise
+        self._refuse_ranks()
+        self._sweeper = functools.partial(perturb.Sweeper, noise=noise, scratch_bytes=scratch_bytes)
         self._stepping = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a ZO group. Keys as in ``zo_groups``."""
-        super().add_param_group(_checked(param_group))
+        super().add_param_group(checked(param_group))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the BP gradients. Within a step it does nothing, so a closure may call it."""
@@ -225,14 +219,15 @@ class ElasticZO(Elastic):
         """
         self.zero_grad()
         perturbations = self._perturbations()
-        zo = [p for g in self.param_groups if g.get("zo", False) for p in g["params"]]
-        bp = [p for g in self.param_groups if not g.get("zo", False) for p in g["params"]]
+        zo = [p for perturbation in perturbations for p in perturbation.parameters]
+        of_bp = [g for g in self.param_groups if not g.get("zo", False)]
+        bp = [p for group in of_bp for p in group["params"] if p.requires_grad]
         where = self._bp_gradient if bp else "mean" if self._how is not None else None
         visits, taken = course(self._points, self._queries if zo else 0, where)
         self._stepping = True
         try:
             with contextlib.ExitStack() as stack:
-                passes = Passes(closure, self._model, self._norms, zo, bp, 1 / max(taken, 1))
+                passes = Passes(closure, self._model, self._buffers, zo, bp, 1 / max(taken, 1))
                 stack.enter_context(passes)
                 for nodes in perturbations[1:]:
                     stack.enter_context(nodes.attached(passes))
@@ -266,11 +261,12 @@ class ElasticZO(Elastic):
         """Of the weights, and of the nodes where there are any."""
         zo = [g for g in self.param_groups if g.get("zo", False) and g["params"]]
         groups, nodes = ([g for g in zo if ("sigma" in g) is of] for of in (False, True))
-        place = (self._seed, self._steps)
-        weights = _Weights(groups, place, self._queries, self._noise, self._scratch_bytes)
+        place = self._seed, self._steps
+        weights = _Weights(groups, place, self._queries, self._sweeper, self._padding)
         if not nodes:
             return [weights]
-        what = (self._layers, nodes, place, self._queries, self._noise)
+        free = [[layer for layer in of if layer.free] for of in self._layers]
+        what = (free, nodes, place, self._queries, self._noise)
         if self._how is not None:
             return [weights, FeedbackPerturbation(self._model, self._how, self._feedback, *what)]
         return [weights, NodePerturbation(*what)]
@@ -282,9 +278,6 @@ class ElasticZO(Elastic):
                 "from their layers' inputs, which no record holds; keep the weights instead"
             )
         super().replay(applied)
-        torch.autograd.graph.increment_version(
-            [p for g in self.param_groups if g.get("zo", False) for p in g["params"]]
-        )
 
     def _settings(self) -> dict[str, Any]:
         bp = None if self.bp_optimizer is None else type(self.bp_optimizer).__name__
@@ -318,24 +311,31 @@ class _Weights:
         groups: list[dict[str, Any]],
         place: tuple[int, int],
         queries: int,
-        noise: str,
-        scratch_bytes: int,
+        sweeper: Callable[..., perturb.Sweeper],
+        padding: dict[Tensor, int],
     ) -> None:
         self.groups, self._place, self._queries = groups, place, queries
-        self._sweepers: list[perturb.Sweeper] = []
+        self.parameters: list[nn.Parameter] = []  # but those that are frozen now
+        self._sweepers: list[tuple[int, perturb.Sweeper]] = []  # each with its group
         first = 0  # a group's first tensor, in the noise stream
-        for group in groups:
-            self._sweepers.append(
-                perturb.Sweeper(
-                    group["params"], noise=noise, first_tensor=first, scratch_bytes=scratch_bytes
-                )
-            )
-            first += len(group["params"])
+        for i, group in enumerate(groups):
+            own = group["params"]
+            for number, run in runs(own, [p.requires_grad for p in own], first):
+                self._sweepers.append((i, sweeper(run, first_tensor=number)))
+                self.parameters += run
+            first += len(own)
+        rows = [p[padding[p]] for p in self.parameters if p in padding] if padding else []
+        self._held = [(row, row.clone()) for row in rows]
+
+    def _hold(self) -> None:
+        for row, value in self._held:
+            row.copy_(value)
 
     def move(self, query: int, start: int, end: int) -> None:
         place, times = (*self._place, query), float(end - start)
-        for sweeper, group in zip(self._sweepers, self.groups, strict=True):
-            sweeper.shift(place, float(group["eps"]), times)
+        for i, sweeper in self._sweepers:
+            sweeper.shift(place, float(self.groups[i]["eps"]), times)
+        self._hold()
 
     def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
         change = difference({point: loss.mean for point, loss in losses.items()})
@@ -350,59 +350,17 @@ class _Weights:
 
     def apply(self, update: Update, start: int) -> None:
         place = update[:3]
-        for sweeper, (eps, rate, decay) in zip(self._sweepers, update.groups, strict=True):
+        for i, sweeper in self._sweepers:
+            eps, rate, decay = update.groups[i]
             if start == 1:
                 sweeper.shift(place, eps, -1.0)
             sweeper.update(place, eps, rate, decay, start == -1)
+        self._hold()
 
 
-def _make(
-    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer], parameters: list[nn.Parameter]
-) -> Optimizer:
-    made = bp_optimizer(parameters) if callable(bp_optimizer) else None
-    if not isinstance(made, Optimizer):
-        got = type(bp_optimizer).__name__
-        if callable(bp_optimizer):
-            got = f"one that returns {type(made).__name__}"
-        raise ValueError(
-            "expected bp_optimizer to be a function that returns a torch optimiser of a list of "
-            f"parameters, got {got}; give for example lambda parameters: "
-            "torch.optim.Adam(parameters)"
-        )
-    return made
-
-
-def _zo_groups(
-    zo: list[nn.Parameter], zo_groups: Sequence[dict[str, Any]] | None
-) -> list[dict[str, Any]]:
-    if zo_groups is None:
-        return [{"params": zo}]
-    given = [_checked(group) for group in zo_groups]
-    listed = {id(p) for group in given for p in group["params"]}
-    if listed != {id(p) for p in zo}:
-        raise ValueError(
-            f"expected zo_groups to hold each of the {len(zo)} ZO parameters once, got "
-            f"{len(listed)} parameters; move the missing ones in or the others out"
-        )
-    return given
-
-
-def _checked(group: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a ZO group, its parameters as a list."""
-    keys = set(group) if isinstance(group, dict) else {f"a {type(group).__name__}"}
-    if "params" not in keys or not keys <= {"params", "initial_lr", *GROUP}:
-        raise ValueError(
-            f"expected a ZO group to be a dict of params and any of {', '.join(GROUP)}, got "
-            f"{', '.join(sorted(map(str, keys))) or 'none'}; give these keys and no others"
-        )
-    _expect_group(group)
-    params = group["params"]
-    if isinstance(params, set):
-        raise ValueError("expected params in an order, got a set, which has none; give a list")
-    return {**group, "params": [params] if isinstance(params, Tensor) else list(params)}
-
-
-def _expect_group(group: dict[str, Any], may: dict[str, Any] = GROUP) -> None:
-    for name, (holds, expected) in may.items():
-        if name in group:
-            check.expect(name, group[name], holds(group[name]), expected)
+def _padding_rows(model: nn.Module) -> dict[Tensor, int]:
+    """Rows that BP never trains: of embeddings with ``padding_idx``, unless tied to others."""
+    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    of = [m for m in model.modules() if isinstance(m, kinds) and owners[id(m.weight)] == 1]
+    return {m.weight: m.padding_idx for m in of if m.padding_idx is not None}

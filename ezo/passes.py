@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from ezo.buffers import Buffers
 from ezo.phases import phase
 from ezo.step import Visit
 
 _nothing = contextlib.nullcontext()
+_BACKWARD_WAS_RUN = "backward through the graph a second time", "does not require grad"
 
 
 class PassLoss(NamedTuple):
@@ -26,17 +27,13 @@ class PassLoss(NamedTuple):
 class Passes:
     """Runs a step's passes; on leaving, the model is as it was.
 
-    Within, the ZO parameters don't require gradients, every pass draws the same random numbers,
-    and only the first updates running statistics. With no ZO parameter it changes nothing.
+    Within, the ZO parameters don't require gradients, every pass draws the same random numbers and
+    begins with the same buffers, of which those of the first pass stay (`ezo.buffers`). With no
+    ZO parameter there is one pass. Each gradient of the BP parameters is taken with ``weight``.
 
-    Args:
-        closure: returns the loss: a scalar, or each example's, (N,), whose mean is taken here; or
-            yields that of each micro-batch, which is backpropagated before the next is asked for.
-            Scalars that are yielded add up, and vectors are one vector of all examples.
-        model: whose random numbers and running statistics are kept.
-        norms: its norms.
-        zo, bp: the parameters of either part.
-        weight: of each gradient that is taken.
+    The closure returns the loss: a scalar, or each example's, (N,), whose mean is taken here; or
+    yields that of each micro-batch, which is backpropagated before the next is asked for. Scalars
+    that are yielded add up, and vectors are one vector of all examples.
 
     Attributes:
         dtype, device: of the first pass's loss.
@@ -52,7 +49,7 @@ class Passes:
         self,
         closure: Callable[[], Any],
         model: nn.Module,
-        norms: list[_NormBase],
+        buffers: Buffers,
         zo: list[nn.Parameter],
         bp: list[nn.Parameter],
         weight: float,
@@ -61,15 +58,15 @@ class Passes:
         self._random_state = _RandomState(model) if zo else None
         self._zo = zo
         self._required = [p for p in zo if p.requires_grad]
-        tracking = [m for m in norms if m.training and m.track_running_stats] if zo else []
-        self._norms = [(m, m.running_mean, m.running_var) for m in tracking]
-        self._ran = False
+        self._buffers = buffers
+        self._ran = self._finite = False
         self.first = 0
         self.share = weight
 
     def __enter__(self) -> "Passes":
         for p in self._required:
             p.requires_grad_(False)
+        self._buffers.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,14 +74,14 @@ class Passes:
             torch.autograd.graph.increment_version(self._zo)
         for p in self._required:
             p.requires_grad_(True)
-        for m, mean, variance in self._norms:
-            m.track_running_stats = True
-            m.running_mean, m.running_var = mean, variance
+        self._buffers.end(self._finite)
 
     def loss(self, visit: Visit) -> PassLoss:
         """The closure's loss; where ``visit.bp``, its gradient is added to the BP parameters'."""
         if self._ran and self._random_state is not None:
             self._random_state.restore()
+        if self._ran:
+            self._buffers.again()
         self.first = 0
         try:
             given = self._run(self._closure, visit.bp)
@@ -100,24 +97,21 @@ class Passes:
                     self._backward(value)
                 found = PassLoss(self.read(value), examples)
         except RuntimeError as error:
-            if "backward through the graph a second time" in str(
-                error
-            ) or "does not require grad" in str(error):
+            if any(words in str(error) for words in _BACKWARD_WAS_RUN):
                 raise RuntimeError(
                     "the closure must compute the loss from the model, return it, and leave "
-                    "backward() to step()"
+                    "backward() to step(). Where it needs a gradient itself, of the inputs for "
+                    "one, it takes that within torch.enable_grad(): ZO passes record none, and ZO "
+                    "weights have none"
                 ) from error
             raise
-        if not self._ran:
-            self._ran = True
-            for m, _, _ in self._norms:  # one update of the running statistics a step
-                m.track_running_stats = False
-                m.running_mean = m.running_var = None  # instance norm heeds nothing else
+        self._ran = True
         return found
 
     def finite(self, losses: list[PassLoss]) -> bool:
         """Whether every loss is."""
-        return all(map(math.isfinite, [loss.mean for loss in losses]))
+        self._finite = all(map(math.isfinite, [loss.mean for loss in losses]))
+        return self._finite
 
     def read(self, loss: Tensor) -> float:
         """The number in a tensor: the one place where a step waits for its device."""
@@ -139,12 +133,19 @@ class Passes:
         """The loss, and once more, detached, where it is a vector."""
         if not isinstance(loss, Tensor):
             if bp:
+                field = isinstance(getattr(loss, "loss", None), Tensor)
                 raise ValueError(
                     "expected the closure to return the loss as a tensor, which BP takes the "
-                    f"gradient of, got {type(loss).__name__}; return the loss itself, and not "
-                    "loss.item()"
+                    f"gradient of, got {type(loss).__name__}; return "
+                    f"{'its field loss' if field else 'the loss itself, and not loss.item()'}"
                 )
-            loss = torch.as_tensor(loss)
+            loss = self._number(loss)
+        elif bp and not loss.requires_grad:
+            raise ValueError(
+                "expected a loss that depends on the BP part, got one that needs no gradient; "
+                "leave out detach(), no_grad() and .data, or give a bp with layers that the loss "
+                "uses"
+            )
         dimensions = loss.dim()
         if dimensions > 1 and loss.numel() != 1:
             raise ValueError(
@@ -154,6 +155,17 @@ class Passes:
         if not self._ran:
             self.dtype, self.device = loss.dtype, loss.device
         return loss, loss.detach() if dimensions == 1 else None
+
+    def _number(self, loss: Any) -> Tensor:
+        """What full ZO takes, which asks for nothing but a number."""
+        try:
+            return torch.as_tensor(loss)
+        except (TypeError, ValueError, RuntimeError) as error:
+            field = isinstance(getattr(loss, "loss", None), Tensor)
+            raise ValueError(
+                "expected the closure to return the loss, a tensor or a number, got "
+                f"{type(loss).__name__}; return {'its field loss' if field else 'the loss itself'}"
+            ) from error
 
     def _backward(self, value: Tensor) -> None:
         with phase("backward"):

@@ -7,6 +7,7 @@ A step emits ``perturb`` (the ZO weights move), ``forward`` (the closure: a pass
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 PHASES = ("perturb", "forward", "backward", "update")
 
@@ -36,3 +37,18 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener = before
+
+
+Worker = Callable[[Any], AbstractContextManager[object]]
+worker: Worker | None = None  # of whom `at_work` tells
+
+
+@contextlib.contextmanager
+def at_work(listener: Worker) -> Iterator[None]:
+    """Within, a layer that works where no module's hooks run enters ``listener(layer)``."""
+    global worker
+    before, worker = worker, listener
+    try:
+        yield
+    finally:
+        worker = before

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 
 from ezo import catalogue, checkpoint, rows, tuned
 from ezo.data import Dataset
+from ezo.methods._hyper import about
 
 
 @dataclass(frozen=True)
@@ -20,29 +21,24 @@ class Run:
     """Everything that the result of a training run depends on.
 
     Attributes:
-        model, data, method, precision: names that ``ezo list`` shows.
-        epochs: passes over the training data. Batches are full: a remainder waits for the next
-            epoch's shuffle.
-        batch_size: examples per step.
-        seed: of initial weights, order of batches, and noise.
-        train_examples: use only so many training examples, or None for all; for trials.
-        held_out: keep the last so many training examples for validation, and report on them in
-            place of the test set; for choosing hyperparameters.
         hyper: hyperparameters, of the precision's kind (``HYPER`` in its file); None for the tuned
             ones (`ezo.tuned`).
         start: `case` of a finished fp32 run of the same model whose final weights this one starts
             from (fine-tuning), or nothing for fresh weights.
     """
 
-    model: str
-    data: str
-    method: str
-    precision: str = "fp32"
-    epochs: int = 20
-    batch_size: int = 32
-    seed: int = 0
-    train_examples: int | None = None
-    held_out: int = 0
+    model: str = about(MISSING, "a model that `ezo list` shows")
+    data: str = about(MISSING, "a data set that `ezo list` shows")
+    method: str = about(MISSING, "a method that `ezo list` shows, for example elastic-2")
+    precision: str = about("fp32", "number format")
+    # Batches are full: a remainder waits for the next epoch's shuffle.
+    epochs: int = about(20, "passes over the training data")
+    batch_size: int = about(32, "examples a step")
+    seed: int = about(0, "of initial weights, order of batches, and noise")
+    train_examples: int | None = about(None, "use only so many training examples; by default all")
+    held_out: int = about(
+        0, "training examples kept for validation, reported on in place of the test set"
+    )
     hyper: Any = None
     start: str = ""
 
@@ -74,19 +70,17 @@ class Run:
                 f"{type(hyper).__name__}; give hyperparameters of the precision's kind"
             )
         if changes:
-            _check_read(self, hyper, precision.reads(self.method), changes)
+            reads = precision.reads(self.method)
+            if unread := [option(name) for name in changes if name not in reads]:
+                read = [option(field.name) for field in fields(hyper) if field.name in reads]
+                raise ValueError(
+                    f"expected hyperparameters that {self.method} reads in {self.precision}, "
+                    f"{', '.join(read)}, got {', '.join(unread)}; leave out what it does not read"
+                )
             hyper = replace(hyper, **changes)
-            source += f"; given: {', '.join(map(_option, changes))}"
+            source += f"; given: {', '.join(map(option, changes))}"
         precision.check(self.method, hyper)
         return Settled(replace(self, hyper=hyper), files, source)
-
-    def settings(self) -> dict[str, Any]:
-        """Every setting, flat."""
-        return self.settled().settings
-
-    def config(self) -> dict[str, Any]:
-        """Settings that are no field of a row of their own, flat."""
-        return self.settled().config
 
     @property
     def case(self) -> str:
@@ -98,10 +92,10 @@ class Settled:
     """A run that is ready: what `Run.settled` found, once.
 
     Attributes:
-        run: with its hyperparameters.
+        run: with its hyperparameters, whose ``source`` is in words.
         files: of the model, data, method and precision, by kind.
-        source: where the hyperparameters come from, in words.
-        case, settings, config: as those of `Run`.
+        settings, config: every setting, flat; those that are no field of a row of their own.
+        case: a name that differs wherever a setting does.
     """
 
     def __init__(self, run: Run, files: dict[str, ModuleType], source: str) -> None:
@@ -109,9 +103,9 @@ class Settled:
         named = asdict(run)
         if not run.start:  # the name of a run that starts afresh is as before there were others
             del named["start"]
-        own = ("model", "data", "method", "precision", "seed", "hyper")
-        self.settings = {**named, **named["hyper"]}
-        del self.settings["hyper"]
+        own = ("model", "data", "method", "precision", "seed")
+        both = {**named, **named["hyper"]}
+        self.settings = {k: v for k, v in both.items() if k != "hyper"}
         self.config = {k: v for k, v in self.settings.items() if k not in own}
         later = {f.name: f.default for f in fields(run.hyper) if f.metadata.get("later")}
         for name in [name for name in later if named["hyper"][name] == later[name]]:
@@ -125,16 +119,7 @@ class Settled:
         return self
 
 
-def _check_read(run: Run, hyper: Any, reads: frozenset[str], changes: Mapping[str, Any]) -> None:
-    if unread := [_option(name) for name in changes if name not in reads]:
-        read = [_option(field.name) for field in fields(hyper) if field.name in reads]
-        raise ValueError(
-            f"expected hyperparameters that {run.method} reads in {run.precision}, "
-            f"{', '.join(read)}, got {', '.join(unread)}; leave out what it does not read"
-        )
-
-
-def _option(name: str) -> str:
+def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
@@ -160,6 +145,12 @@ def load(run: Run | Settled, root: Path | None = None) -> Dataset:
     wanted = settled.files["model"].INPUT
     if kind != wanted:
         raise ValueError(f"expected data of {wanted} for {run.model}, got {kind} from {run.data}")
+    size, given = getattr(settled.files["model"], "SIZE", None), tuple(data.train_x.shape[2:])
+    if size not in (None, given):
+        raise ValueError(
+            f"expected images of {size} pixels for {run.model}, got {given} from {run.data}; give "
+            "a model that takes them, mobilenet_v2 for one, or scale the images"
+        )
     n = len(data.train_x) - run.held_out
     examples = min(n, run.train_examples or n)
     if examples < run.batch_size:
@@ -173,25 +164,15 @@ def load(run: Run | Settled, root: Path | None = None) -> Dataset:
             f"{f' beside {run.held_out} held out' if run.held_out else ''}, "
             f"got {run.train_examples}; ask for fewer, or for all"
         )
-    test = (data.train_x[n:], data.train_y[n:]) if run.held_out else (data.test_x, data.test_y)
     if examples == len(data.train_x):
         return data
-    return replace(
-        data,
-        train_x=data.train_x[:examples],
-        train_y=data.train_y[:examples],
-        test_x=test[0],
-        test_y=test[1],
-    )
+    x, y = data.train_x, data.train_y
+    test = (x[n:], y[n:]) if run.held_out else (data.test_x, data.test_y)
+    return Dataset(x[:examples], y[:examples], *test, data.classes, data.augment)
 
 
 def load_start(model: nn.Module, settled: Settled, runs: Path | None) -> None:
-    """Give a model the final weights of the run that ``start`` names.
-
-    Args:
-        model: what `build` made.
-        settled: the run that starts from another's weights.
-        runs: folder that holds each run's folder, ``runs/case``.
+    """Give a model the final weights of the run that ``start`` names, from its folder in ``runs``.
 
     Raises:
         ValueError: the run to start from is not there, did not finish, or is of another model.

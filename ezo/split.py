@@ -8,6 +8,7 @@ stands where the first of them stands.
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -35,22 +36,21 @@ def layers(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
 
 
 def split(model: nn.Module, bp: Split) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Cut a model's trainable parameters in two.
+    """Cut a model's trainable parameters in two: those by ZO and those by BP, in the model's order.
 
-    Args:
-        model: any module; parameters with ``requires_grad=False`` are left out of both parts.
-        bp: where BP begins. An integer k: the last k parametric `layers`. A name: from this
-            submodule or parameter on. Parameters, or a submodule for its parameters: these and no
-            others. ``"all"``: everything.
-
-    Returns:
-        (zo, bp): parameters trained by ZO, and by BP, in the model's order.
+    Where BP begins, ``bp``, is an integer k: the last k parametric `layers`. A name: from this
+    submodule or parameter on. Parameters, or a submodule for its parameters: these and no others.
+    ``"all"``: everything. Parameters with ``requires_grad=False`` are in neither part.
 
     Raises:
         ValueError: no such layer, name or parameter, or the model has nothing to train, or BP has
             nothing and ``bp`` isn't 0.
     """
     every = [p for p in model.parameters() if p.requires_grad]
+    if not every and any(p.dtype == torch.int8 for p in model.parameters()):
+        raise ValueError(
+            "expected a float model, got an integer network; train it by ezo.int8.ElasticZO"
+        )
     if not every:
         raise ValueError(
             "expected a model with a parameter to train, got one with none; "

@@ -85,16 +85,12 @@ class Found(NamedTuple):
 
 @functools.cache
 def course(points: tuple[int, ...], queries: int, bp_gradient: str | None) -> Course:
-    """The passes of a step, in order.
+    """The passes of a step, in order; one at theta alone where ``queries`` is 0.
 
-    Theta comes first where the estimator has a point there, and is visited once. The BP gradient is
-    that of the last pass, unless it is the mean of all; so that no other pass's activations ever
-    lie beside it, its pass is moved to the end.
-
-    Args:
-        points: the estimator's.
-        queries: perturbations a step; 0 for a pass at theta alone.
-        bp_gradient: one of `BP_GRADIENTS`; None where BP trains nothing.
+    Theta comes first where the estimator has a point there, and is visited once. The BP gradient,
+    one of `BP_GRADIENTS`, or None where BP trains nothing, is that of the last pass, unless it is
+    the mean of all; so that no other pass's activations ever lie beside it, its pass is moved to
+    the end.
 
     >>> course((1, -1), 1, "plus").visits
     (Visit(query=0, point=-1, bp=False), Visit(query=0, point=1, bp=True))
@@ -121,13 +117,8 @@ def step(
 ) -> Found:
     """One step on the perturbed part: every pass, and the update, the mean of the queries'.
 
-    An exception, and a loss that is not finite, leave everything as it was.
-
-    Args:
-        perturbations: of the weights, and of anything else; all move together.
-        passes: runs the closure, and takes BP's gradient.
-        difference: the estimator's.
-        visits: the passes, from `course`.
+    All perturbations, of the weights and of anything else, move together. An exception, and a loss
+    that is not finite, leave everything as it was.
     """
     losses: list[dict[int, Any]] = []
     at_theta: dict[int, Any] = {}

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
 from ezo import checkpoint, rows
 from ezo.data import Dataset
-from ezo.precisions import Step
+from ezo.precisions import EVALUATION_BATCH, Step
 from ezo.rows import Row
 from ezo.run import Run, Settled, build, load, load_start
+
+LOCK = "train.lock"  # in a run's folder
 
 __all__ = ["Run", "build", "load", "load_start", "train"]
 
@@ -32,13 +35,13 @@ def train(
 ) -> Iterator[Row]:
     """Train, and yield a row for each number measured, when it is.
 
-    At step 0 and after each epoch: ``test_accuracy`` (%), ``test_loss``; after each epoch also
+    At step 0 and after each epoch: ``test_accuracy`` (%), ``test_loss``, and in integers
+    ``test_accuracy_static``, of predictions that depend on no other example; after each epoch also
     ``train_loss`` (mean over its steps), ``train_seconds`` (since the start, without evaluation)
     and ``forward_passes`` (of a batch, since the start). Last: ``finished``, whose note is the
     weights' digest, or ``diverged``, whose note is the reason; both give the step.
 
     Args:
-        run: what to train.
         root: where data sets lie; None for ``EZO_DATA``, else ``data``.
         out: folder for ``rows.jsonl`` and ``checkpoint.safetensors``; a run found there goes on
             where it stopped, and its earlier rows come first. None keeps nothing. The run that
@@ -49,18 +52,13 @@ def train(
     """
     settled = run.settled()
     loop = _Loop(settled, root, out, torch.device(device), checkpoint_steps)
-    yield from loop.earlier_rows
-    if loop.ended:
-        return
-    with tqdm(
-        total=loop.total_steps,
-        initial=loop.step,
-        desc=settled.case,
-        unit="step",
-        disable=not progress,
-        mininterval=0.5,
-    ) as bar:
-        yield from loop.rows(bar)
+    steps: dict[str, Any] = {"total": loop.total_steps, "initial": loop.step, "unit": "step"}
+    with loop.alone:
+        yield from loop.earlier_rows
+        if loop.ended:
+            return
+        with tqdm(**steps, desc=settled.case, disable=not progress, mininterval=0.5) as bar:
+            yield from loop.rows(bar)
 
 
 class _Loop:
@@ -100,6 +98,7 @@ class _Loop:
         self.ended = False
         self.earlier_rows: list[Row] = []
         self.rows_bytes = 0
+        self.alone = contextlib.ExitStack()  # while it is open, no other process works in `out`
         if out is not None:
             self._resume(out)
 
@@ -119,8 +118,9 @@ class _Loop:
                 yield from self._keep([self._diverged(reason)])
                 return
             if self.step % self.steps_per_epoch == 0:
+                of = self.steps_per_epoch, self.run.batch_size
                 measured = [
-                    self._row("train_loss", self._train_loss(), "nat"),
+                    self._row("train_loss", self.take_step.mean_loss(self.loss_sum, *of), "nat"),
                     self._row("train_seconds", self.seconds, "s"),
                     self._row("forward_passes", self.forward_passes, "pass"),
                     *self._evaluate(),
@@ -164,38 +164,30 @@ class _Loop:
                 self.seconds += time.perf_counter() - started
                 self.forward_passes += take_step.passes - passes
 
-    def _train_loss(self) -> float:
-        """Mean over this epoch's steps, in nats."""
-        steps, batch = self.steps_per_epoch, self.run.batch_size
-        loss: float = self.take_step.mean_loss(self.loss_sum, steps, batch)
-        return loss
-
     def _evaluate(self) -> list[Row]:
         accuracy, loss = self.take_step.evaluate(self.examples.test_x, self.examples.test_y)
         note = "on held-out training examples" if self.run.held_out else ""
-        return [
-            self._row("test_accuracy", accuracy, "%", note),
-            self._row("test_loss", loss, "nat", note),
-        ]
+        of = (self.examples.test_x, self.examples.test_y, self.examples.seen)
+        alone = self.take_step.static_accuracy(*of)
+        found = [("test_accuracy", accuracy, "%"), ("test_loss", loss, "nat")]
+        if alone is not None:
+            found.insert(1, ("test_accuracy_static", alone, "%"))
+        return [self._row(*of, note) for of in found]
 
     def _diverged(self, reason: str) -> Row:
         note = f"{reason} at step {self.step}; lower the learning rate or clip g"
         return self._row("diverged", self.step, "step", note)
 
     def _row(self, metric: str, value: float, unit: str, note: str = "") -> Row:
-        run = self.run
+        own = ("model", "data", "method", "precision", "seed")
         return Row(
-            case=self.settled.case,
-            metric=metric,
-            value=value,
-            unit=unit,
-            note=note,
-            model=run.model,
-            data=run.data,
-            method=run.method,
-            precision=run.precision,
-            seed=run.seed,
+            self.settled.case,
+            metric,
+            value,
+            unit,
+            **{name: getattr(self.run, name) for name in own},
             step=self.step,
+            note=note,
             config=self.settled.config,
             device=str(self.device),
             threads=torch.get_num_threads(),
@@ -238,6 +230,13 @@ class _Loop:
                 f"expected a folder, or a place for one, got {out}: {error.strerror}; "
                 "give another --out"
             ) from error
+        try:
+            self.alone.enter_context(FileLock(out / LOCK, timeout=0))
+        except Timeout as error:
+            raise ValueError(
+                f"expected a folder in which nobody else works, got {out}: another process works "
+                "here; wait until it ends, or give another --out"
+            ) from error
         path, rows_path = out / "checkpoint.safetensors", out / "rows.jsonl"
         if not path.exists():
             rows_path.unlink(missing_ok=True)
@@ -262,11 +261,8 @@ class _Loop:
 
     def _refuse_another(self, path: Path, state: dict[str, Any]) -> None:
         settings = state.get("settings", {})  # checkpoints of old hold none
-        ours = {
-            "case": self.settled.case,
-            "data_checksum": self.data_checksum,
-            **self.settled.settings,
-        }
+        ours = {"case": self.settled.case, "data_checksum": self.data_checksum}
+        ours |= self.settled.settings
         theirs = {"case": state["case"], "data_checksum": state["data_checksum"], **settings}
         differing = [name for name in theirs if theirs[name] != ours.get(name)]
         if differing:
@@ -299,6 +295,7 @@ class _Examples:
         self._augment, self._encode = data.augment, step.encode
         encoded = step.calibrate(data.train_x)
         self.train_x = (encoded if data.augment is None else data.train_x).to(device)
+        self.seen = encoded[:EVALUATION_BATCH].clone().to(device)  # to calibrate by
         self.test_x = step.encode(data.test_x).to(device)
         self.train_y, self.test_y = data.train_y.to(device), data.test_y.to(device)
 

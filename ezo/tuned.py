@@ -30,13 +30,9 @@ class Tuned(NamedTuple):
 def tuned(model: str, data: str, method: str, precision: str = "fp32", start: str = "") -> Any:
     """The values searched for this, else the nearest ones, else the method's default ones.
 
-    The nearest are, in this order: of fine-tuning, those of `FIRST_TURN`, then those of training;
-    of rotated data, those of the unrotated; of data like MNIST, MNIST's; of a method with more BP
-    layers than any searched for, those with the most.
-
-    Args:
-        model, data, method, precision: names.
-        start: the data set that the weights were trained on before, in fine-tuning.
+    The nearest are, in this order: of fine-tuning after ``start``, those of `FIRST_TURN`, then
+    those of training; of rotated data, those of the unrotated; of data like MNIST, MNIST's; of a
+    method with more BP layers than any searched for, those with the most.
 
     Raises:
         ValueError: a name is unknown, or the method has no form in this precision.

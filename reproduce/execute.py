@@ -98,7 +98,7 @@ def _train(run: Run, out: Path, root: Path | None, device: str, checkpoint_steps
                 method=run.method,
                 precision=run.precision,
                 seed=run.seed,
-                config=run.config(),
+                config=run.settled().config,
                 device=device,
                 **provenance(),
             )

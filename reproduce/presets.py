@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bench import grid
 from ezo.train import Run
 from reproduce import experiments
 from reproduce.experiments import Experiment
@@ -31,7 +32,7 @@ class Cells:
     def cases(self) -> Iterator[tuple[str, Any]]:
         """(benchmark, case): what is measured, each in a process of its own."""
         module = importlib.import_module(f"bench.{self.benchmark}")
-        for case in module.cases([self.model], self.methods, 32):
+        for case in grid.cases(module, self.model, self.methods, 32):
             if self.few is not None:
                 case = replace(case, rounds=self.few)
             yield self.benchmark, case

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ezo import catalogue, rows, tuned
+from ezo import methods, rows, tuned
 from ezo.methods import Hyper
 from ezo.rows import Row
 from ezo.train import Run
@@ -69,7 +69,7 @@ def candidates(method: str, trials: int, around: Hyper | None = None, draw: int 
             for x, (name, (low, high)) in zip(point, bounds.items(), strict=True)
         }
         values["schedule"] = around.schedule if around else SCHEDULES[int(2 * last)]
-        found.append(replace(catalogue.find("method", method).HYPER, **values))
+        found.append(replace(methods.default(method), **values))
     return found
 
 

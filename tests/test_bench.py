@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from bench import memory, timing
+from bench import grid, memory, timing
 from bench.isolate import measure_alone
 from bench.memory import peak_bytes
 from bench.workload import Workload
@@ -115,7 +115,7 @@ def exact(rows):
 @pytest.fixture(scope="module")
 def peaks():
     found = {}
-    for case in memory.cases(["lenet5"], ["inference", "full-zo", "elastic-1", "full-bp"], 32):
+    for case in grid.cases(memory, "lenet5", ["inference", "full-zo", "elastic-1", "full-bp"], 32):
         row = exact(measure_alone("memory", case))  # this process holds other tests' tensors
         found[row.method] = row.value
     return found

@@ -39,9 +39,9 @@ def test_the_grid_is_the_product() -> None:
     whole = Grid(
         ["lenet5", "pointnet"],
         ["full-zo", "full-bp"],
-        batch_sizes=(32, 256),
+        batch_size=(32, 256),
         threads=(1, 2),
-        devices=("cpu", "cuda"),
+        device=("cpu", "cuda"),
     )
     cells = whole.cells(memory)
     assert len(cells) == len({cell.name for cell in cells}) == 32
@@ -112,7 +112,7 @@ def test_a_device_that_is_not_here_can_be_listed_but_not_measured(
     words = ("memory", "--models", "lenet5", "--device", "cuda")
     assert run(monkeypatch, *words, "--list") == 0
     assert run(monkeypatch, *words, "--out", str(tmp_path)) == 2
-    assert "expected a device that is here, got cuda: " in capsys.readouterr().err
+    assert "expected a device that works here, got 'cuda': " in capsys.readouterr().err
     assert not measured
 
 
@@ -135,7 +135,7 @@ def test_data_sets_are_the_grids_where_a_benchmark_has_them() -> None:
 
 
 def test_accuracy_is_the_rows_of_training() -> None:
-    (case,) = accuracy.cases(["lenet5"], ["full-bp"], 128)
+    (case,) = accuracy.cases("lenet5", "full-bp", 128)
     found = {row.metric: row.value for row in accuracy.measure(case, epochs=1)}
     assert found["test_accuracy"] > 20 and found["finished"] == 11
 
@@ -244,9 +244,7 @@ def test_smoke_has_every_benchmark_and_peer_and_tells_what_fails(
             return [Row(case.name, "test_accuracy", None, "%", note=f"{epochs} epochs")]
 
         monkeypatch.setattr(accuracy, "measure", measure)
-        told, failed = smoke.measure_short(
-            "accuracy", accuracy.cases(["lenet5"], ["full-zo"], 2)[0]
-        )
+        told, failed = smoke.measure_short("accuracy", accuracy.cases("lenet5", "full-zo", 2)[0])
         assert failed == (fault is not None) and ("broken" in told) == failed
         assert failed or told.endswith("1 epochs")
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ezo import catalogue, checkpoint
+from ezo import catalogue, checkpoint, methods
 from ezo.data import Dataset
 from ezo.methods import Hyper
 from ezo.precisions.int8 import Int8Hyper
@@ -33,7 +33,7 @@ from ezo.train import Run, _Loop, build, train
 FUNCTIONS = {
     "model": ("build", ["name", "classes", "channels"]),
     "data": ("load", ["name", "root"]),
-    "method": ("optimizer", ["name", "model", "hyper", "seed"]),
+    "method": ("parts", ["name"]),
     "precision": (
         "make_step",
         ["name", "model", "method", "hyper", "seed", "device", "loss", "bp_optimizer"],
@@ -109,7 +109,7 @@ def test_an_unknown_name_lists_the_known_names(kind: str, name: str) -> None:
     [
         ("model", "INPUT = 'image'\ndef build(name, classes, channels): return name"),
         ("data", "def load(name, root): return name"),
-        ("method", "HYPER = None\ndef optimizer(name, model, hyper, seed): return name"),
+        ("method", "def parts(name): return name"),
         (
             "precision",
             "def make_step(name, model, method, hyper, seed, device, loss, bp_optimizer):"
@@ -258,7 +258,6 @@ class Steps:
     """A method's steps on one batch, always the same, with random numbers of its own."""
 
     def __init__(self, network: str, method: str, seed: int = 0, **hyper: Any) -> None:
-        file = catalogue.find("method", method)
         self.classes = 3 if network == "tiny" else 10
         self.model = built(network, self.classes)
         self.x = inputs(network, channels_of(network))
@@ -266,9 +265,8 @@ class Steps:
             self.x = self.x[..., :4, :4]
         self.y = torch.arange(len(self.x)) % self.classes
         self.start = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        self.optimizer: Any = file.optimizer(
-            method, self.model, dataclasses.replace(file.HYPER, **hyper), seed
-        )
+        own = dataclasses.replace(methods.default(method), **hyper)
+        self.optimizer: Any = methods.optimizer(method, self.model, own, seed)
         self.model.train()
         self.random_state = torch.Generator().manual_seed(11).get_state()
 
@@ -461,9 +459,7 @@ def test_activation_checkpointing_keeps_a_sequentials_own_forward() -> None:
     model = Residual(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
     x = torch.ones(2, 3)
     expected = model(x)
-    catalogue.find("method", "full-bp-checkpoint").optimizer(
-        "full-bp-checkpoint", model, Hyper(), 0
-    )
+    methods.optimizer("full-bp-checkpoint", model, Hyper(), 0)
     assert torch.equal(model(x), expected)
     assert "forward" in vars(model[1])
 
@@ -478,7 +474,7 @@ def test_more_bp_layers_than_there_are_is_an_error_that_names_them(method: str) 
     "module", list(catalogue.members("method")), ids=lambda module: str(module.__name__)
 )
 def test_method_has_default_hyperparameters(module: ModuleType) -> None:
-    assert isinstance(module.HYPER, Hyper)
+    assert isinstance(methods.default(concrete(module.NAMES[0])), Hyper)
 
 
 OTHER: dict[str, Any] = {
@@ -494,14 +490,14 @@ def test_method_reads_the_hyperparameters_that_it_says(method: str) -> None:
     """The others may be anything: not a bit changes."""
 
     def weights(**changed: Any) -> str:
-        hyper = dataclasses.replace(catalogue.find("method", method).HYPER, **changed)
+        hyper = dataclasses.replace(methods.default(method), **changed)
         run = Run("tiny", "tiny-images", method, epochs=1, batch_size=8, hyper=hyper)
         return list(train(run))[-1].note
 
     first = weights()
     read = {name for name, value in OTHER.items() if weights(**{name: value}) != first}
     assert set(OTHER) == {field.name for field in dataclasses.fields(Hyper)}
-    assert read == catalogue.find("method", method).READS
+    assert read == methods.reads(method)
 
 
 # Precisions, with the methods that have a form in them
@@ -647,7 +643,7 @@ def test_integer_method_moves_the_layers_that_its_fp32_form_moves(
     after = list(loop.model.parameters())
     moved = [not torch.equal(p, q) for p, q in zip(before, after, strict=True)]
     model = build(loop.run, 3, 1)
-    catalogue.find("method", method).optimizer(method, model, Hyper(), 0)
+    methods.optimizer(method, model, Hyper(), 0)
     assert moved == [p.requires_grad for p in model.parameters()]
     assert all(p.dtype == torch.int8 for p in after)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench import float_operations
+from bench import float_operations, grid
 
 
 def count(work):
@@ -29,6 +29,6 @@ def test_operations_on_integers_are_not_counted():
 
 
 def test_a_step_in_integers_has_none():
-    for case in float_operations.cases(["lenet5"], ["elastic-2", "full-bp"], 4):
+    for case in grid.cases(float_operations, "lenet5", ["elastic-2", "full-bp"], 4):
         (row,) = float_operations.measure(case)
         assert row.value == 0 and row.precision == "int8" and "operations" in row.note

@@ -23,6 +23,7 @@ from bench.gate.report import Report
 from bench.gate.sides import Side
 from bench.workload import Workload
 from ezo import perturb
+from ezo.kernels import compiled
 
 CELL = Workload("lenet5", "full-zo", 4)
 BACKEND = """
@@ -72,8 +73,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for source in (Path(ezo.__file__).parent, Path(probe.__file__).parent):
         ignored = shutil.ignore_patterns("__pycache__", "csrc")
         shutil.copytree(source, root / source.name, ignore=ignored)
-    if perturb._kernels is not None:
-        shutil.copy2(perturb._kernels.__file__, root / "ezo")
+    if compiled._kernels is not None:
+        shutil.copy2(compiled._kernels.__file__, root / "ezo")
     (root / "backend.py").write_text(BACKEND)
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / ".gitignore").write_text("__pycache__/\n")
@@ -172,9 +173,9 @@ def test_each_side_is_measured_by_its_own_bench(repository: Path) -> None:
     """The faces of `ezo` that `bench` calls may change, and `bench` with them."""
     for path in (*repository.glob("ezo/**/*.py"), *repository.glob("bench/**/*.py")):
         text = path.read_text()
-        path.write_text(re.sub(r"\btuned\b", "chosen", re.sub(r"\bkernels\(", "isa(", text)))
-    for words in ("ezo/methods/_hyper.py", "bench/workload.py"):
-        assert "chosen(" in (repository / words).read_text()
+        path.write_text(re.sub(r"\bmake_step\b", "step_of", re.sub(r"\bserving\b", "isa", text)))
+    for words in ("ezo/precisions/fp32.py", "bench/workload.py"):
+        assert "step_of(" in (repository / words).read_text()
     cells = (CELL, dataclasses.replace(CELL, precision="int8"))
     status, found = run_gate("--only", "exact", cells=cells)
     assert status == OK

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import memory
+from bench import grid, memory
 from bench.isolate import measure_alone
 from bench.workload import Workload
 from ezo.livebytes import KINDS
@@ -67,7 +67,7 @@ def test_resident_memory_holds_the_heap(measured):
 
 
 def test_every_split_is_a_cell():
-    found = [case.method for case in memory.cases(["lenet5"], None, 32)]
+    found = [case.method for case in grid.cases(memory, "lenet5", None, 32)]
     assert found == [
         "inference", "full-zo", "elastic-1", "elastic-2", "elastic-3", "elastic-4", "full-bp",
         "full-bp-checkpoint",

@@ -147,6 +147,17 @@ def test_without_a_zo_layer_a_step_is_one_pass_at_theta(kind: Kind) -> None:
     assert len(calls) == 1 and optimizer.applied == []
 
 
+@pytest.mark.parametrize(("of", "within"), [(int8.Loss, 0), (int8.FloatLoss, 16)])
+def test_an_integer_loss_tells_each_example_s(of: Any, within: int) -> None:
+    model = int8.from_float(float_model())
+    loss = of(model(int8.quantize(inputs())), Y)
+    each = [int8.Loss(int8.Int8Tensor(row[None], loss.logits.e), y[None]).total()
+            for row, y in zip(loss.logits.m, Y, strict=True)]  # fmt: skip
+    found = loss.per_example()
+    assert found.dtype == torch.int64 and abs(int(found.sum()) - loss.total()) <= within
+    assert all(abs(a - b) <= within for a, b in zip(found.tolist(), each, strict=True))
+
+
 # Exceptions, replay
 
 

@@ -1,7 +1,6 @@
 """A plan of integers: predicted bytes against those of real integer steps, and what it says."""
 
 import gc
-import inspect
 import threading
 
 import pytest
@@ -9,15 +8,18 @@ import torch
 from torch import nn
 
 from bench.memory import peak_bytes
+from bench.precisions import Whole
 from bench.workload import Workload
-from ezo import catalogue
+from ezo import catalogue, kernels
 from ezo.cli import main
-from ezo.int8 import ElasticZO, Int8Tensor, Loss, SparseNoise, fast, from_float, ops, shapes
+from ezo.int8 import ElasticZO, Int8Tensor, Loss, SparseNoise, from_float, ops
 from ezo.int8 import loss as int8_loss
+from ezo.kernels import Layer, _simulated, compiled
 from ezo.livebytes import step_peak
 from ezo.plan import plan
+from tests.backends import ISAS
 
-compiled = pytest.mark.skipif(fast._kernels is None, reason="no compiled kernels")
+needs_kernels = pytest.mark.skipif(not ISAS, reason="no compiled kernels")
 IMAGES = (32, 1, 28, 28)
 
 
@@ -61,7 +63,7 @@ def prepared(make, k):
 
 def measured(make, k):
     """Peak bytes of a real step, by the instrument of `bench`."""
-    int8_loss._tables.cache_clear()  # a process that trains has them
+    kernels.kept().clear()  # a process that trains has the loss's tables
     gc.collect()
     others = peak_bytes(lambda: None)
     network, step = prepared(make, k)
@@ -85,16 +87,27 @@ def test_predicted_peak_is_the_measured_one_to_the_byte(name):
         assert sum(p.peak.kinds.values()) == sum(p.peak.modules.values()) == p.peak.peak_bytes
 
 
-def test_without_kernels_the_reference_is_predicted():
-    with fast.instruction_set("reference"):
-        (found,) = plan(*small(), precision="int8", methods=["elastic-1"]).predictions
-        assert found.peak.peak_bytes == measured(small, 1)
-    assert found.peak.kinds["scratch"] > 0
+def test_where_the_reference_serves_it_is_predicted():
+    with kernels.using("reference"):
+        for k, method in enumerate(named(range(3), 2)):
+            (found,) = plan(*small(), precision="int8", methods=[method]).predictions
+            assert found.peak.peak_bytes == measured(small, k)
+            assert found.peak.kinds["scratch"] > 0 or k == 2
+
+
+@needs_kernels
+def test_accumulators_held_whole_are_predicted_too():
+    make = of_ours("lenet5", *IMAGES)
+    with kernels.using(Whole()):
+        (found,) = plan(*make(), precision="int8", methods=["full-zo"]).predictions
+        assert found.peak.peak_bytes == measured(make, 0)
+    standing = 2 * 107_786 + 32 * 784 + 32 * 8 + 2 * 257 * 8 + 32 * 10 * 4
+    assert found.peak.peak_bytes == standing + (4 + 1) * 32 * 6 * 14 * 14
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8*"])
 def test_the_step_of_the_training_loop_is_what_is_predicted(precision):
-    int8_loss._tables.cache_clear()
+    kernels.kept().clear()
     gc.collect()
     others = peak_bytes(lambda: None)
     threads = torch.get_num_threads()
@@ -111,11 +124,11 @@ def test_the_step_of_the_training_loop_is_what_is_predicted(precision):
     assert found.peak.peak_bytes == real
 
 
-@compiled
+@needs_kernels
 @pytest.mark.parametrize("k", [0, 2, 5])
 def test_taking_a_real_step_apart_does_not_change_its_peak(k):
     make, _ = MODELS["lenet5"]
-    int8_loss._tables.cache_clear()
+    kernels.kept().clear()
     real = step_peak(lambda: prepared(make, k))
     assert real.peak_bytes == measured(make, k)
     predicted = plan(*make(), precision="int8", methods=named([k], 5)).predictions[0].peak
@@ -123,7 +136,7 @@ def test_taking_a_real_step_apart_does_not_change_its_peak(k):
     assert real.modules == predicted.modules
 
 
-@compiled
+@needs_kernels
 def test_lenet5_by_hand():
     found = plan(*of_ours("lenet5", *IMAGES)(), precision="int8", methods=named([0, 3, 5], 5))
     weights = 107_786  # and as many fractions
@@ -145,7 +158,7 @@ def test_lenet5_by_hand():
     assert kinds["activations"] == 32 * (16 * 14 * 14 + 6 * 28 * 28 + 2 * 6 * 14 * 14)
 
 
-@compiled
+@needs_kernels
 def test_pointnet_needs_a_tenth_of_floats_and_nothing_as_wide_as_what_the_maximum_is_over():
     make, splits = of_ours("pointnet", 32, 1024, 3), [4, 5, 6, 7, 8]
     methods = named(splits, 8)
@@ -156,7 +169,7 @@ def test_pointnet_needs_a_tenth_of_floats_and_nothing_as_wide_as_what_the_maximu
         assert max(p.peak.modules.values()) < 32 * 1024 * 1024 / 4  # 128 channels, and weights
 
 
-@compiled
+@needs_kernels
 def test_a_layer_computed_again_needs_no_more():
     make, _ = MODELS["lenet5"]
     network, step = prepared(make, None)
@@ -164,11 +177,11 @@ def test_a_layer_computed_again_needs_no_more():
     gc.collect()
     usual = peak_bytes(step)
     for layer in network.weighted():
-        layer._shift += 1  # the last pass's, which no longer holds
+        layer.shift += 1  # the last pass's, which no longer holds
     assert peak_bytes(step) == usual
 
 
-@compiled
+@needs_kernels
 @pytest.mark.parametrize(
     ("budget", "chosen"),
     [
@@ -184,7 +197,7 @@ def test_the_most_bp_that_fits_is_chosen(budget, chosen):
     assert found.table().splitlines()[-1].startswith(line)
 
 
-@compiled
+@needs_kernels
 def test_where_nothing_fits_it_says_what_would():
     found = plan(*of_ours("lenet5", *IMAGES)(), 309_027, precision="int8", methods=["full-zo"])
     assert found.best is None
@@ -214,37 +227,37 @@ def test_relative_time_grows_with_the_backward_pass():
     assert times["full-bp"] > 2  # a gradient's sums take longer than a product's
 
 
-@compiled
+@needs_kernels
 def test_stand_ins_take_what_the_kernels_take_and_count_their_time():
-    real = {name for name in dir(fast._kernels) if name.startswith("int8_")}
-    stand_ins = dict(inspect.getmembers(shapes._Shapes, inspect.isfunction))
-    assert {name for name in stand_ins if name.startswith("int8_")} == real
+    real = {name for name in dir(compiled._kernels.Kernels) if not name.startswith("_")}
+    assert {name for name in dir(_simulated.Native) if not name.startswith("_")} == real
     spent = []
-    with shapes.shapes_only(spent.append), shapes.perturb.shapes_only():
-        y, _ = fast.product(torch.ones(8, 5, dtype=torch.int8), torch.ones(3, 5).char(), None, 0)
+    x, layer = torch.ones(8, 5, dtype=torch.int8), Layer(torch.ones(3, 5).char())
+    with kernels.simulated(spent.append):
+        y = kernels.accumulators(x, layer)
     assert y.shape == (8, 3)
-    assert spent == [pytest.approx(8 * 3 * (5 * shapes.PRODUCT_SECONDS + shapes.SUM_SECONDS))]
+    seconds = 5 * _simulated.PRODUCT_SECONDS + _simulated.ACCUMULATOR_SECONDS
+    assert spent == [pytest.approx(8 * 3 * seconds)]
 
 
-@compiled
+@needs_kernels
 def test_another_thread_trains_on_while_a_plan_is_made():
     x = torch.full((4, 8), 2, dtype=torch.int8)
-    sums = []
-    with shapes.shapes_only(lambda _: None), shapes.perturb.shapes_only():
-        other = threading.Thread(target=lambda: sums.append(fast.product(x, x, None, 0)))
+    found = []
+    with kernels.simulated(lambda _: None):
+        other = threading.Thread(target=lambda: found.append(kernels.accumulators(x, Layer(x))))
         other.start()
         other.join()
-    assert sums[0][0].eq(2 * 2 * 8).all() and sums[0][1] == 6
+    assert found[0].eq(2 * 2 * 8).all()
 
 
 def test_model_input_and_later_steps_are_left_alone():
     make, _ = MODELS["small"]
     model, x = make()
-    int8_loss._tables.cache_clear()
+    kernels.kept().clear()
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    kernels, random = fast._kernels, torch.get_rng_state()
+    random = torch.get_rng_state()
     plan(model, x, precision="int8")
-    assert fast._kernels is kernels
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert int8_loss.tables()[0].tolist() == list(int8_loss._EXP2)  # real ones, not shapes
@@ -280,10 +293,12 @@ def test_every_precision_can_be_planned(precision):
     assert [p.begins for p in found.predictions] == ["", "4", "0"]
 
 
-def test_frozen_layers_count_in_integers():
+@pytest.mark.parametrize("precision", catalogue.names("precision"))
+def test_frozen_layers_count_in_no_precision(precision):
     model, x = small()
     model[0].requires_grad_(False)
-    assert plan(model, x, precision="int8").predictions[-1].bp_layers == 2
+    found = plan(model, x, precision=precision).predictions[-1]
+    assert (found.bp_layers, found.begins) == (1, "4")
 
 
 def test_command_line_prints_the_table_and_draws(capsys, tmp_path):

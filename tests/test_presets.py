@@ -173,7 +173,7 @@ def test_a_run_that_starts_afresh_is_named_as_before_runs_could_start_from_other
     settings = asdict(run)
     del settings["start"], settings["hyper"]["lr_node"], settings["hyper"]["sigma"]  # came later
     tag = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    assert run.case.endswith(tag) and "start" not in run.config()
+    assert run.case.endswith(tag) and "start" not in run.settled().config
 
 
 def test_every_committed_run_is_one_of_the_paper_preset():

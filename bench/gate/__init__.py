@@ -23,71 +23,35 @@ metric means is a version that each side tells; where they differ the metric is 
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.gate.judging import OK, REGRESSED
 from bench.gate.measuring import Gate, Settings
 from bench.gate.report import Report
 from bench.gate.sides import NotMeasured, build_sides
-from bench.probe import PLANTS
-from bench.timing import CLOCKS
 from bench.workload import Workload
 
+METHODS = ("inference", "full-zo", "elastic-1", "full-bp")  # of a grid in place of `CELLS`
 CELLS = (
-    *(Workload("lenet5", m) for m in ("inference", "full-zo", "elastic-1", "full-bp")),
+    *(Workload("lenet5", m) for m in METHODS),
     *(Workload("lenet5", m, precision="int8") for m in ("full-zo", "elastic-1")),
     *(Workload("pointnet", m, batch_size=2) for m in ("full-zo", "elastic-1")),
 )
 
 
-def cases(models: Iterable[str], methods: Iterable[str] | None, batch_size: int) -> list[Workload]:
-    """The cells of a grid, in place of `CELLS`."""
-    methods = tuple(methods or ("inference", "full-zo", "elastic-1", "full-bp"))
-    return [Workload(model, method, batch_size) for model in models for method in methods]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m bench gate``, but those that choose cells."""
-    usual = Settings()
     parser.add_argument("--base", required=True, help="commit, branch or tag to compare with")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=usual.tolerance,
-        help="slower by more than this share of the step time fails",
-    )
-    parser.add_argument(
-        "--bytes-tolerance",
-        type=int,
-        default=usual.bytes_tolerance,
-        help="more peak bytes than this fail",
-    )
-    parser.add_argument(
-        "--allow-digest-change", action="store_true", help="other weights than before are meant"
-    )
-    parser.add_argument(
-        "--allow-new", action="store_true", help="cells that base does not have are meant"
-    )
-    parser.add_argument("--pairs", type=int, default=usual.pairs, help="of processes, at least")
-    parser.add_argument(
-        "--most-pairs", type=int, default=usual.most_pairs, help="pairs while it can't be told"
-    )
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default=usual.clock,
-        help="cpu: seconds that the processor worked, which other processes lengthen less; it does "
-        "not see waiting, nor a GPU",
-    )
-    parser.add_argument(
-        "--only", choices=("exact", "time"), default="", help="bytes and digests, or time"
-    )
+    for option in dataclasses.fields(Settings):
+        kind: dict[str, Any] = {"action": "store_true"}
+        if option.default is not False:
+            kind = {"type": type(option.default), "choices": option.metadata["choices"]}
+        name = "--" + option.name.replace("_", "-")
+        parser.add_argument(name, default=option.default, help=option.metadata["help"], **kind)
     parser.add_argument(
         "--repeat", type=int, default=1, help="compare so many times, to see how quiet the gate is"
-    )
-    parser.add_argument(
-        "--plant", choices=PLANTS, default="", help="plant a fault in head, to see the gate find it"
     )
     parser.add_argument("--json", type=Path, help="file for everything that was found")
     parser.add_argument("--markdown", type=Path, help="file for the summary, besides stdout")

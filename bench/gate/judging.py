@@ -47,14 +47,11 @@ class Finding:
     """A cell's comparison in one respect.
 
     Attributes:
-        cell, metric: what was compared.
         base, head: the two values; None where there is none.
         verdict: ``same``, ``fewer bytes``, ``regressed``, ``changed``, ``missing``, ``new``,
             ``suspicious`` or ``not measured``.
         status: what it makes of the exit status.
-        note: what a reader must know.
-        interval: of head over base, for a time.
-        samples: for a time, by pair and round.
+        interval, samples: for a time: of head over base; by pair and round.
     """
 
     cell: Workload
@@ -70,13 +67,12 @@ class Finding:
 
 def compare_bytes(cell: Workload, base: int, head: int, tolerance: int) -> Finding:
     """Peak tensor bytes: no more than the base's and the tolerance."""
-    more = head - base
-    if more > tolerance:
-        note = f"{more:+,} B; {tolerance:,} B allowed"
-        return Finding(cell, "peak_tensor_bytes", base, head, "regressed", REGRESSED, note)
-    verdict = "same" if more == 0 else "fewer bytes" if more < 0 else "within tolerance"
-    note = f"{more:+,} B" if more else ""
-    return Finding(cell, "peak_tensor_bytes", base, head, verdict, OK, note)
+    verdict, status, note = "same", OK, f"{head - base:+,} B" if head != base else ""
+    if head - base > tolerance:
+        verdict, status, note = "regressed", REGRESSED, f"{note}; {tolerance:,} B allowed"
+    elif head != base:
+        verdict = "fewer bytes" if head < base else "within tolerance"
+    return Finding(cell, "peak_tensor_bytes", base, head, verdict, status, note)
 
 
 def compare_digests(cell: Workload, base: str, head: str, allowed: bool) -> Finding:
@@ -131,9 +127,7 @@ def judge_time(cell: Workload, samples: Sequence[Sequence[Sample]], tolerance: f
 
 def confirm(first: Finding, again: Finding) -> Finding:
     """A slowdown counts when the rerun agrees."""
+    note = f"which the rerun does not confirm; {again.note}"
     if again.status == REGRESSED:
-        return dataclasses.replace(again, note=f"first {first.interval}, the rerun agrees")
-    return dataclasses.replace(
-        again,
-        note=f"first {first.interval}, which the rerun does not confirm; {again.note}".rstrip("; "),
-    )
+        note = "the rerun agrees"
+    return dataclasses.replace(again, note=f"first {first.interval}, {note}".rstrip("; "))

@@ -1,53 +1,71 @@
 """Compares two built sides, cell by cell: bytes and bits in one process each, times in pairs."""
 
 import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from bench.gate.judging import (
-    NOT_MEASURED,
-    OK,
-    REGRESSED,
-    Finding,
-    Sample,
-    compare_bytes,
-    compare_digests,
-    confirm,
-    judge_time,
-    undecided_yet,
-)
+from bench.gate import judging
+from bench.gate.judging import NOT_MEASURED, OK, REGRESSED, Finding, Sample
 from bench.gate.sides import NotMeasured, Process, Side
+from bench.probe import PLANTS
 from bench.progress import Progress
-from bench.timing import turns
+from bench.timing import CLOCKS, turns
 from bench.workload import Workload
 
+SIDES = ("base", "head")
 ROUNDS = 4  # of a pair
 VISIT_SECONDS, VISIT_STEPS = 0.1, 3  # a visit takes at least both
+
+
+def _option(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
+    """A setting, with what ``python -m bench gate --help`` says of it."""
+    return field(default=default, metadata={"help": text, "choices": choices or None})
 
 
 @dataclass
 class Settings:
     """What the gate allows, and how long it measures."""
 
-    tolerance: float = 0.05
-    bytes_tolerance: int = 0
-    allow_digest_change: bool = False
-    allow_new: bool = False
-    pairs: int = 4
-    most_pairs: int = 24
-    clock: str = "wall"
-    plant: str = ""
-    only: str = ""
+    tolerance: float = _option(0.05, "slower by more than this share of the step time fails")
+    bytes_tolerance: int = _option(0, "more peak bytes than this fail")
+    allow_digest_change: bool = _option(False, "other weights than before are meant")
+    allow_new: bool = _option(False, "cells that base does not have are meant")
+    pairs: int = _option(4, "of processes, at least")
+    most_pairs: int = _option(24, "pairs while it can't be told")
+    clock: str = _option(
+        "wall",
+        "cpu: seconds that the processor worked, which other processes lengthen less; it does not "
+        "see waiting, nor a GPU",
+        tuple(CLOCKS),
+    )
+    only: str = _option("", "bytes and digests, or time", ("exact", "time"))
+    plant: str = _option("", "plant a fault in head, to see the gate find it", PLANTS)
 
 
 class _Failed(Exception):
     def __init__(self, errors: dict[str, str]) -> None:
         super().__init__(errors)
         self.errors = errors
+
+
+def _of_both(ask: Callable[[str], Any], labels: Iterable[str]) -> list[Any]:
+    """Both sides' answers.
+
+    Raises:
+        _Failed: a side has none.
+    """
+    answers, errors = [], {}
+    for label in labels:
+        try:
+            answers.append(ask(label))
+        except NotMeasured as error:
+            errors[label] = str(error)
+    if errors:
+        raise _Failed(errors)
+    return answers
 
 
 class Gate:
@@ -73,30 +91,25 @@ class Gate:
 
     def _defined(self, finding: Finding) -> Finding:
         """Nothing can be told where the sides measure a metric in two ways."""
-        base, head = (
-            self.sides[label].definitions.get(finding.metric, 1) for label in ("base", "head")
-        )
+        base, head = (self.sides[label].definitions.get(finding.metric, 1) for label in SIDES)
         if base == head:
             return finding
         note = f"base measures it by definition {base}, head by {head}"
         return dataclasses.replace(finding, verdict="not measured", status=NOT_MEASURED, note=note)
 
     def _exact(self, cell: Workload) -> list[Finding]:
-        answers: dict[str, dict[str, Any]] = {}
-        errors: dict[str, str] = {}
-        for label in ("base", "head"):
-            try:
-                with Process(self.sides[label]) as process:
-                    answers[label] = process.ask("exact", **self._command(label, cell))
-            except NotMeasured as error:
-                errors[label] = str(error)
-        if errors:
-            return [self._unmeasured(cell, errors)]
-        base, head = answers["base"], answers["head"]
+        def ask(label: str) -> dict[str, Any]:
+            with Process(self.sides[label]) as process:
+                return process.ask("exact", **self._command(label, cell))
+
+        try:
+            base, head = _of_both(ask, SIDES)
+        except _Failed as failed:
+            return [self._unmeasured(cell, failed.errors)]
         peak, allowed = "peak_tensor_bytes", self.settings.allow_digest_change
         return [
-            compare_bytes(cell, base[peak], head[peak], self.settings.bytes_tolerance),
-            compare_digests(cell, base["digest"], head["digest"], allowed),
+            judging.compare_bytes(cell, base[peak], head[peak], self.settings.bytes_tolerance),
+            judging.compare_digests(cell, base["digest"], head["digest"], allowed),
         ]
 
     def _unmeasured(self, cell: Workload, errors: dict[str, str]) -> Finding:
@@ -113,14 +126,18 @@ class Gate:
         most = max(settings.pairs, settings.most_pairs)
         samples, failed = self._sample(cells, settings.pairs, most, "time")
         found = [self._unmeasured(cell, errors) for cell, errors in failed.items()]
-        first = {cell: judge_time(cell, s, settings.tolerance) for cell, s in samples.items()}
+        first = {
+            cell: judging.judge_time(cell, s, settings.tolerance) for cell, s in samples.items()
+        }
         slower = [cell for cell, finding in first.items() if finding.status == REGRESSED]
         if slower:
             pairs = max(settings.pairs, max(len(samples[cell]) for cell in slower))
             again, failed = self._sample(slower, pairs, pairs, "time, again")
             found += [self._unmeasured(cell, errors) for cell, errors in failed.items()]
             for cell, s in again.items():
-                first[cell] = confirm(first[cell], judge_time(cell, s, settings.tolerance))
+                first[cell] = judging.confirm(
+                    first[cell], judging.judge_time(cell, s, settings.tolerance)
+                )
         return [*found, *first.values()]
 
     def _sample(
@@ -153,30 +170,26 @@ class Gate:
                     cell
                     for cell in undecided
                     if cell not in failed
-                    and (pair + 1 < pairs or undecided_yet(samples[cell], self.settings.tolerance))
+                    and (
+                        pair + 1 < pairs
+                        or judging.undecided_yet(samples[cell], self.settings.tolerance)
+                    )
                 ]
         return {c: s for c, s in samples.items() if c not in failed}, failed
 
     def _rounds(self, cell: Workload, processes: dict[str, Process]) -> list[Sample]:
-        seconds: dict[str, float] = {}
-        errors: dict[str, str] = {}
-        for label, process in processes.items():
-            try:
-                seconds[label] = process.ask("prepare", **self._command(label, cell))["seconds"]
-            except NotMeasured as error:
-                errors[label] = str(error)
-        if errors:
-            raise _Failed(errors)
-        steps = max(VISIT_STEPS, round(VISIT_SECONDS / max(seconds.values())))
+        def prepare(label: str) -> float:
+            found = processes[label].ask("prepare", **self._command(label, cell))
+            return float(found["seconds"])
+
+        longest = max(_of_both(prepare, processes))
+        steps = max(VISIT_STEPS, round(VISIT_SECONDS / longest))
 
         def visit(label: str) -> float:
             command = {"steps": steps, "clock": self.settings.clock}
-            try:
-                return float(processes[label].ask("time", **command)["seconds"])
-            except NotMeasured as error:
-                raise _Failed({label: str(error)}) from error
+            return float(processes[label].ask("time", **command)["seconds"])
 
-        visits = {label: functools.partial(visit, label) for label in ("base", "head")}
+        visits = {label: lambda of=label: _of_both(visit, [of])[0] for label in SIDES}
         return [Sample(**{k: tuple(v) for k, v in t.items()}) for t in turns(visits, ROUNDS)]
 
     def _command(self, label: str, cell: Workload) -> dict[str, Any]:

@@ -54,14 +54,9 @@ class Report:
             {**dataclasses.asdict(f), "cell": f.cell.name, "ratio": f.interval and f.interval.ratio}
             for f in self.findings
         ]
-        content = {
-            "status": self.status,
-            "error": self.error,
-            "sides": sides,
-            "machine": provenance(),
-            "findings": findings,
-            "rows": [json.loads(row.json()) for row in self.rows()],
-        }
+        rows = [json.loads(row.json()) for row in self.rows()]
+        content = {"status": self.status, "error": self.error, "sides": sides}
+        content |= {"machine": provenance(), "findings": findings, "rows": rows}
         return json.dumps(content, indent=1) + "\n"
 
     def markdown(self) -> str:

@@ -27,15 +27,9 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Side:
-    """A version, built.
+    """A version, built, with its `bench`; what its `bench.probe` says of it.
 
-    Attributes:
-        label: ``base`` or ``head``.
-        commit, dirty: of its source.
-        site: the folder that pip installed it into, beside its `bench`.
-        kernels: its instruction set, or ``reference`` where nothing was compiled.
-        protocol: what its `bench.probe` speaks.
-        definitions: of its metrics; 1 where none is named.
+    ``definitions`` are of its metrics, 1 where none is named.
     """
 
     label: str
@@ -48,11 +42,7 @@ class Side:
 
 
 def build_sides(base: str, work: Path) -> dict[str, Side]:
-    """Both versions of the repository that holds the working folder, built under ``work``.
-
-    Raises:
-        NotMeasured: no such commit, a build failed, or a side speaks no protocol that we know.
-    """
+    """Both versions of the repository that holds the working folder, built under ``work``."""
     root = Path(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
     try:
         commit = _git(root, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}")
@@ -84,10 +74,7 @@ def build_sides(base: str, work: Path) -> dict[str, Side]:
 
 
 def build(source: Path, site: Path) -> None:
-    """Install a source tree, its compiled extension too, into a folder, without dependencies.
-
-    Its `bench`, which is not part of the package, is copied there.
-    """
+    """Install a source tree, its extension too, without dependencies; and copy its `bench`."""
     if not (source / "bench" / "probe.py").is_file():
         raise NotMeasured(
             f"expected {source.name} to have bench/probe.py, by which the gate asks it, got none; "
@@ -133,7 +120,7 @@ class Process:
         self.side = side
         path = [str(side.site), *filter(None, sys.path)]
         # -S: without it an editable install's hook would come before the side's own folder.
-        self._process = subprocess.Popen(
+        self._process: Any = subprocess.Popen(
             [sys.executable, "-S", "-m", "bench.probe"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -145,12 +132,11 @@ class Process:
     def __enter__(self) -> "Process":
         try:
             about = self.ask("about")
+            if self.side.site.resolve() not in Path(about["ezo"]).resolve().parents:
+                raise NotMeasured(f"{self.side.label} imported {about['ezo']}, not its own build")
         except BaseException:
             self.close()
             raise
-        if self.side.site.resolve() not in Path(about["ezo"]).resolve().parents:
-            self.close()
-            raise NotMeasured(f"{self.side.label} imported {about['ezo']}, not its own build")
         spoken = {name: about[name] for name in ("protocol", "definitions") if name in about}
         self.side = dataclasses.replace(self.side, kernels=about["kernels"], **spoken)
         return self
@@ -159,7 +145,6 @@ class Process:
         self.close()
 
     def close(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.kill()
@@ -167,12 +152,7 @@ class Process:
         self._process.stdout.close()
 
     def ask(self, do: str, **command: Any) -> dict[str, Any]:
-        """The answer to a command.
-
-        Raises:
-            NotMeasured: it failed there, or the process died.
-        """
-        assert self._process.stdin is not None and self._process.stdout is not None
+        """The answer to a command, or NotMeasured: it failed there, or the process died."""
         try:
             self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")
             self._process.stdin.flush()

@@ -11,9 +11,7 @@ NAMES = ("torch-sgd", "torch-adam", "torch-sgd-fused-backward")
 def step(name: str, model: nn.Module, closure: Callable[..., Tensor]) -> Callable[[], Tensor]:
     """One forward and one backward pass.
 
-    Fused into backward, a parameter is stepped as soon as its gradient is there, and the gradient
-    freed (torch's tutorial "How to save memory by fusing the optimizer step into the backward
-    pass").
+    Fused into backward, a parameter is stepped, and its gradient freed, as soon as that is there.
     """
     if name == "torch-sgd-fused-backward":
         return _fused(model, closure)

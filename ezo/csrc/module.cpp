@@ -1,144 +1,276 @@
-// Python's view of the kernels: picks the best instruction set the processor has, shares large
-// sweeps among threads. ezo/perturb.py checks every argument before it comes here.
+// Python's view of the kernels, and all that knows of Python. ezo/kernels/compiled.py checks every
+// argument before it comes here. Structs come as tuples of their fields (ezo.kernels.Place for one),
+// tensors as addresses.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
-#include <thread>
 #include <tuple>
+#include <utility>
 #include <vector>
 
-#include "module.hpp"
+#include "integers.hpp"
+#include "sweeps.hpp"
 
 namespace nb = nanobind;
 
 namespace ezo {
 
-namespace portable { extern const Kernels kernels; }
-#ifdef EZO_X86
-namespace avx2 { extern const Kernels kernels; }
-namespace avx512 { extern const Kernels kernels; }
-namespace avx512vnni { extern const Kernels kernels; }
-#endif
+// A target whose elements lie in row-major order, as most do: read in half the time.
+struct Plain {
+  void* data;
+  std::size_t n;
+  std::uint32_t tensor;
+  Type type;
+};
 
-namespace {
+}  // namespace ezo
 
-std::vector<const Kernels*> available() {
-  std::vector<const Kernels*> found;
-#ifdef EZO_X86
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("bmi2")) {
-    if (__builtin_cpu_supports("avx512vnni")) found.push_back(&avx512vnni::kernels);
-    found.push_back(&avx512::kernels);
+namespace nanobind::detail {
+
+// A struct from a tuple of its fields.
+template <class Struct, class... Field>
+struct of_tuple {
+  NB_TYPE_CASTER(Struct, const_name("tuple"))
+
+  bool from_python(handle from, std::uint8_t flags, cleanup_list* cleanup) noexcept {
+    return PyTuple_Check(from.ptr()) && PyTuple_GET_SIZE(from.ptr()) == sizeof...(Field) &&
+           fields(from.ptr(), flags, cleanup, std::index_sequence_for<Field...>());
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("bmi2")) {
-    found.push_back(&avx2::kernels);
-  }
-#endif
-  found.push_back(&portable::kernels);
-  return found;
-}
 
-}  // namespace
-
-const Kernels& pick(const std::string& isa) {
-  static const std::vector<const Kernels*> found = available();
-  if (isa.empty()) return *found.front();
-  for (const Kernels* k : found) {
-    if (isa == k->isa) return *k;
-  }
-  throw std::invalid_argument("no kernels for instruction set '" + isa + "' on this processor");
-}
-
-namespace {
-
-// (address of float32 data, elements, tensor number)
-using Tensor = std::tuple<std::uintptr_t, std::size_t, std::uint32_t>;
-
-// Below this many elements a second thread costs more than it saves.
-constexpr std::size_t kWorthAThread = std::size_t{1} << 17;
-
-// run(p, begin, end, tensor number) over all tensors, cut into equal shares at group borders.
-template <class Run>
-void share(const std::vector<Tensor>& tensors, int threads, Run run) {
-  std::size_t total = 0;
-  for (const auto& [address, n, tensor] : tensors) total += n;
-  const std::size_t workers =
-      std::max<std::size_t>(1, std::min<std::size_t>(threads, total / kWorthAThread));
-  auto work = [&](std::size_t first, std::size_t last) {
-    std::size_t start = 0;  // element number of this tensor's first element
-    for (const auto& [address, n, tensor] : tensors) {
-      const std::size_t lo = std::max(first, start), hi = std::min(last, start + n);
-      auto group_start = [](std::size_t i) { return i / kGroup * kGroup; };
-      if (lo < hi) {
-        // A group belongs to the share that holds its first element.
-        const std::size_t begin = lo == start ? 0 : group_start(lo - start + kGroup - 1);
-        const std::size_t end =
-            hi == start + n ? n : std::min(n, group_start(hi - start + kGroup - 1));
-        if (begin < end) run(reinterpret_cast<float*>(address), begin, end, tensor);
-      }
-      start += n;
+ private:
+  template <std::size_t... i>
+  bool fields(PyObject* from, std::uint8_t flags, cleanup_list* cleanup,
+              std::index_sequence<i...>) noexcept {
+    std::tuple<make_caster<Field>...> parts;
+    if (!(std::get<i>(parts).from_python(PyTuple_GET_ITEM(from, i), flags, cleanup) && ...)) {
+      return false;
     }
-  };
-  std::vector<std::thread> helpers;
-  for (std::size_t t = 1; t < workers; ++t) {
-    helpers.emplace_back(work, total * t / workers, total * (t + 1) / workers);
+    value = make(std::move(std::get<i>(parts).value)...);
+    return true;
   }
-  work(0, total / workers);
-  for (auto& helper : helpers) helper.join();
+  // An address stands for a pointer.
+  template <class T>
+  static T* pointer(std::uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+  }
+  static Struct make(Field... field);
+};
+
+using Address = std::uintptr_t;
+using u32 = std::uint32_t;
+
+#define EZO_STRUCT(Struct, ...)                                                     \
+  template <>                                                                       \
+  struct type_caster<ezo::Struct> : of_tuple<ezo::Struct, __VA_ARGS__> {};          \
+  template <>                                                                       \
+  inline ezo::Struct of_tuple<ezo::Struct, __VA_ARGS__>::make
+
+EZO_STRUCT(Place, std::uint64_t, u32, u32)(std::uint64_t seed, u32 step, u32 stream) {
+  return {seed, step, stream};
+}
+EZO_STRUCT(Shift, double, double)(double eps, double times) { return {eps, times}; }
+EZO_STRUCT(Update, double, double, double, bool)
+(double eps, double eps_minus_rate, double decay, bool restore) {
+  return {eps, eps_minus_rate, decay, restore};
+}
+EZO_STRUCT(Target, Address, std::size_t, u32, int, std::vector<std::int64_t>,
+           std::vector<std::int64_t>)
+(Address data, std::size_t n, u32 tensor, int type, std::vector<std::int64_t> shape,
+ std::vector<std::int64_t> strides) {
+  return {pointer<void>(data), n, tensor, static_cast<ezo::Type>(type), std::move(shape),
+          std::move(strides)};
+}
+EZO_STRUCT(Plain, Address, std::size_t, u32, int)
+(Address data, std::size_t n, u32 tensor, int type) {
+  return {pointer<void>(data), n, tensor, static_cast<ezo::Type>(type)};
+}
+EZO_STRUCT(Sparse, u32, u32)(u32 threshold, u32 multiplier) { return {threshold, multiplier}; }
+EZO_STRUCT(SparseUpdate, int, int, int, int)(int g, int rate, int bound, int restore) {
+  return {g, rate, bound, restore};
+}
+EZO_STRUCT(Weights, Address, Address, std::size_t, u32)
+(Address data, Address fraction, std::size_t n, u32 tensor) {
+  return {pointer<std::int8_t>(data), pointer<std::uint8_t>(fraction), n, tensor};
+}
+EZO_STRUCT(Images, Address, int, int, int)(Address data, int images, int height, int width) {
+  return {pointer<const std::int8_t>(data), images, height, width};
+}
+EZO_STRUCT(Layer, int, int, int, int, Address, Address, int)
+(int channels, int outputs, int kernel, int padding, Address weight, Address bias, int bias_left) {
+  return {channels, outputs, kernel, padding, pointer<const std::int8_t>(weight),
+          pointer<const std::int8_t>(bias), bias_left};
+}
+EZO_STRUCT(After, bool, int, bool, int)(bool relu, int pool, bool over_points, int shift) {
+  return {relu, pool, over_points, shift};
+}
+EZO_STRUCT(Tables, Address, Address)(Address exp2, Address log2) {
+  return {pointer<const std::int64_t>(exp2), pointer<const std::int64_t>(log2)};
 }
 
-void fill(const std::vector<Tensor>& tensors, std::uint64_t seed, std::uint32_t step,
-          std::uint32_t stream, int noise, int threads, const std::string& isa) {
-  const Kernels& k = pick(isa);
-  nb::gil_scoped_release release;
-  share(tensors, threads, [&](float* p, std::size_t begin, std::size_t end, std::uint32_t tensor) {
-    k.fill(p, begin, end, {seed, tensor, step, stream}, static_cast<Noise>(noise));
+}  // namespace nanobind::detail
+
+namespace ezo {
+namespace {
+
+using Address = std::uintptr_t;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// A table of float tensors, read once for all sweeps of a step.
+struct Table {
+  std::vector<Target> targets;
+};
+
+// The kernels of one instruction set.
+struct Handle {
+  const Kernels& kernels;
+};
+
+void bind_sweeps(nb::class_<Handle>& handle) {
+  handle.def("table", [](Handle, const std::vector<Plain>& plain, std::vector<Target> targets) {
+    for (const Plain& p : plain) targets.push_back({p.data, p.n, p.tensor, p.type, {}, {}});
+    return Table{std::move(targets)};
+  });
+  handle.def("fill", [](Handle h, const Table& table, int noise, Place place, int threads) {
+    nb::gil_scoped_release release;
+    fill(h.kernels, table.targets, static_cast<Noise>(noise), place, threads);
+  });
+  handle.def("shift", [](Handle h, const Table& table, int noise, Place place, Shift how,
+                         int threads) {
+    nb::gil_scoped_release release;
+    shift(h.kernels, table.targets, static_cast<Noise>(noise), place, how, threads);
+  });
+  handle.def("update", [](Handle h, const Table& table, int noise, Place place, Update how,
+                          int threads) {
+    nb::gil_scoped_release release;
+    update(h.kernels, table.targets, static_cast<Noise>(noise), place, how, threads);
+  });
+  handle.def("sparse_shift", [](Handle h, const std::vector<Weights>& tensors, Sparse noise,
+                                Place place, int times, int threads) {
+    nb::gil_scoped_release release;
+    sparse_shift(h.kernels, tensors, noise, place, times, threads);
+  });
+  handle.def("sparse_update", [](Handle h, const std::vector<Weights>& tensors, Sparse noise,
+                                 Place place, SparseUpdate how, int threads) {
+    nb::gil_scoped_release release;
+    sparse_update(h.kernels, tensors, noise, place, how, threads);
+  });
+  handle.def("words", [](Handle h, Place place, Address out, std::size_t n) {
+    words(h.kernels, place, at<std::int64_t>(out), n);
   });
 }
 
-void shift(const std::vector<Tensor>& tensors, std::uint64_t seed, std::uint32_t step,
-           std::uint32_t stream, int noise, int threads, const std::string& isa, float eps,
-           float times) {
-  const Kernels& k = pick(isa);
-  nb::gil_scoped_release release;
-  share(tensors, threads, [&](float* p, std::size_t begin, std::size_t end, std::uint32_t tensor) {
-    k.shift(p, begin, end, {seed, tensor, step, stream}, static_cast<Noise>(noise), {eps, times});
+void bind_layers(nb::class_<Handle>& handle) {
+  handle.def("product", [](Handle h, Images x, Layer layer, After after, Address out, Address where,
+                           int threads) {
+    nb::gil_scoped_release release;
+    return product(*h.kernels.products, x, layer, after, at<void>(out), at<std::int32_t>(where),
+                   threads);
+  });
+  handle.def("requantize", [](Handle h, Address in, Address out, std::size_t n, int shift) {
+    h.kernels.products->requantize(at<const std::int32_t>(in), at<std::int8_t>(out), n, shift);
+  });
+  handle.def("point_error", [](Handle h, Address err, Address where, Address weight, Address below,
+                               std::size_t n, std::size_t points, std::size_t outputs,
+                               std::size_t inputs, int shift) {
+    nb::gil_scoped_release release;
+    return error_at_points(*h.kernels.products, at<const std::int8_t>(err),
+                           at<const std::int32_t>(where), at<const std::int8_t>(weight),
+                           at<std::int8_t>(below), n, points, outputs, inputs, shift);
   });
 }
 
-void update(const std::vector<Tensor>& tensors, std::uint64_t seed, std::uint32_t step,
-            std::uint32_t stream, int noise, int threads, const std::string& isa, float eps,
-            float eps_minus_rate, float decay, bool restore) {
-  const Kernels& k = pick(isa);
+// `run` with a number of the type in which gradients are accumulated.
+template <class Run>
+void in_type(bool wide, Run run) {
   nb::gil_scoped_release release;
-  share(tensors, threads, [&](float* p, std::size_t begin, std::size_t end, std::uint32_t tensor) {
-    k.update(p, begin, end, {seed, tensor, step, stream}, static_cast<Noise>(noise),
-             {eps, eps_minus_rate, decay, restore});
+  if (wide) return run(std::int64_t{});
+  run(std::int32_t{});
+}
+
+void bind_backward(nb::class_<Handle>& handle) {
+  handle.def("linear_gradient", [](Handle, Address err, Address where, Address x, Address gradient,
+                                   Address of_bias, std::size_t n, std::size_t points,
+                                   std::size_t outputs, std::size_t inputs, bool wide) {
+    in_type(wide, [&](auto acc) {
+      using Acc = decltype(acc);
+      linear_gradient(at<const std::int8_t>(err), at<const std::int32_t>(where),
+                      at<const std::int8_t>(x), at<Acc>(gradient), at<Acc>(of_bias), n, points,
+                      outputs, inputs);
+    });
+  });
+  handle.def("convolution_gradient", [](Handle, Address err, Images x, Layer layer, Address gradient,
+                                        Address of_bias, bool wide) {
+    in_type(wide, [&](auto acc) {
+      using Acc = decltype(acc);
+      convolution_gradient(at<const std::int8_t>(err), x.data, at<Acc>(gradient), at<Acc>(of_bias),
+                           x.images, x.height, x.width, layer.channels, layer.outputs,
+                           layer.kernel, layer.padding);
+    });
+  });
+  handle.def("bp_update", [](Handle, Address weight, Address fraction, Address gradient,
+                             std::size_t n, int mu, int bound, bool wide) {
+    in_type(wide, [&](auto acc) {
+      pseudo_stochastic_update(at<std::int8_t>(weight), at<std::uint8_t>(fraction),
+                               at<const decltype(acc)>(gradient), n, mu, bound);
+    });
+  });
+}
+
+void bind_rest(nb::class_<Handle>& handle) {
+  handle.def("loss", [](Handle, Address logits, std::size_t n, std::size_t classes, int exponent,
+                        Address target, Tables tables) {
+    return total_loss(at<const std::int32_t>(logits), n, classes, exponent,
+                      at<const std::int64_t>(target), tables);
+  });
+  handle.def("loss_error", [](Handle, Address logits, std::size_t n, std::size_t classes,
+                              int exponent, Address target, Tables tables, Address words,
+                              Address out) {
+    error_of_loss(at<const std::int32_t>(logits), n, classes, exponent,
+                  at<const std::int64_t>(target), tables, at<const std::int64_t>(words),
+                  at<std::int8_t>(out));
+  });
+  handle.def("flatten", [](Handle, Address x, Address out, std::size_t n, std::size_t positions,
+                           std::size_t channels) {
+    nb::gil_scoped_release release;
+    flatten(at<const std::int8_t>(x), at<std::int8_t>(out), n, positions, channels);
+  });
+  handle.def("max_pool", [](Handle, Images x, int channels, int size, Address y, Address where) {
+    nb::gil_scoped_release release;
+    max_pool(x.data, at<std::int8_t>(y), at<std::uint8_t>(where), x.images, x.height, x.width,
+             channels, size);
+  });
+  handle.def("max_pool_backward", [](Handle, Address err, Address where, Address below, int n,
+                                     int height, int width, int channels, int size) {
+    nb::gil_scoped_release release;
+    max_pool_backward(at<const std::int8_t>(err), at<const std::uint8_t>(where),
+                      at<std::int8_t>(below), n, height, width, channels, size);
   });
 }
 
 }  // namespace
 
 NB_MODULE(_kernels, m) {
-  m.doc() = "Compiled sweeps and integer products; ezo.perturb and ezo.int8.fast are the interface.";
+  m.doc() = "Compiled kernels; ezo.kernels.compiled is the interface.";
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
-    for (const Kernels* k : available()) names.emplace_back(k->isa);
+    for (const Kernels& kernels : available()) names.emplace_back(kernels.isa);
     return names;
   });
-  m.def("fill", &fill);
-  m.def("shift", &shift);
-  m.def("update", &update);
-  bind_int8(m);
+  m.attr("LARGEST_RANK") = kLargestRank;
+  nb::class_<Table>(m, "Table");
+  nb::class_<Handle> handle(m, "Kernels");
+  handle.def("__init__", [](Handle* h, const std::string& isa) { new (h) Handle{pick(isa)}; });
+  bind_sweeps(handle);
+  bind_layers(handle);
+  bind_backward(handle);
+  bind_rest(handle);
 }
 
 }  // namespace ezo

@@ -1,4 +1,4 @@
-// The noise stream of ezo, and the three sweeps of a zeroth-order step that use it.
+// The noise stream of ezo, and the sweeps of a zeroth-order step that use it.
 //
 // ezo/noise.py defines the same stream in plain torch: the two agree to the bit.
 // This header holds plain types only, for it is compiled once per instruction set.
@@ -10,36 +10,51 @@ namespace ezo {
 
 enum class Noise : int { gaussian = 0, rademacher = 1, uniform = 2 };
 
-// Where in the stream a tensor's noise stands.
+// Where in the stream a step's noise stands, and within it a tensor's.
 struct Place {
   std::uint64_t seed;
-  std::uint32_t tensor;
   std::uint32_t step;
   std::uint32_t stream;
+  std::uint32_t tensor = 0;
+
+  Place of(std::uint32_t t) const { return {seed, step, stream, t}; }
 };
 
 // Elements of a group: 64 Philox counters of four 32-bit words each.
 constexpr std::size_t kGroup = 256;
 
-// p[i] <- snap(p[i]) + times * snap(eps * z_i)      for i in [begin, end)
+enum class Type : int { float32 = 0, float64 = 1, float16 = 2, bfloat16 = 3 };
+
+// A tensor of floats, whose elements count in row-major order whatever its strides, in elements;
+// with a rank of 0 they lie in that order.
+struct View {
+  void* data;
+  Type type;
+  int rank;
+  const std::int64_t* shape;
+  const std::int64_t* strides;
+};
+constexpr int kLargestRank = 12;
+
+// theta <- snap(theta) + times snap(eps z)
 struct Shift {
-  float eps;
-  float times;
+  double eps, times;
 };
 
-// theta <- snap(p[i]) + (restore ? snap(eps * z_i) : 0)
-// p[i]  <- theta + snap((eps - rate) * z_i - decay * theta) - snap(eps * z_i)
+// theta <- snap(theta) + (restore ? snap(eps z) : 0)
+// theta <- theta + (snap((eps - rate) z - decay theta) - snap(eps z))
 struct Update {
-  float eps;
-  float eps_minus_rate;
-  float decay;
+  double eps, eps_minus_rate, decay;
   bool restore;
 };
 
-// `begin` is a multiple of kGroup; p points at element 0 of the tensor.
-using FillFn = void (*)(float* z, std::size_t begin, std::size_t end, Place, Noise);
-using ShiftFn = void (*)(float* p, std::size_t begin, std::size_t end, Place, Noise, Shift);
-using UpdateFn = void (*)(float* p, std::size_t begin, std::size_t end, Place, Noise, Update);
+// Over elements [begin, end); `begin` is a multiple of kGroup. float64 is computed in itself, other
+// types in float32; 16 bits have no grid, and `snap` leaves them as they are.
+struct FloatKernels {
+  void (*fill)(const View&, std::size_t begin, std::size_t end, Place, Noise);
+  void (*shift)(const View&, std::size_t begin, std::size_t end, Place, Noise, Shift);
+  void (*update)(const View&, std::size_t begin, std::size_t end, Place, Noise, Update);
+};
 
 // Sparse integer noise for int8 weights (ezo/int8/perturb.py says how words become z and u).
 constexpr std::size_t kSparseGroup = 512;  // two elements to a word
@@ -48,7 +63,7 @@ struct Sparse {
   std::uint32_t threshold, multiplier;
 };
 
-// p[i] <- clip(theta - g sign(z_i) ((|z_i| rate + u_i) >> 16)), theta = p[i] + restore z_i
+// theta <- clip(theta - g sign(z) ((|z| rate + u) >> 16)), from theta - restore z.
 // With a fraction, eight more bits of each weight, the same for 256 theta + fraction, 8 bits finer.
 struct SparseUpdate {
   int g;
@@ -57,21 +72,13 @@ struct SparseUpdate {
   int restore;  // -1, 0 or 1
 };
 
-struct Int8Kernels;
-
-struct Kernels {
-  const char* isa;
-  FillFn fill;
-  ShiftFn shift;
-  UpdateFn update;
+struct SparseKernels {
   // The words of groups first .. last - 1: (group, word, lane).
   void (*words)(std::uint32_t* out, std::size_t first, std::size_t last, Place);
-  // p[i] += times * z_i
-  void (*sparse_shift)(std::int8_t* p, std::size_t begin, std::size_t end, Place, Sparse,
-                       int times);
-  void (*sparse_update)(std::int8_t* p, std::uint8_t* fraction, std::size_t begin, std::size_t end,
-                        Place, Sparse, SparseUpdate);  // fraction may be null
-  const Int8Kernels* int8;
+  // theta <- theta + times z
+  void (*shift)(std::int8_t* p, std::size_t begin, std::size_t end, Place, Sparse, int times);
+  void (*update)(std::int8_t* p, std::uint8_t* fraction, std::size_t begin, std::size_t end, Place,
+                 Sparse, SparseUpdate);  // fraction may be null
 };
 
 }  // namespace ezo

@@ -2,7 +2,9 @@
 #pragma once
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <climits>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -25,8 +27,17 @@ class Pool {
     return *pool;
   }
 
+  // Threads that work of about so long is worth: a second one costs some 20 microseconds.
+  static int workers(int threads, double nanoseconds, int pieces = INT_MAX) {
+    const double worth = std::min(nanoseconds / 20e3, 1e6);
+    return std::max(1, std::min({threads, pieces, static_cast<int>(worth)}));
+  }
+
+  // What helpers do after their work: wait for more by spinning, or at once by sleeping.
+  enum class Then { spin, sleep };
+
   // work(0) .. work(n - 1), each on a thread of its own, the first on the caller's.
-  void run(int n, const std::function<void(int)>& work) {
+  void run(int n, Then then, const std::function<void(int)>& work) {
     if (n <= 1) return work(0);
     std::lock_guard<std::mutex> one_at_a_time(callers_);
     {
@@ -36,6 +47,7 @@ class Pool {
       }
       work_ = &work;
       active_ = n;
+      spins_.store(then == Then::spin ? kSpins : 0);
       left_.store(n - 1);
       round_.store(round_.load() + 1, std::memory_order_release);
     }
@@ -48,7 +60,7 @@ class Pool {
   void help(int me, unsigned seen) {
     for (;;) {
       // The next product of a step is some microseconds away: waking up would take longer.
-      for (int i = 0; i < kSpins && round_.load(std::memory_order_acquire) == seen; ++i) relax();
+      for (int i = 0; i < spins_.load() && round_.load(std::memory_order_acquire) == seen; ++i) relax();
       const std::function<void(int)>* work = nullptr;
       {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -78,7 +90,7 @@ class Pool {
   const std::function<void(int)>* work_ = nullptr;
   int helpers_ = 0, active_ = 0;
   std::atomic<unsigned> round_{0};
-  std::atomic<int> left_{0};
+  std::atomic<int> left_{0}, spins_{kSpins};
 };
 
 }  // namespace ezo

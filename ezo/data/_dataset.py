@@ -16,11 +16,9 @@ class Dataset:
     """A classification data set in memory.
 
     Attributes:
-        train_x: float32, (N, C, H, W) images of mean 0 and variance 1 over the training set, or
-            (N, P, 3) clouds of P points.
-        train_y: int64 labels in [0, classes), (N,).
-        test_x, test_y: the same for testing, scaled by the training set's figures.
-        classes: number of classes.
+        train_x, test_x: float32, (N, C, H, W) images, of mean 0 and variance 1 over the training
+            set, or (N, P, 3) clouds of P points.
+        train_y, test_y: int64 labels in [0, classes), (N,).
         augment: ``augment(x, generator) -> x``, applied to each training batch where not None;
             ``generator`` is a CPU ``torch.Generator``, x and the result stay on x's device.
     """

@@ -6,7 +6,6 @@ import http.client
 import importlib
 import math
 import os
-import shutil
 import struct
 import tempfile
 import urllib.error
@@ -28,8 +27,8 @@ def data_root(root: Path | None) -> Path:
     return Path(root) if root is not None else Path(os.environ.get("EZO_DATA") or "data")
 
 
-def extra(module: str) -> Any:
-    """Import a module of the ``train`` extra.
+def extra(module: str, of: str = "train") -> Any:
+    """Import a module of one of ezo's extras.
 
     Raises:
         ModuleNotFoundError: it is not installed; the message gives the command.
@@ -42,7 +41,7 @@ def extra(module: str) -> Any:
             raise
         raise ModuleNotFoundError(
             f"expected the package of '{package}', got none installed; in the clone: "
-            "pip install -e '.[train]' -c constraints.txt",
+            f"pip install -e '.[{of}]' -c constraints.txt",
             name=error.name,
         ) from error
 
@@ -55,17 +54,10 @@ def exists(path: Path) -> bool:
 def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Read an IDX file of unsigned bytes: ``path``, or ``path``.gz where only that is there.
 
-    Args:
-        path: without ``.gz``.
-        shape: the one shape the file may have.
-
-    Returns:
-        uint8, of ``shape``.
-
     Raises:
         FileNotFoundError: neither file is there.
-        ValueError: the file is truncated, corrupt, too long, no IDX file of bytes, or of another
-            shape.
+        ValueError: the file is truncated, corrupt, too long, no IDX file of bytes, or not of
+            ``shape``.
     """
     path = path if path.is_file() else _zipped(path)
     try:
@@ -75,32 +67,23 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
             f"expected {path.with_suffix('')} or the same with .gz, got neither; {WHERE}"
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _bad(path, "a whole gzip file", str(error)) from error
+        raise bad(path, "a whole gzip file", str(error)) from error
     start = 4 * (1 + len(shape))
     if len(data) < start:
-        raise _bad(path, f"a header of {start} bytes", f"{len(data)} bytes in all")
+        raise bad(path, f"a header of {start} bytes", f"{len(data)} bytes in all")
     magic, *sizes = struct.unpack_from(f">{1 + len(shape)}I", data)
-    if magic != 0x0800 + len(shape):
-        raise _bad(
-            path,
-            f"the magic number {0x0800 + len(shape):#010x} (unsigned bytes in "
-            f"{len(shape)} dimensions)",
-            f"{magic:#010x}",
-        )
+    if magic != (expected := 0x0800 + len(shape)):
+        kind = f"unsigned bytes in {len(shape)} dimensions"
+        raise bad(path, f"the magic number {expected:#010x} ({kind})", f"{magic:#010x}")
     if tuple(sizes) != shape:
-        raise _bad(path, f"the shape {shape}", f"{tuple(sizes)}")
+        raise bad(path, f"the shape {shape}", f"{tuple(sizes)}")
     if len(data) - start != math.prod(shape):
-        raise _bad(path, f"{math.prod(shape)} bytes after the header", f"{len(data) - start}")
+        raise bad(path, f"{math.prod(shape)} bytes after the header", f"{len(data) - start}")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
 
 
 def download(url: str, destination: Path, digest: str) -> None:
-    """Fetch a file; ``destination`` appears only whole and checked.
-
-    Args:
-        url: any that ``urllib`` opens.
-        destination: in a folder that is there.
-        digest: the algorithm and the expected checksum, for example ``md5:<32 hex digits>``.
+    """Fetch a URL; ``destination`` appears only whole, of a ``digest`` such as ``md5:<32 digits>``.
 
     Raises:
         OSError: nothing came, or not all of it, or it could not be written.
@@ -149,23 +132,17 @@ def unzip(archive: Path, folder: Path) -> None:
                         f"{archive}: expected members inside {folder}, got '{name}'; "
                         "don't use this archive"
                     )
-            for member in file.infolist():
-                target = folder / member.filename
-                if member.is_dir():
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with file.open(member) as source, target.open("wb") as copy:
-                    shutil.copyfileobj(source, copy)
+            file.extractall(folder)
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise _bad(archive, "a whole zip file", str(error)) from error
+        raise bad(archive, "a whole zip file", str(error)) from error
 
 
 def _zipped(path: Path) -> Path:
     return path.with_name(path.name + ".gz")
 
 
-def _bad(path: Path, expected: str, got: str) -> ValueError:
-    return ValueError(
-        f"{path}: expected {expected}, got {got}; delete the file and fetch it again, or {WHERE}"
-    )
+def bad(
+    path: Path, expected: str, got: str, fix: str = "delete the file and fetch it again"
+) -> ValueError:
+    """What is wrong with a file, and what to do."""
+    return ValueError(f"{path}: expected {expected}, got {got}; {fix}, or {WHERE}")

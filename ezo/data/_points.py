@@ -13,18 +13,11 @@ LARGEST_SHIFT = 0.1
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn, shift and jitter each cloud of a batch.
+    """Turn, shift and jitter each cloud of a batch (N, P, 3), of about unit radius, on any device.
 
     A rotation about a random axis by an angle uniform in 0 to 45 degrees, a shift uniform in
     -0.1 to 0.1 along each axis, and on each coordinate normal noise of standard deviation 0.01,
-    clipped at 0.05.
-
-    Args:
-        x: (N, P, 3), of about unit radius, on any device; left as it is.
-        generator: on the CPU, so that all devices get the same numbers.
-
-    Returns:
-        (N, P, 3) on x's device.
+    clipped at 0.05. The generator is on the CPU, so that all devices get the same numbers.
     """
     n = len(x)
     turn = turns(n, LARGEST_ANGLE, generator)
@@ -50,17 +43,7 @@ def turns(n: int, largest: float, generator: torch.Generator) -> Tensor:
     axis = normalize(torch.randn(n, 3, generator=generator), dim=1)
     half = torch.rand(n, 1, generator=generator) * (largest / 2)
     w, x, y, z = torch.cat([half.cos(), half.sin() * axis], 1).unbind(1)  # unit quaternions
-    return torch.stack(
-        [
-            1 - 2 * (y * y + z * z),
-            2 * (x * y - w * z),
-            2 * (x * z + w * y),
-            2 * (x * y + w * z),
-            1 - 2 * (x * x + z * z),
-            2 * (y * z - w * x),
-            2 * (x * z - w * y),
-            2 * (y * z + w * x),
-            1 - 2 * (x * x + y * y),
-        ],
-        1,
-    ).reshape(n, 3, 3)
+    first = 1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)
+    second = 2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)
+    third = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
+    return torch.stack([*first, *second, *third], 1).reshape(n, 3, 3)

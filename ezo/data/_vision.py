@@ -13,11 +13,9 @@ from ezo.data._files import extra
 def import_torchvision() -> ModuleType:
     """The module ``torchvision``, whole or without its compiled operators.
 
-    A wheel of torchvision that was built for another torch (for CUDA's, say, beside the CPU build)
-    can't load its compiled operators and then fails on import, where it describes ``nms`` and
-    ``qnms``: "operator torchvision::nms does not exist". Data sets, transforms and models need
-    neither, so there the two are declared, without code, and the import is done again. Calling
-    them is then an error. Where torchvision is whole, this is a plain import.
+    A wheel of torchvision that was built for another torch (for CUDA's, say) can't load its
+    compiled operators, and fails on import where it describes ``nms`` and ``qnms``. Data sets,
+    transforms and models need neither: the two are declared, without code, and it is done again.
 
     Raises:
         ModuleNotFoundError: torchvision is not installed.
@@ -52,10 +50,7 @@ def rotate(x: Tensor, degrees: int) -> Tensor:
     if degrees % 360 == 0:
         return x
     transforms = import_torchvision().transforms
+    how = {"interpolation": transforms.InterpolationMode.BILINEAR}
     for batch in x.split(1000):
-        batch.copy_(
-            transforms.functional.rotate(
-                batch, degrees, interpolation=transforms.InterpolationMode.BILINEAR
-            )
-        )
+        batch.copy_(transforms.functional.rotate(batch, degrees, **how))
     return x

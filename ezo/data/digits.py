@@ -17,15 +17,9 @@ ROUNDED = 2.0**-20  # of a grey level, so that processors' last bits agree
 def load(name: str, root: Path | None = None) -> Dataset:
     """The digits of the UCI Optical Recognition test set, as they come with scikit-learn.
 
-    The split is fixed: every fifth image of each class is for testing, 355 of 1,797.
-
-    Args:
-        name: ``digits``; with ``-rot30`` all images are turned counter-clockwise by 30 degrees.
-        root: not used, scikit-learn holds the images.
-
-    Returns:
-        Images (N, 1, 28, 28) in 10 classes, scaled to mean 0 and variance 1 by the training
-        images before rotation.
+    Images (N, 1, 28, 28) in 10 classes, scaled to mean 0 and variance 1 by the training images
+    before rotation; with ``-rot30`` all are turned counter-clockwise by 30 degrees. The split is
+    fixed: every fifth image of each class is for testing, 355 of 1,797.
 
     Raises:
         ModuleNotFoundError: scikit-learn, or torchvision to rotate, is not installed.
@@ -37,17 +31,11 @@ def load(name: str, root: Path | None = None) -> Dataset:
         testing[np.flatnonzero(labels == label)[4::5]] = True
     small = torch.from_numpy(digits.images).unsqueeze(1)  # (N, 1, 8, 8), float64, 0 to 16
     images = interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
-    train_x, test_x = images[~testing], images[testing]
+    train_x = images[~testing]
     # By numpy: the same bits on any number of threads.
     mean, std = float(train_x.numpy().mean()), float(train_x.numpy().std())
     degrees = int(name.partition("-rot")[2] or 0)
     if degrees:
         images = rotate(images, degrees).div_(ROUNDED).round_().mul_(ROUNDED)
-        train_x, test_x = images[~testing], images[testing]
-    return Dataset(
-        train_x=((train_x - mean) / std).float(),
-        train_y=torch.from_numpy(labels[~testing]),
-        test_x=((test_x - mean) / std).float(),
-        test_y=torch.from_numpy(labels[testing]),
-        classes=10,
-    )
+    x, y = ((images - mean) / std).float(), torch.from_numpy(labels)
+    return Dataset(x[~testing], y[~testing], x[testing], y[testing], classes=10)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ezo.data._dataset import Dataset
-from ezo.data._files import WHERE, data_root, exists, read_idx
+from ezo.data._files import WHERE, bad, data_root, exists, read_idx
 from ezo.data._vision import import_torchvision, rotate
 
 NAMES = ("mnist", "fashion-mnist", "mnist-rot<degrees>", "fashion-mnist-rot<degrees>")
@@ -16,16 +16,11 @@ IMAGES = {"train": 60_000, "t10k": 10_000}
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """Read the files, which are downloaded through torchvision where they are missing.
+    """Read the files of ``root``/MNIST/raw, or FashionMNIST/raw; torchvision fetches those missing.
 
-    Args:
-        name: ``mnist`` or ``fashion-mnist``; with ``-rot45`` all images, those for testing too,
-            are turned counter-clockwise by 45 degrees (bilinear, black corners).
-        root: folder of all data sets; the files lie in ``MNIST/raw`` or ``FashionMNIST/raw``.
-
-    Returns:
-        Images (N, 1, 28, 28) in 10 classes, scaled to mean 0 and variance 1 by the training
-        images before rotation, so that every angle has one scale.
+    Images (N, 1, 28, 28) in 10 classes, scaled to mean 0 and variance 1 by the training images
+    before rotation, so that every angle has one scale. With ``-rot45`` all, those for testing too,
+    are turned counter-clockwise by 45 degrees (bilinear, black corners).
 
     Raises:
         FileNotFoundError: files are missing and can't be downloaded.
@@ -46,10 +41,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
     mean = (counts @ grey / counts.sum()).item()
     std = (counts @ (grey - mean).square() / counts.sum()).sqrt().item()
     if std == 0:
-        raise ValueError(
-            f"{_paths(folder, 'train')[0]}: expected images, got {mean:g} in every "
-            f"pixel; delete the file and fetch it again, or {WHERE}"
-        )
+        raise bad(_paths(folder, "train")[0], "images", f"{mean:g} in every pixel")
 
     def scale(images: Tensor) -> Tensor:
         x = images.unsqueeze(1).float()  # (N, 1, 28, 28)
@@ -69,10 +61,7 @@ def _read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     labels = read_idx(labels_path, (IMAGES[part],))
     if labels.max() > 9:
         first = int((labels > 9).nonzero()[0])
-        raise ValueError(
-            f"{labels_path}: expected labels 0 to 9, got {int(labels[first])} at "
-            f"{first}; delete the file and fetch it again, or {WHERE}"
-        )
+        raise bad(labels_path, "labels 0 to 9", f"{int(labels[first])} at {first}")
     return images, labels.long()
 
 

@@ -1,5 +1,6 @@
 """ModelNet40, clouds of points on 12,308 CAD models in 40 classes, in its HDF5 form."""
 
+import functools
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ezo.catalogue import number
 from ezo.data._dataset import Dataset
-from ezo.data._files import WHERE, data_root, download, extra, unzip
+from ezo.data._files import WHERE, bad, data_root, download, extra, unzip
 from ezo.data._points import augment
 
 NAMES = ("modelnet40", "modelnet40-<points>")
@@ -19,24 +20,18 @@ DIGEST = "md5:c9ab8e6dfb16f67afdab25e155c79e59"
 CLOUDS = {"train": 9_840, "test": 2_468}
 POINTS, LARGEST = 1024, 2048
 CLASSES = 40
+_bad = functools.partial(bad, fix="delete its folder and load again to download all")
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """Read the files, which are downloaded where their folder is missing (435 MB).
+    """Read ``root``/modelnet40_ply_hdf5_2048, which is downloaded where it is missing (435 MB).
 
-    Args:
-        name: ``modelnet40`` for the first 1,024 points of each cloud, ``modelnet40-256`` for the
-            first 256, 2,048 at most.
-        root: folder of all data sets; the files lie in ``modelnet40_ply_hdf5_2048``.
-
-    Returns:
-        Clouds (N, P, 3) as published, of centroid 0 and radius 1 over their 2,048 points,
-        augmented as in `ezo.data._points.augment`.
+    Clouds (N, P, 3) as published, of centroid 0 and radius 1 over their 2,048 points, augmented as
+    in `ezo.data._points.augment`; P is the first 1,024, or 256 of ``modelnet40-256``.
 
     Raises:
         FileNotFoundError: files are missing and can't be downloaded.
-        ValueError: a file is corrupt or not what it should be, or the name asks for too few or
-            too many points.
+        ValueError: a file is not what it should be, or the name asks for too few or many points.
         ModuleNotFoundError: h5py is not installed.
     """
     points = number(name) if name != "modelnet40" else POINTS
@@ -96,12 +91,10 @@ def _read_file(path: Path, points: int) -> tuple[np.ndarray, np.ndarray]:
             n = len(file["label"])
             for key, shape, kind in ("data", (n, LARGEST, 3), "f"), ("label", (n, 1), "iu"):
                 if file[key].shape != shape or file[key].dtype.kind not in kind:
-                    raise _bad(
-                        path,
-                        f"'{key}' of shape {shape}, of "
-                        + ("floats" if kind == "f" else "integers"),
-                        f"{file[key].shape}, {file[key].dtype}",
+                    wanted = (
+                        f"'{key}' of shape {shape}, of {'floats' if kind == 'f' else 'integers'}"
                     )
+                    raise _bad(path, wanted, f"{file[key].shape}, {file[key].dtype}")
             data = file["data"][:, :points].astype(np.float32)
             labels = file["label"][:, 0].astype(np.int64)
     except OSError as error:
@@ -117,9 +110,7 @@ def _read_file(path: Path, points: int) -> tuple[np.ndarray, np.ndarray]:
 def _lines(path: Path) -> list[str]:
     """Lines of a text file that are not blank."""
     try:
-        return [
-            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        return [*filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines()))]
     except FileNotFoundError:
         raise _missing(path) from None
     except UnicodeDecodeError as error:
@@ -130,11 +121,4 @@ def _missing(path: Path) -> FileNotFoundError:
     return FileNotFoundError(
         f"expected {path}, which is missing; delete its folder and load "
         f"again to download all, or {WHERE}"
-    )
-
-
-def _bad(path: Path, expected: str, got: str) -> ValueError:
-    return ValueError(
-        f"{path}: expected {expected}, got {got}; delete its folder and load again "
-        f"to download all, or {WHERE}"
     )

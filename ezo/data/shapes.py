@@ -25,23 +25,16 @@ Outline = Tensor | Callable[[], Tensor]
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """Sample 250 training and 64 test clouds of each family, 5,024 in all.
+    """Sample 250 training and 64 test clouds of each of 16 families, 5,024 in all, shuffled.
 
-    Each solid has random proportions, is stretched along its axes by random factors of 2/3 to
-    3/2, and turned about a random axis by 0 to 90 degrees. Points are uniform on its surface. Each
-    cloud gets jitter of standard deviation 0.01, clipped at 0.05, and is moved and scaled to
-    centroid 0 and radius 1, so place and size say nothing, and extents little: a linear classifier
-    on them finds 34 % (chance: 6 %). With less rotation it finds more, and with more a PointNet
-    without batch norm learns slowly. Random numbers come from a generator of our own: the same on
-    every call and any number of threads.
-
-    Args:
-        name: ``shapes`` for 1,024 points a cloud, ``shapes-256`` for 256.
-        root: not used.
-
-    Returns:
-        Clouds (N, P, 3), shuffled, in 16 classes (the order of `FAMILIES`), augmented as in
-        `ezo.data._points.augment`.
+    Clouds (N, P, 3) of 1,024 points, or 256 for ``shapes-256``, are augmented as in
+    `ezo.data._points.augment`. Each solid has random proportions, is stretched along its axes by
+    random factors of 2/3 to 3/2, and turned about a random axis by 0 to 90 degrees. Points are
+    uniform on its surface. Each cloud gets jitter of standard deviation 0.01, clipped at 0.05, and
+    is moved and scaled to centroid 0 and radius 1, so place and size say nothing, and extents
+    little: a linear classifier on them finds 34 % (chance: 6 %). With less rotation it finds more,
+    and with more a PointNet without batch norm learns slowly. Random numbers come from a generator
+    of our own: the same on every call and any number of threads.
 
     Raises:
         ValueError: clouds of no points are asked for.
@@ -82,14 +75,7 @@ def _turned(cloud: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def on_surface(grid: Tensor, points: int, generator: torch.Generator) -> Tensor:
-    """Points uniform on surfaces, each given by a grid whose cells are two triangles.
-
-    Args:
-        grid: (n, k, m, 3).
-
-    Returns:
-        (n, points, 3).
-    """
+    """(n, points, 3) uniform on surfaces, grids (n, k, m, 3) whose cells are two triangles each."""
     corner, right = grid[:, :-1, :-1], grid[:, :-1, 1:]
     below, across = grid[:, 1:, :-1], grid[:, 1:, 1:]
     first = torch.cat([corner.flatten(1, 2), across.flatten(1, 2)], 1)  # (n, triangles, 3)
@@ -106,15 +92,10 @@ def on_surface(grid: Tensor, points: int, generator: torch.Generator) -> Tensor:
 
 
 def _loft(outline: Outline, profile: Tensor) -> Tensor:
-    """Surfaces between outlines at several heights: solids of revolution, prisms, pyramids.
+    """Surfaces (n, k, m + 1, 3) between outlines at several heights: solids of revolution, prisms.
 
-    Args:
-        outline: (n, m, 2) corners, star-shaped about 0, closed here, or what makes them; n may
-            be 1.
-        profile: (n, k, 2), each row the outline's scale and height; n may be 1.
-
-    Returns:
-        The grid (n, k, m + 1, 3).
+    ``outline`` is (n, m, 2) corners, star-shaped about 0, closed here, or what makes them;
+    ``profile`` (n, k, 2), each row the outline's scale and height; n may be 1 in both.
     """
     corners = outline() if callable(outline) else outline
     corners = torch.cat([corners, corners[:, :1]], 1)

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from ezo import check
 from ezo.int8.layers import Conv2d, Flatten, Layer, Linear, MaxOverPoints, MaxPool2d, ReLU
 from ezo.int8.network import INPUT, Network, Node
 from ezo.int8.rounding import LARGEST
@@ -38,7 +39,7 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
     integers train without dropout, and a model in training mode that has some warns.
 
     Args:
-        model: the float model; its weights are not changed.
+        model: the float model; it is not changed. What requires no gradient, no step moves.
         headroom: how far below 127 weights stay, 0 to 126, so that a perturbation of that size is
             not clipped (`ezo.int8.perturb`).
 
@@ -59,11 +60,7 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
     >>> [(node.name, *node.inputs) for node in from_float(Own()).nodes]
     [('flatten', 'input'), ('first', 'flatten'), ('relu', 'first'), ('last', 'relu')]
     """
-    if isinstance(headroom, bool) or not isinstance(headroom, int) or not 0 <= headroom < LARGEST:
-        raise ValueError(
-            f"expected headroom to be an integer from 0 to {LARGEST - 1}, got {headroom!r}; give "
-            "the largest perturbation, for example 15"
-        )
+    check.integer("headroom", headroom, 0, LARGEST - 1)
     chain = _Chain(Trace(model), LARGEST - headroom)
     for words in chain.warnings:
         warnings.warn(words, stacklevel=2)
@@ -72,13 +69,11 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
 
 @dataclass(eq=False)
 class _Value:
-    """What stands for a tensor of the float model.
+    """What stands for a tensor of the float model: the output of the node ``name``.
 
-    Attributes:
-        name: of the node whose output it is.
-        layout: ``swapped`` for points that are (N, C, P) in the float model, ``kept`` for (N, C, 1)
-            after a maximum over them; else as in integers.
-        features: that an example must have, where forward says so.
+    ``layout`` is ``swapped`` for points that are (N, C, P) in the float model, ``kept`` for (N, C,
+    1) after a maximum over them; else as in integers. ``features`` are those that an example must
+    have, where forward says so.
     """
 
     name: str
@@ -170,7 +165,10 @@ class _Chain:
         self._warn_of_a_dead_start(name or self.here, w)
         if weight.dim() == 3:  # a pointwise convolution's
             w = Int8Tensor(w.m.squeeze(2), w.e)
-        return self.put(x, layer(w, b, *more), name, features=None)
+        made = layer(w, b, *more)
+        own_names = zip(("weight", "bias"), (weight, bias), strict=True)
+        made.frozen = frozenset(n for n, p in own_names if p is not None and not p.requires_grad)
+        return self.put(x, made, name, features=None)
 
     def _warn_of_a_dead_start(self, name: str, w: Int8Tensor) -> None:
         bound, n = self._largest * 2.0**w.e, w.m.numel()

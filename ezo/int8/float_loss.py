@@ -19,8 +19,11 @@ class FloatLoss(Loss):
 
     def total(self) -> int:
         """The sum over examples, in units of 2^-20 bit."""
-        nats = torch.nn.functional.cross_entropy(self._values(), self.target, reduction="none")
-        return round((nats / NAT).clamp(max=LARGEST_LOSS).sum().item())
+        return round(self._units().sum().item())
+
+    def per_example(self) -> Tensor:
+        """Each example's, (N,), int64, in units of 2^-20 bit."""
+        return self._units().round().to(torch.int64)
 
     def error(self, u: Tensor) -> Tensor:
         """The gradient with respect to the logits, int8 in units of 2^-7; ``u`` rounds it."""
@@ -29,6 +32,10 @@ class FloatLoss(Loss):
         at_random = (u & ((1 << _U_BITS) - 1)).to(p.dtype) / (1 << _U_BITS)  # in [0, 1)
         magnitude = (p.abs() * (1 << _ERROR_BITS) + at_random).floor().clamp(max=LARGEST)
         return (magnitude * p.sign()).to(torch.int8)
+
+    def _units(self) -> Tensor:
+        nats = torch.nn.functional.cross_entropy(self._values(), self.target, reduction="none")
+        return (nats / NAT).clamp(max=LARGEST_LOSS)
 
     def _values(self) -> Tensor:
         return self.logits.m.to(torch.float64) * 2.0**self.logits.e

@@ -3,20 +3,40 @@
 Weights are int8 with one fixed exponent a tensor; activations carry theirs along.
 """
 
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ezo.int8 import fast, ops
+from ezo import kernels, phases
+from ezo.int8 import ops
 from ezo.int8.rounding import shift
-from ezo.int8.tensor import AtPoints, Int8Tensor, rescale
+from ezo.int8.tensor import AtPoints, Int8Tensor
+from ezo.kernels import After
 
+_after = functools.cache(After)  # twice as fast as a new one
 EVERY_PASS = frozenset(
-    {"keeping", "_kept", "_shift", "_error_shift", "weight_gradient", "bias_gradient"}
+    {"keeping", "_kept", "shift", "_error_shift", "weight_gradient", "bias_gradient"}
 )
+
+
+Work = TypeVar("Work", bound=Callable[..., Any])
+
+
+def _work(method: Work) -> Work:
+    """A layer's work, which `ezo.phases.at_work` tells who listens."""
+
+    @functools.wraps(method)
+    def run(self: "Layer", *arguments: Any) -> Any:
+        if phases.worker is None:
+            return method(self, *arguments)
+        with phases.worker(self):
+            return method(self, *arguments)
+
+    return run  # type: ignore[return-value]
 
 
 class Layer(nn.Module):
@@ -26,6 +46,11 @@ class Layer(nn.Module):
         super().__init__()
         self.keeping = False
         self._kept: Any = None
+
+    def held(self) -> Iterator[tuple[str, Tensor]]:
+        """What it holds besides its weights: (kind of `ezo.livebytes.KINDS`, tensor)."""
+        kept = self._kept if isinstance(self._kept, tuple) else (self._kept,)
+        yield from (("activations", x) for x in kept if isinstance(x, Tensor))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in EVERY_PASS:  # nn.Module's search for parameters costs as much as a small layer
@@ -43,31 +68,37 @@ class Layer(nn.Module):
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         raise NotImplementedError
 
-    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
+    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         """Errors of the output to errors of the input; adds to the weights' gradient.
 
-        Without ``below`` nobody needs the errors of the input, and a layer with weights returns
+        Without ``to_input`` nobody needs the errors of the input, and a layer with weights returns
         ``err`` as it came.
         """
         raise NotImplementedError
 
 
 class Weighted(Layer):
-    """A layer whose output is a product with int8 weights, summed in int32.
+    """A layer whose output is a product with int8 weights, accumulated in int32.
 
     Attributes:
         weight: int8.
-        bias: int8 or None, added to the sums at their exponent.
+        bias: int8 or None, added to the accumulators at their exponent.
         weight_exponent, bias_exponent: fixed.
-        rounded: whether the output is rounded to int8; else it is the int32 sums.
-        tiles: `Network.tiles`.
+        frozen: names of those of weight and bias that no step moves, as ``requires_grad`` False
+            says of floats; see ``requires_grad_``.
+        static_exponents: of input and output in eval mode, where the output is requantized by the
+            shift that they imply and not by the batch's; None before `Network.calibrate`.
+        requantized: whether the output is int8; else it is the int32 accumulators.
+        shift: by which the last pass requantized.
         weight_gradient, bias_gradient: of `ops.sum_type`, the sum over the backward passes, two at
             most unless it is made int64, since they were None. Their exponents play no part in an
             update (NITI), but in that sum.
 
     Raises:
-        SumTooLong: a sum of so many inputs could overflow int32.
+        SumTooLong: an accumulator of so many products could overflow int32.
     """
+
+    padding = 0
 
     def __init__(self, weight: Int8Tensor, bias: Int8Tensor | None) -> None:
         super().__init__()
@@ -76,17 +107,19 @@ class Weighted(Layer):
         self.bias = None if bias is None else nn.Parameter(bias.m, requires_grad=False)
         self.weight_exponent = weight.e
         self.bias_exponent = 0 if bias is None else bias.e
-        self.rounded = self.tiles = True
+        self.frozen: frozenset[str] = frozenset()
+        self.static_exponents: tuple[int, int] | None = None
+        self.requantized = True
         self.weight_gradient: Int8Tensor | None = None
         self.bias_gradient: Int8Tensor | None = None
-        self._shift = self._error_shift = 0  # the last pass's, where tiles are rounded at once
+        self.shift = self._error_shift = 0  # the last pass's
 
     def make_room(self, bits: int) -> None:
         """Let the weights grow to 2^bits times what they could.
 
         A weight's exponent is fixed, and training makes weights several times larger than they
         began: without room they end at the bound. Rounds weight and bias, to nearest, to an
-        exponent ``bits`` higher.
+        exponent higher.
         """
         with torch.no_grad():
             self.weight.copy_(shift(self.weight, bits, "nearest"))
@@ -95,82 +128,84 @@ class Weighted(Layer):
                 self.bias.copy_(shift(self.bias, bits, "nearest"))
                 self.bias_exponent += bits
 
-    def forward(self, x: Int8Tensor) -> Int8Tensor:
-        if self.keeping:
-            self._kept = x.m, x.e
-        acc, e = self._product(x.m), x.e + self.weight_exponent
-        if self.bias is not None:
-            acc += self._along_channels(aligned(self.bias, self.bias_exponent - e))
-        return rescale(acc, e) if self.rounded else Int8Tensor(acc, e)
+    def requires_grad_(self, requires_grad: bool = True) -> "Weighted":
+        """Whether steps move weight and bias, as torch's says of floats; the flag is `frozen`'s."""
+        self.frozen = frozenset() if requires_grad else frozenset({"weight", "bias"})
+        return self
 
-    def fused(self, x: Int8Tensor, relu: bool, pool: int, over_points: bool) -> Int8Tensor:
-        """The compiled form of forward, a ReLU and a maximum (`ezo.int8.fast`).
+    def moving(self) -> list[bool]:
+        """For each parameter, whether a step moves it."""
+        own: Any = self._parameters
+        return [name not in self.frozen for name, p in own.items() if p is not None]
+
+    def held(self) -> Iterator[tuple[str, Tensor]]:
+        yield from super().held()
+        for gradient in (self.weight_gradient, self.bias_gradient):
+            if gradient is not None:
+                yield "gradients", gradient.m
+
+    @_work
+    def forward(
+        self, x: Int8Tensor, relu: bool = False, pool: int = 1, over_points: bool = False
+    ) -> Int8Tensor:
+        """The product, and the ReLU and the maximum that follow it.
 
         While ``keeping``, maxima over points come with the points they were found at.
         """
         if self.keeping:
             self._kept = x.m, x.e
         e = x.e + self.weight_exponent
-        what = (x.m, self.weight, self.bias, self.bias_exponent - e)
-        sums = partial(fast.product, *what, self.padding, relu, pool, over_points)
-        if not self.rounded:
-            return Int8Tensor(sums()[0], e)
-        if over_points and self.keeping:
-            where = torch.empty((len(x.m), len(self.weight)), dtype=torch.int32)
-            m, self._shift = fast.rounded(partial(sums, where=where), self._shift)
-            return AtPoints(m, e + self._shift, where, x.m.shape[1])
-        tiles = self.tiles and not over_points
-        m, self._shift = fast.rounded(sums, self._shift if tiles else None)
-        return Int8Tensor(m, e + self._shift)
+        fixed = not self.training
+        guess = self._static_shift(x.e) if fixed else self.shift
+        if not self.requantized:
+            return Int8Tensor(kernels.accumulators(x.m, self._layer(e)), e)
+        after = _after(relu, pool, over_points, over_points and self.keeping)
+        m, s, where = kernels.product(x.m, self._layer(e), after, guess, fixed)
+        self.shift = s
+        return Int8Tensor(m, e + s) if where is None else AtPoints(m, e + s, where, x.m.shape[1])
 
-    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
+    @_work
+    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         x, exponent = self._take()
-        weight, bias = self._gradients(err, x)
-        points = err.points if isinstance(err, AtPoints) else 1
-        products = points * err.m.numel() // max(len(self.weight), 1)
+        layer = self._layer(err.e + self.weight_exponent)
+        where, points = (err.where, err.points) if isinstance(err, AtPoints) else (None, 1)
+        weight, bias = kernels.gradients(err.m, x, layer, where)
+        products = points * err.m.numel() // max(weight.shape[0], 1)
         room = int(ops.LONGEST_SUM // 2 < products <= ops.LONGEST_SUM)  # int64 has enough
         self.weight_gradient = _sum(self.weight_gradient, weight, err.e + exponent, room)
         if bias is not None:
             self.bias_gradient = _sum(self.bias_gradient, bias, err.e, room)
-        return self._below(err) if below else err
+        if not to_input:
+            return err
+        m, self._error_shift = kernels.error(err.m, layer, self._error_shift, where, points)
+        return Int8Tensor(m, err.e + self.weight_exponent + self._error_shift)
 
-    def _below(self, err: Int8Tensor) -> Int8Tensor:
-        """Errors of the input."""
-        e = err.e + self.weight_exponent
-        if not fast.usable(err.m):
-            return rescale(self._error(err.m), e)
-        guess = self._error_shift if self.tiles else None
-        m, self._error_shift = fast.error(err.m, self.weight, self.padding, guess)
-        return Int8Tensor(m, e + self._error_shift)
+    def _static_shift(self, e: int) -> int:
+        if self.static_exponents is None:
+            raise ValueError(
+                "expected a calibrated network in eval mode, got none; give training examples to "
+                "network.calibrate(x), or call network.train() for the batch's own shifts"
+            )
+        if e != self.static_exponents[0]:
+            raise ValueError(
+                f"expected an input with exponent {self.static_exponents[0]}, as in calibration, "
+                f"got {e}; give ezo.int8.quantize_at(x, network.input_exponent), or calibrate again"
+            )
+        return max(self.static_exponents[1] - e - self.weight_exponent, 0)
 
-    padding = 0
-    _channel = -1
-
-    def _along_channels(self, bias: Tensor) -> Tensor:
-        return bias
-
-    def _product(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _error(self, err: Tensor) -> Tensor:
-        """Errors of the input, int32."""
-        raise NotImplementedError
-
-    def _gradients(self, err: Int8Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Of the weight and the bias, of `ops.sum_type`."""
-        weight = self._weight_gradient(err.m, x)
-        if self.bias is None:
-            return weight, None
-        return weight, err.m.movedim(self._channel, 0).flatten(1).sum(1, dtype=weight.dtype)
-
-    def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    def _layer(self, e: int) -> kernels.Layer:
+        """For accumulators at exponent ``e``."""
+        own: Any = self._parameters  # nn.Module's own search costs as much as a small layer
+        return kernels.Layer(own["weight"], own.get("bias"), self.bias_exponent - e, self.padding)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, _ in self.named_parameters(recurse=False):
             exponent = torch.tensor(getattr(self, f"{name}_exponent"), dtype=torch.int32)
             destination[f"{prefix}{name}_exponent"] = exponent
+        if self.static_exponents is not None:
+            static = torch.tensor(self.static_exponents, dtype=torch.int32)
+            destination[f"{prefix}static_exponents"] = static
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *how: Any) -> None:
         for name, _ in self.named_parameters(recurse=False):
@@ -183,6 +218,8 @@ class Weighted(Layer):
                     "take an integer network's state_dict(), or, where this network was built as "
                     "theirs was, load ezo.checkpoint.with_exponents(state, network)"
                 )
+        static = state_dict.pop(f"{prefix}static_exponents", None)
+        self.static_exponents = None if static is None else tuple(static.tolist())
         super()._load_from_state_dict(state_dict, prefix, *how)
 
 
@@ -207,89 +244,35 @@ def _raised(m: Tensor, s: int) -> Tensor:
     return m.abs_().bitwise_right_shift_(s - 1).add_(1).bitwise_right_shift_(1).mul_(sign)
 
 
-def aligned(bias: Tensor, left: int) -> Tensor:
-    """int8 m to int32 m 2^left, rounded to nearest where ``left`` is negative.
-
-    What would exceed 2^29 in magnitude is held there; no layer has so many inputs that their sum
-    and such a bias overflow int32 (`ops.check_length`).
-    """
-    wide = bias.to(torch.int64)
-    if left >= 0:
-        moved = wide << min(left, 40)
-    else:
-        right = min(-left, 40)
-        moved = ((wide.abs() + (1 << (right - 1))) >> right) * wide.sign()
-    return moved.clamp(-ops.LARGEST_BIAS, ops.LARGEST_BIAS).to(torch.int32)
-
-
 class Linear(Weighted):
     """x W^T + b on the last dimension; the dimensions before it are examples or points."""
-
-    def _product(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight)
-
-    def _error(self, err: Tensor) -> Tensor:
-        return ops.linear_error(err, self.weight)
-
-    def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
-        return ops.linear_gradient(err, x)
-
-    def _gradients(self, err: Int8Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if isinstance(err, AtPoints):
-            return fast.linear_gradients(err.m, x, self.bias is not None, err.where)
-        if fast.usable(err.m):
-            return fast.linear_gradients(err.m, x, self.bias is not None)
-        return super()._gradients(err, x)
-
-    def _below(self, err: Int8Tensor) -> Int8Tensor:
-        if not isinstance(err, AtPoints):
-            return super()._below(err)
-        m, s = fast.point_error(err, self.weight)
-        return Int8Tensor(m, err.e + self.weight_exponent + s)
 
 
 class Conv2d(Weighted):
     """Convolution of stride 1 with square kernels."""
 
-    _channel = 1
-
     def __init__(self, weight: Int8Tensor, bias: Int8Tensor | None, padding: int) -> None:
         super().__init__(weight, bias)
         self.padding = padding
-
-    def _along_channels(self, bias: Tensor) -> Tensor:
-        return bias.view(-1, 1, 1)
-
-    def _product(self, x: Tensor) -> Tensor:
-        return ops.conv2d(x, self.weight, self.padding)
-
-    def _error(self, err: Tensor) -> Tensor:
-        return ops.conv2d_error(err, self.weight, self.padding)
-
-    def _weight_gradient(self, err: Tensor, x: Tensor) -> Tensor:
-        return ops.conv2d_gradient(err, x, self.weight.shape[2], self.padding)
-
-    def _gradients(self, err: Int8Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if fast.usable(err.m):
-            kernel, bias = self.weight.shape[2], self.bias is not None
-            return fast.conv2d_gradients(err.m, x, kernel, self.padding, bias)
-        return super()._gradients(err, x)
 
 
 class ReLU(Layer):
     """max(x, 0)."""
 
+    @_work
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         y = ops.relu(x.m)
         if self.keeping:
-            self.keep_output(y)
+            self._kept = y
         return Int8Tensor(y, x.e)
 
-    def keep_output(self, y: Tensor) -> None:
-        """What backward needs."""
-        self._kept = y
+    @_work
+    def keep_output(self, y: Int8Tensor) -> None:
+        """What backward needs, where a layer with weights did the work."""
+        self._kept = y.m
 
-    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
+    @_work
+    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         return replace(err, m=ops.relu_backward(err.m, self._take()))
 
 
@@ -300,36 +283,38 @@ class MaxPool2d(Layer):
         super().__init__()
         self.size = size
 
+    @_work
     def forward(self, x: Int8Tensor) -> Int8Tensor:
-        compiled = fast.usable(x.m) and self.size <= 16  # 256 places fit a byte
-        y, where = (fast if compiled else ops).max_pool2d(x.m, self.size)
+        y, where = kernels.max_pool2d(x.m, self.size)
         if self.keeping:
             self._kept = where, x.m.shape
         return Int8Tensor(y, x.e)
 
-    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
+    @_work
+    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         where, shape = self._take()
-        compiled = where.dtype == torch.uint8
-        m = (fast if compiled else ops).max_pool2d_backward(err.m, where, shape, self.size)
-        return Int8Tensor(m, err.e)
+        return Int8Tensor(kernels.max_pool2d_backward(err.m, where, shape, self.size), err.e)
 
 
 class MaxOverPoints(Layer):
     """(N, P, C) to (N, C)."""
 
+    @_work
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         y, where = ops.max_over_points(x.m)
         if self.keeping:
-            self.keep_output(where, x.m.shape[1])
+            self._kept = where, x.m.shape[1], False
         return Int8Tensor(y, x.e)
 
-    def keep_output(self, where: Tensor, points: int) -> None:
-        """What backward needs: the points (N, C), int32 from the compiled path, and P."""
-        self._kept = where, points
+    @_work
+    def keep_output(self, y: AtPoints) -> None:
+        """What backward needs, where a layer with weights did the work; errors stay at points."""
+        self._kept = y.where, y.points, True
 
-    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
-        where, points = self._take()
-        if where.dtype == torch.int32:
+    @_work
+    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
+        where, points, stay = self._take()
+        if stay:
             return AtPoints(err.m, err.e, where, points)
         return Int8Tensor(ops.max_over_points_backward(err.m, where, points), err.e)
 
@@ -337,11 +322,13 @@ class MaxOverPoints(Layer):
 class Flatten(Layer):
     """(N, ...) to (N, the rest in one dimension)."""
 
+    @_work
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         if self.keeping:
-            self._kept = x.m.shape
-        images = fast.usable(x.m) and x.m.dim() == 4 and x.m.dtype == torch.int8
-        return Int8Tensor(fast.flatten(x.m) if images else x.m.flatten(1), x.e)
+            self._kept = (x.m.shape,)
+        return Int8Tensor(kernels.flatten(x.m), x.e)
 
-    def backward(self, err: Int8Tensor, below: bool = True) -> Int8Tensor:
-        return Int8Tensor(err.m.view(self._take()), err.e)
+    @_work
+    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
+        (shape,) = self._take()
+        return Int8Tensor(err.m.view(shape), err.e)

@@ -18,20 +18,18 @@ truncates d_k to whole bits, which can be wrong by a factor of two.
 Index letters: n example, k class.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ezo.int8 import fast
+from ezo import kernels
 from ezo.int8.rounding import shift
 from ezo.int8.tensor import Int8Tensor
-from ezo.perturb import world
 
-FRACTION_BITS = 20  # of a loss: its unit is 2^-20 bit
-NAT = math.log(2) / (1 << FRACTION_BITS)  # a loss's unit in nats, for printing
+LOSS_FRACTION_BITS = 20  # of a loss: its unit is 2^-20 bit
+NAT = math.log(2) / (1 << LOSS_FRACTION_BITS)  # a loss's unit in nats, for printing
 LARGEST_LOSS = 1 << 50  # of an example; beyond it (2^30 bits) losses are this one
 GRADIENT_BITS = 11  # of a probability, before the rounding to int8
 _LOG2_E = 1549082005  # round(log2(e) 2^30)
@@ -44,39 +42,54 @@ _EXP2 = tuple(round(2.0 ** (-j / _CHORDS) * _ONE) for j in range(_CHORDS + 1))
 _LOG2 = tuple(round(math.log2(1 + j / _CHORDS) * _ONE) for j in range(_CHORDS + 1))
 
 
-@functools.cache
-def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.tensor(_EXP2, device=device), torch.tensor(_LOG2, device=device)
-
-
 def tables(device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
     """`_EXP2` and `_LOG2` on a device, from the first loss there on."""
-    shapes = world()
-    if shapes is None:
-        return _tables(device)
-    if device not in shapes:
-        shapes[device] = _tables.__wrapped__(device)
-    found: tuple[Tensor, Tensor] = shapes[device]
+    kept = kernels.kept()
+    if device not in kept:
+        kept[device] = torch.tensor(_EXP2, device=device), torch.tensor(_LOG2, device=device)
+    found: tuple[Tensor, Tensor] = kept[device]
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Loss:
     """The loss of a batch: what a closure returns to `ezo.int8.optim.ElasticZO`.
 
     Attributes:
         logits: of the pass, (N, K).
-        target: (N,), classes.
+        target: (N,), classes, integers.
+
+    Raises:
+        ValueError: the target is not of one class an example.
     """
 
     logits: Int8Tensor
     target: Tensor
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.mean():.4f} nat, {len(self.target)} examples)"
+
+    def __post_init__(self) -> None:
+        target = self.target
+        if target.dtype is torch.int64 and target.shape == self.logits.m.shape[:1]:
+            return
+        real = target.dtype.is_floating_point or target.dtype in (torch.bool, torch.complex64)
+        if real or target.shape != self.logits.m.shape[:1]:
+            hot = target.shape == self.logits.m.shape
+            raise ValueError(
+                f"expected a class for each of {len(self.logits.m)} examples, integers of shape "
+                f"({len(self.logits.m)},), got {target.dtype} of shape {tuple(target.shape)}; give "
+                f"{'y.argmax(1) for one-hot labels' if hot else 'the index of each class'}"
+            )
+        object.__setattr__(self, "target", target.to(torch.int64))
+
     def total(self) -> int:
         """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""
-        if self._fast():
-            return fast.total_loss(self.logits.m, self.logits.e, self.target, tables())
-        return int(cross_entropy(self.logits.m, self.logits.e, self.target).sum())
+        return kernels.loss(self.logits.m, self.logits.e, self.target)
+
+    def per_example(self) -> Tensor:
+        """Each example's, (N,), int64, in units of 2^-20 bit."""
+        return cross_entropy(self.logits.m, self.logits.e, self.target)
 
     def mean(self) -> float:
         """The mean over examples, in nats; for people."""
@@ -84,42 +97,19 @@ class Loss:
 
     def error(self, u: Tensor) -> Tensor:
         """The gradient with respect to the logits, int8 in units of 2^-7; ``u`` rounds it."""
-        if self._fast():
-            return fast.loss_error(
-                self.logits.m,
-                self.logits.e,
-                self.target,
-                u.to(torch.int64).expand(self.logits.m.shape).contiguous(),
-                tables(),
-            )
-        return cross_entropy_gradient(self.logits.m, self.logits.e, self.target, u)
-
-    def _fast(self) -> bool:
-        m, target = self.logits.m, self.target
-        return (
-            fast.usable(m)
-            and m.dtype == torch.int32
-            and m.dim() == 2
-            and target.is_cpu
-            and target.shape == m.shape[:1]
-            and m.is_contiguous()
-            and target.is_contiguous()
-            and target.dtype == torch.int64
-        )
+        return kernels.loss_error(self.logits.m, self.logits.e, self.target, u)
 
 
 def cross_entropy(logits: Tensor, exponent: int, target: Tensor) -> Tensor:
-    """Each example's loss.
+    """Each example's loss: int64, (N,), in units of 2^-20 bit (`NAT` nats), at most `LARGEST_LOSS`.
+
+    Sums over up to 4,096 examples don't overflow.
 
     Args:
         logits: (N, K), integers of magnitude up to 2^31: int8 mantissas, or the last layer's int32
-            sums, which tell apart what rounding to int8 would make equal.
+            accumulators, which tell apart what requantizing would make equal.
         exponent: E; a logit's value is a 2^E.
         target: (N,), int64, classes.
-
-    Returns:
-        int64, (N,), in units of 2^-20 bit (`NAT` nats), at most `LARGEST_LOSS`. Sums over up to
-        4,096 examples don't overflow.
 
     >>> loss = cross_entropy(torch.tensor([[3, 3], [127, -127]]), -3, torch.tensor([0, 0]))
     >>> (loss / 2**20).tolist()  # one bit; next to nothing
@@ -136,13 +126,8 @@ def cross_entropy_gradient(
 ) -> Tensor:
     """The gradient of the losses' sum with respect to the logits: p - (1 at the target).
 
-    Args:
-        logits, exponent, target: as in `cross_entropy`.
-        u: (N, K), non-negative integers with random low bits, for stochastic rounding to int8.
-
-    Returns:
-        (N, K). Without ``u``, int64 in units of 2^-11, each row summing to exactly 0; with it,
-        int8 in units of 2^-7.
+    Without ``u``, int64 in units of 2^-11, each row summing to exactly 0. With ``u``, (N, K)
+    non-negative integers with random low bits, rounded by them: int8 in units of 2^-7.
     """
     e = _exp2(_below_largest(logits, exponent))
     p = torch.div(e << GRADIENT_BITS, e.sum(1, keepdim=True), rounding_mode="floor")
@@ -154,7 +139,7 @@ def _below_largest(logits: Tensor, exponent: int) -> Tensor:
     """d, rounded to nearest and at most `LARGEST_LOSS`."""
     wide = logits.to(torch.int64)
     product = (wide.amax(1, keepdim=True) - wide) * _LOG2_E  # below 2^62.6, units of 2^(E-30)
-    right = 30 - FRACTION_BITS - exponent
+    right = 30 - LOSS_FRACTION_BITS - exponent
     if right > 62:
         return torch.zeros_like(product)
     if right > 0:
@@ -167,12 +152,12 @@ def _below_largest(logits: Tensor, exponent: int) -> Tensor:
 def _exp2(d: Tensor) -> Tensor:
     """2^-d, in units of 2^-30."""
     table, _ = tables(d.device)
-    fraction = d & ((1 << FRACTION_BITS) - 1)
-    rest = FRACTION_BITS - 8
+    fraction = d & ((1 << LOSS_FRACTION_BITS) - 1)
+    rest = LOSS_FRACTION_BITS - 8
     j = fraction >> rest
     start, end = table[j], table[j + 1]
     chord = start - ((start - end) * (fraction & ((1 << rest) - 1)) >> rest)
-    return chord >> (d >> FRACTION_BITS).clamp(max=62)
+    return chord >> (d >> LOSS_FRACTION_BITS).clamp(max=62)
 
 
 def _log2(x: Tensor) -> Tensor:
@@ -185,5 +170,5 @@ def _log2(x: Tensor) -> Tensor:
     j = fraction >> 22
     start, end = table[j], table[j + 1]
     chord = start + ((end - start) * (fraction & ((1 << 22) - 1)) >> 22)
-    down = 30 - FRACTION_BITS
-    return (whole << FRACTION_BITS) + ((chord + (1 << (down - 1))) >> down)
+    down = 30 - LOSS_FRACTION_BITS
+    return (whole << LOSS_FRACTION_BITS) + ((chord + (1 << (down - 1))) >> down)

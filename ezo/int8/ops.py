@@ -2,7 +2,7 @@
 
 Only a weight's gradient, a sum over the batch, may need more (`matmul_of_any_length`).
 
-Plain torch, to be read beside the formulas; the result does not depend on the order of any sum,
+Plain torch, to be read with the formulas; the result does not depend on the order of any sum,
 so every faster form must give the same bits.
 
 Index letters: n example, c input channel, o output channel, h w position, p point, k kernel.
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 LONGEST_SUM = (2**31 - 1) // 127**2  # products of int8 numbers that int32 can add up: 133,144
-LARGEST_BIAS = 1 << 29  # at the sums' exponent
-LONGEST_WITH_BIAS = (2**31 - 1 - LARGEST_BIAS) // 127**2  # products beside a bias: 99,858
+LARGEST_BIAS = 1 << 29  # at the accumulators' exponent
+LONGEST_WITH_BIAS = (2**31 - 1 - LARGEST_BIAS) // 127**2  # products and a bias: 99,858
 
 
 class SumTooLong(ValueError):
@@ -23,14 +23,7 @@ class SumTooLong(ValueError):
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T, summed in int32.
-
-    Args:
-        a: (M, K), int8.
-        b: (N, K), int8.
-
-    Returns:
-        (M, N), int32.
+    """a b^T, int8 (M, K) and (N, K) -> int32 (M, N).
 
     Raises:
         ValueError: the types or shapes don't fit, or K is so large that a sum could overflow.
@@ -69,11 +62,7 @@ def check_length(products: int, bias: bool = False) -> None:
 
 
 def matmul_of_any_length(a: Tensor, b: Tensor) -> Tensor:
-    """`matmul`, and where a sum could overflow int32, parts that can't, added up in int64.
-
-    Returns:
-        (M, N), of `sum_type`.
-    """
+    """`matmul`, of `sum_type`: where int32 could overflow, parts that can't, added up in int64."""
     k = a.shape[1]
     if k <= LONGEST_SUM:
         return matmul(a, b)
@@ -101,11 +90,9 @@ def _int_mm_is_exact() -> bool:
     Without VNNI instructions some add pairs of products in 16 bits, which overflow; the largest
     products show it.
     """
-    for sign in (1, -1):
-        a = torch.full((32, 64), 127, dtype=torch.int8)
-        if not bool((torch._int_mm(a, sign * a.t()) == sign * 64 * 127**2).all()):
-            return False
-    return True
+    a = torch.full((32, 64), 127, dtype=torch.int8)
+    exact = [torch._int_mm(a, sign * a.t()) == sign * 64 * 127**2 for sign in (1, -1)]
+    return all(bool(found.all()) for found in exact)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -124,15 +111,9 @@ def linear_gradient(err: Tensor, x: Tensor) -> Tensor:
 
 
 def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
-    """Convolution of stride 1.
+    """Convolution of stride 1, zeros on each side: int8 (N, C, H, W) and (O, C, K, K) -> int32.
 
-    Args:
-        x: (N, C, H, W), int8.
-        weight: (O, C, K, K), int8.
-        padding: zeros on each side.
-
-    Returns:
-        (N, O, H + 2 padding - K + 1, W + 2 padding - K + 1), int32.
+    It is (N, O, H + 2 padding - K + 1, W + 2 padding - K + 1).
     """
     patches, (n, h, w) = _patches(x, weight.shape[2:], padding)
     acc = matmul(patches, weight.flatten(1))  # (n h w, o)
@@ -170,6 +151,21 @@ def _patches(
     return rows, (n, h_out, w_out)
 
 
+def aligned(bias: Tensor, left: int) -> Tensor:
+    """int8 m to int32 m 2^left, rounded to nearest where ``left`` is negative.
+
+    What would exceed 2^29 in magnitude is held there; no layer has so many inputs that their sum
+    and such a bias overflow int32 (`check_length`).
+    """
+    wide = bias.to(torch.int64)
+    if left >= 0:
+        moved = wide << min(left, 40)
+    else:
+        right = min(-left, 40)
+        moved = ((wide.abs() + (1 << (right - 1))) >> right) * wide.sign()
+    return moved.clamp(-LARGEST_BIAS, LARGEST_BIAS).to(torch.int32)
+
+
 def relu(x: Tensor) -> Tensor:
     """max(x, 0), any integer type."""
     return x.clamp(min=0)
@@ -183,12 +179,8 @@ def relu_backward(err: Tensor, y: Tensor) -> Tensor:
 def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The largest of each ``size`` x ``size`` block; what does not fill a block is left out.
 
-    Args:
-        x: (N, C, H, W), any integer type.
-        size: of a block, and the stride.
-
-    Returns:
-        ((N, C, H // size, W // size), where in its block, row by row, the first largest stands).
+    Any integers (N, C, H, W) -> (N, C, H // size, W // size), and where in its block, row by row,
+    the first largest stands.
     """
     n, c, h, w = x.shape
     blocks = x[:, :, : h // size * size, : w // size * size]

@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ezo import check
-from ezo import noise as _noise
-from ezo.elastic import Elastic
-from ezo.int8 import fast, perturb
+from ezo import check, kernels
+from ezo.elastic import Elastic, runs
+from ezo.int8 import perturb
 from ezo.int8.layers import Weighted
-from ezo.int8.loss import FRACTION_BITS, Loss
+from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
 from ezo.int8.network import Network
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
-from ezo.int8.rounding import LARGEST, bit_width, shift
 from ezo.int8.tensor import Int8Tensor
 from ezo.phases import phase
 from ezo.step import BP_GRADIENTS, Course, Difference, Losses, Visit, course, step
@@ -32,10 +30,8 @@ LARGEST_QUERIES = 1 << 10
 class Update(NamedTuple):
     """A query's update of the ZO weights: theta <- clip(theta - g z rate), as `perturb.update_`.
 
-    Attributes:
-        seed, step, query: where z stands in the noise stream.
-        g: -1, 0 or 1.
-        rate: in units of 2^-16; the query's share.
+    The noise z stands at (seed, step, query) in the stream; g is -1, 0 or 1, and rate, the query's
+    share, in units of 2^-16.
     """
 
     seed: int
@@ -43,25 +39,6 @@ class Update(NamedTuple):
     query: int
     g: int
     rate: int
-
-
-def _descend(weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> None:
-    """W <- clip(W - PSR(gradient, bits(gradient) - mu)), in place."""
-    if fast.usable(gradient):
-        fast.bp_update(weight, fraction, gradient, mu, LARGEST)
-        return
-    bits = bit_width(gradient)
-    if fraction is None:
-        new = weight.to(torch.int16) - shift(gradient, bits - mu, "pseudo-stochastic")
-        weight.copy_(new.clamp_(-LARGEST, LARGEST))
-        return
-    fine = bits - mu - perturb.FRACTION_BITS
-    one = 1 << perturb.FRACTION_BITS
-    new = weight.to(torch.int64) * one + fraction
-    new -= shift(gradient, fine, "pseudo-stochastic", wide=True)
-    new.clamp_(-LARGEST * one, LARGEST * one + one - 1)
-    weight.copy_(new >> perturb.FRACTION_BITS)
-    fraction.copy_(new & (one - 1))
 
 
 class ElasticZO(Elastic):
@@ -89,7 +66,8 @@ class ElasticZO(Elastic):
     Args:
         model: an integer network (`ezo.int8.convert.from_float`) whose ZO weights keep the noise's
             headroom.
-        bp: number of last layers with weights that BP trains; 0 is full ZO, ``"all"`` full BP.
+        bp: number of last layers with weights, but frozen ones (``layer.requires_grad_(False)``),
+            that BP trains; 0 is full ZO, ``"all"`` full BP.
         zo: whether ZO trains the layers before; else they stay as they are, and there is one
             pass a step.
         noise: of the ZO part.
@@ -110,8 +88,6 @@ class ElasticZO(Elastic):
         param_groups: ``rate`` in the ZO group (``zo=True``) and ``mu`` in the BP group can be
             changed between steps.
         g: the sign that the last step's last query found; None where there is no ZO layer.
-        applied: the last step's updates of the ZO part, for ``replay``: of each query, in the order
-            in which they were applied, a tuple of one `Update`.
 
     Raises:
         ValueError: an argument is out of range, or the weights leave the noise too little headroom.
@@ -143,11 +119,7 @@ class ElasticZO(Elastic):
                 f"expected an integer network, got {type(model).__name__}; convert it with "
                 "ezo.int8.from_float(model, headroom=15)"
             )
-        weighted = model.weighted()
-        if bp == "all":
-            bp = len(weighted)
-        if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= len(weighted):
-            raise ValueError(f"expected bp from 0 to {len(weighted)} layers or 'all', got {bp!r}")
+        weighted, cut = model.weighted(), model.first_layer(bp)
         if not zo and bp == 0:
             raise ValueError(
                 "expected a layer to train, got bp=0 and zo=False; give bp of 1 or more"
@@ -161,11 +133,11 @@ class ElasticZO(Elastic):
         check.integer("largest_difference", largest_difference, 1)
         self._set_up(estimator, queries, bp_gradient, seed)
         self._largest_rate = 1 << (24 if magnitude == "absolute" else RATE_BITS)
-        fast.warn_where_missing()
+        kernels.warn_where_missing()
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
-        cut = len(weighted) - bp
-        zo_parameters = [p for layer in weighted[:cut] if zo for p in layer.parameters()]
+        self._zo_layers: list[Weighted] = weighted[:cut] if zo else []
         self._bp_layers: list[Weighted] = weighted[cut:]
+        zo_parameters = [p for layer in self._zo_layers for p in layer.parameters()]
         beyond = max((int(p.abs().max()) for p in zo_parameters if p.numel()), default=0)
         if beyond > self._noise.bound:
             raise ValueError(
@@ -173,20 +145,17 @@ class ElasticZO(Elastic):
                 f"{self._noise.r_max} is never clipped, got {beyond}; "
                 f"convert with from_float(model, headroom={self._noise.r_max})"
             )
+        bp_parameters = [p for layer in self._bp_layers for p in layer.parameters()]
         groups: list[dict[str, Any]] = [
             {"params": zo_parameters, "zo": True, "rate": rate, "mu": 0},
-            {
-                "params": [p for layer in self._bp_layers for p in layer.parameters()],
-                "zo": False,
-                "rate": 0,
-                "mu": mu,
-            },
+            {"params": bp_parameters, "zo": False, "rate": 0, "mu": mu},
         ]
         super().__init__([group for group in groups if group["params"]], {})
+        self._refuse_ranks()
         self.g: int | None = None
-        self._model, self._bp = model, bp
+        self._model = model
         self._magnitude = magnitude
-        self._largest_difference = largest_difference << (FRACTION_BITS - 10)
+        self._largest_difference = largest_difference << (LOSS_FRACTION_BITS - 10)
         if fraction:
             for group in self.param_groups:
                 for p in group["params"]:
@@ -196,7 +165,11 @@ class ElasticZO(Elastic):
         """The groups are the constructor's: ZO first, then BP."""
         for name, low, high in (("rate", 0, self._largest_rate), ("mu", -20, 6)):
             check.integer(name, param_group.get(name), low, high)
-        super().add_param_group(param_group)
+        super().add_param_group(_Group(param_group))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.param_groups = [_Group(group) for group in self.param_groups]
 
     @torch.no_grad()
     def _step(self, closure: Callable[[], Loss]) -> Loss:
@@ -206,10 +179,11 @@ class ElasticZO(Elastic):
             The loss at theta where there was a pass, else at theta + z.
         """
         perturbations = self._perturbations()
-        where = self._bp_gradient if self._bp else None
+        trains = any(not layer.frozen or any(layer.moving()) for layer in self._bp_layers)
+        where = self._bp_gradient if trains else None
         way = course(self._points, self._queries if perturbations else 0, where)
-        passes = _Passes(closure, self._model, self._bp_layers, self._seed, self._steps, way)
         try:
+            passes = _Passes(self, closure, way)
             found = step(perturbations, passes, self._difference, way.visits)
             for group in self.param_groups:
                 if not group["zo"]:
@@ -221,20 +195,23 @@ class ElasticZO(Elastic):
         self._steps += 1
         self.applied = found.applied
         self.g = found.applied[0][0].g if perturbations else None
-        if found.theta is not None:
-            return found.theta
-        return found.losses[-1].get(1) or found.losses[-1][-1]
+        loss: Loss = found.theta or found.losses[-1].get(1) or found.losses[-1][-1]
+        return loss
 
     def _perturbations(self) -> list["_Weights"]:
         zo = [group for group in self.param_groups if group["zo"]]
-        return [_Weights(self, group) for group in zo]
+        if not any([layer.frozen for layer in self._zo_layers]):
+            return [_Weights(self, [(0, group["params"])], group) for group in zo]
+        moves = [free for layer in self._zo_layers for free in layer.moving()]
+        found = [(list(runs(group["params"], moves)), group) for group in zo]
+        return [_Weights(self, some, group) for some, group in found if some]
 
     def _rate(self, rate: int, difference: int, examples: int) -> int:
         """A query's share of the rate, for the difference that it found."""
         if self._magnitude == "sign":
             return rate // self._queries
         mean = min(difference // max(examples, 1), self._largest_difference)
-        return min((rate * mean) >> FRACTION_BITS, 1 << RATE_BITS) // self._queries
+        return min((rate * mean) >> LOSS_FRACTION_BITS, 1 << RATE_BITS) // self._queries
 
     def _fractions(self, parameters: list[Tensor]) -> list[Tensor] | None:
         found = [self.state[p]["fraction"] for p in parameters if p in self.state]
@@ -242,35 +219,46 @@ class ElasticZO(Elastic):
 
     def _bp_step(self, mu: int) -> None:
         for layer in self._bp_layers:
-            for parameter, gradient in (
-                (layer.weight, layer.weight_gradient),
-                (layer.bias, layer.bias_gradient),
-            ):
-                if parameter is not None and gradient is not None:
+            for name in ("weight", "bias"):
+                gradient = getattr(layer, f"{name}_gradient")
+                if gradient is not None and name not in layer.frozen:
+                    parameter = getattr(layer, name)
                     fraction = self.state.get(parameter, {}).get("fraction")
-                    _descend(parameter, fraction, gradient.m, mu)
+                    kernels.bp_update(parameter, fraction, gradient.m, mu)
 
     def _settings(self) -> dict[str, Any]:
         return {
             **super()._settings(),
             "noise": repr(self._noise),
             "magnitude": self._magnitude,
-            "largest_difference": self._largest_difference >> (FRACTION_BITS - 10),
+            "largest_difference": self._largest_difference >> (LOSS_FRACTION_BITS - 10),
             "fraction": len(self.state) > 0,
         }
+
+
+class _Group(dict[str, Any]):
+    """A group that says what it has where a torch scheduler looks for a float's learning rate."""
+
+    def __missing__(self, name: str) -> Any:
+        if name == "lr":
+            raise ValueError(
+                "expected group['rate'] for ZO and group['mu'] for BP, integers, got a scheduler's "
+                "'lr'; set those between steps, as ezo.precisions.int8 does"
+            )
+        raise KeyError(name)
 
 
 class _Weights:
     """The perturbation of the ZO weights, z, of a `ezo.step.Perturbation`'s face."""
 
-    def __init__(self, of: ElasticZO, group: dict[str, Any]) -> None:
-        self._of, self._group, self._parameters = of, group, group["params"]
+    def __init__(self, of: ElasticZO, runs: Any, group: dict[str, Any]) -> None:
+        self._of, self._runs, self._group = of, runs, group  # runs as `ezo.elastic.runs` gives them
         self._place = of._seed, of._steps
 
     def move(self, query: int, start: int, end: int) -> None:
-        seed, step = self._place
-        how = {"seed": seed, "step": step, "stream": query, "times": end - start}
-        perturb.shift_(self._parameters, self._of._noise, **how)
+        for first, run in self._runs:
+            place = (*self._place, query)
+            perturb.shift_(run, self._of._noise, place, end - start, first)
 
     def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
         change = difference({point: loss.total() for point, loss in losses.items()})
@@ -280,33 +268,18 @@ class _Weights:
         return Update(*self._place, query, g, rate)
 
     def apply(self, update: Update, start: int) -> None:
-        perturb.update_(
-            self._parameters,
-            self._of._noise,
-            seed=update.seed,
-            step=update.step,
-            stream=update.query,
-            g=update.g,
-            rate=update.rate,
-            restore=-start,
-            fractions=self._of._fractions(self._parameters),
-        )
+        move = update.g, update.rate, -start
+        for first, run in self._runs:
+            fractions = self._of._fractions(run)
+            perturb.update_(run, self._of._noise, update[:3], move, fractions, first)
 
 
 class _Passes:
     """Runs the closure, and takes the BP layers' gradients, of a `ezo.step.Passes`' face."""
 
-    def __init__(
-        self,
-        closure: Callable[[], Loss],
-        model: Network,
-        layers: list[Weighted],
-        seed: int,
-        step: int,
-        way: Course,
-    ) -> None:
-        self._closure, self._model, self._layers = closure, model, layers
-        self._seed, self._step, self._last = seed, step, way.visits[-1].query
+    def __init__(self, of: ElasticZO, closure: Callable[[], Loss], way: Course) -> None:
+        self._closure, self._model, self._layers = closure, of._model, of._bp_layers
+        self._seed, self._step, self._last = of._seed, of._steps, way.visits[-1].query
         self._many = way.taken > 2
 
     def finite(self, losses: list[Loss]) -> bool:
@@ -350,12 +323,8 @@ class _Passes:
         """What rounds the error: each pass of a step has its own, as counted from the last."""
         side = MINUS_STREAM if visit.point == -1 else ERROR_STREAM
         stream = side + 2 * (self._last - visit.query)
-        if fast.usable(like):
-            n = like.numel()
-            return fast.words(self._seed, self._step, stream, n).view(like.shape)
-        groups = -(-like.numel() // _noise.GROUP)
-        words = _noise.words(self._seed, self._step, 0, stream, 0, groups, like.device)
-        return words.flatten()[: like.numel()].view(like.shape)
+        place = (self._seed, self._step, stream)
+        return kernels.words(place, like.numel(), like.device).view(like.shape)
 
 
 def _wide(gradient: Int8Tensor | None) -> Int8Tensor | None:

@@ -28,24 +28,21 @@ more bits of each weight that only updates see, keeps what rounding would lose; 
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ezo import kernels
 from ezo import noise as _noise
-from ezo.int8 import fast
 from ezo.int8.rounding import LARGEST
-from ezo.perturb import sweeping, world
+from ezo.kernels import Place
 
-GROUP = 512  # elements per group: 64 lanes of four words of two halves
+SPARSE_GROUP = 512  # elements per group: 64 lanes of four words of two halves
 RATE_BITS = 16  # a rate of 2^16 moves a weight by z
 FRACTION_BITS = 8
 HALF = 1 << (FRACTION_BITS - 1)  # a fraction at first, which makes theta the nearest to theta'
-SCRATCH_BYTES = 64 * 1024
-_GROUP_BYTES = 16 * 1024  # of int64 scratch while a group is drawn
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,8 @@ class SparseNoise:
     """Distribution of the perturbation of an int8 weight.
 
     Attributes:
-        r_max: largest magnitude, in units of the weight's last bit; 1 to 63.
+        r_max: largest magnitude, in last places of the weight; 1 to 63.
         p_zero: probability with which the mask drops an entry, in [0, 1).
-
-    Raises:
-        ValueError: out of range.
     """
 
     r_max: int
@@ -98,7 +92,7 @@ def draw(
     stream: int,
     first: int,
     last: int,
-    device: torch.device | str = "cpu",
+    device: _noise.Device = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Noise for the groups ``first`` to ``last`` - 1 of a tensor.
 
@@ -116,84 +110,46 @@ def draw(
 def shift_(
     parameters: Sequence[Tensor],
     noise: SparseNoise,
-    *,
-    seed: int,
-    step: int,
+    place: Place,
     times: int,
-    stream: int = 0,
     first_tensor: int = 0,
 ) -> None:
     """theta <- theta + times z, in place: 1 to perturb, -2 to cross over, 1 to come back.
 
-    Args:
-        parameters: int8, on any device; the t-th is tensor ``first_tensor + t`` of the stream.
-            Their magnitudes are at most ``noise.bound`` while unperturbed.
-        noise: its distribution.
-        seed, step, stream: where in the noise stream.
-        times: how often to add z.
+    The t-th of the parameters, int8 on any device, is tensor ``first_tensor + t`` of the stream.
+    Their magnitudes are at most ``noise.bound`` while unperturbed.
     """
-    place = (seed, step, stream)
     _check(parameters)
-    if all(map(fast.usable, parameters)):
-        how = (noise.threshold, noise.multiplier)
-        fast.shift_(parameters, place, how, first_tensor, times)
-        return
-    for theta, at, z, _ in _chunks(parameters, noise, place, first_tensor):
-        theta[at] += (z * times).to(torch.int8)
+    kernels.sparse_shift(parameters, (noise, place, first_tensor), times)
 
 
 def update_(
     parameters: Sequence[Tensor],
     noise: SparseNoise,
-    *,
-    seed: int,
-    step: int,
-    g: int,
-    rate: int,
-    restore: int = 1,
+    place: Place,
+    move: tuple[int, int, int],
     fractions: Sequence[Tensor] | None = None,
-    stream: int = 0,
     first_tensor: int = 0,
 ) -> None:
     """theta <- clip(theta - g sign(z) ((|z| rate + u) >> 16)), in place.
 
     Args:
-        parameters, noise, seed, step, stream, first_tensor: as in `shift_`.
-        g: sign of loss+ - loss-: -1, 0 or 1.
-        rate: units of the last bit by which a z of 1 moves its weight in the mean, times 2^16;
-            0 to 2^16.
-        restore: the weights stand at theta - restore z: 1, -1, or 0. All end in the same bits.
+        parameters, noise, place, first_tensor: as in `shift_`.
+        move: (g, rate, restore): the sign of loss+ - loss-; by how many last places a z of 1 moves
+            its weight in the mean, times 2^16, 0 to 2^16; and 1, -1 or 0, where the weights stand
+            at theta - restore z. All end in the same bits.
         fractions: uint8, of the parameters' shapes, changed in place; None for none.
 
     Raises:
-        ValueError: ``g`` or ``rate`` is out of range.
+        ValueError: g or the rate is out of range.
     """
+    g, rate, _ = move
     if g not in (-1, 0, 1):
         raise ValueError(f"expected g of -1, 0 or 1, got {g}; pass the sign of loss+ - loss-")
     if not 0 <= rate <= 1 << RATE_BITS:
         raise ValueError(f"expected rate in [0, 2^{RATE_BITS}], got {rate}")
-    place = (seed, step, stream)
     _check(parameters)
-    if all(map(fast.usable, parameters)):
-        how = (noise.threshold, noise.multiplier)
-        where = (place, how, first_tensor, g, rate, noise.bound, restore)
-        fast.update_(parameters, fractions, *where)
-        return
-    bits = 0 if fractions is None else FRACTION_BITS
-    for t, parameter in enumerate(parameters):
-        for theta, at, z, u in _chunks([parameter], noise, place, first_tensor + t):
-            old = theta[at].to(torch.int64)
-            old += restore * z
-            old <<= bits
-            if fractions is not None:
-                fraction = fractions[t].view(-1)
-                old += fraction[at]
-            move = (z.abs() * rate + (u >> bits)) >> (RATE_BITS - bits)
-            low, high = -noise.bound << bits, ((noise.bound + 1) << bits) - 1
-            new = (old - g * z.sign() * move).clamp_(low, high)
-            theta[at] = (new >> bits).to(torch.int8)
-            if fractions is not None:
-                fraction[at] = (new & ((1 << bits) - 1)).to(torch.uint8)
+    kernels.sparse_update(parameters, fractions, (noise, place, first_tensor), move)
 
 
 def _check(parameters: Sequence[Tensor]) -> None:
@@ -203,24 +159,3 @@ def _check(parameters: Sequence[Tensor]) -> None:
                 "expected contiguous int8 parameters, got "
                 f"{parameter.dtype} with strides {parameter.stride()}; call contiguous()"
             )
-
-
-def _chunks(
-    parameters: Sequence[Tensor], noise: SparseNoise, place: tuple[int, int, int], first_tensor: int
-) -> Iterator[tuple[Tensor, Any, Tensor, Tensor]]:
-    """(flat parameter, slice, z, u) for each piece that fits the scratch."""
-    seed, step, stream = place
-    groups = SCRATCH_BYTES // _GROUP_BYTES
-    token = sweeping.set(True)
-    try:
-        for t, parameter in enumerate(parameters, start=first_tensor):
-            flat = parameter.view(-1)
-            for first in range(0, len(flat), groups * GROUP):
-                last = min(len(flat), first + groups * GROUP)
-                g, end = first // GROUP, -(-last // GROUP)
-                z, u = draw(noise, seed, step, t, stream, g, end, flat.device)
-                yield flat, slice(first, last), z[: last - first], u[: last - first]
-                if first and world() is not None:
-                    break  # no later piece is larger, or finds more left of the one before
-    finally:
-        sweeping.reset(token)

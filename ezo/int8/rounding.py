@@ -13,10 +13,6 @@ The last (NITI, Wang et al., arXiv 2009.13108) needs no random numbers: r's low 
 import torch
 from torch import Tensor
 
-from ezo.perturb import world
-
-USUAL_BITS = 14  # of a layer's sums where there are no numbers (`ezo.plan`): exponents stay
-
 LARGEST = 127  # of an int8 magnitude: -128 is not used, so that every number has its negative
 ROUNDINGS = ("nearest", "stochastic", "pseudo-stochastic")
 
@@ -27,10 +23,16 @@ def bit_width(x: Tensor) -> int:
     >>> [bit_width(torch.tensor([m, 0])) for m in (0, 1, 127, -128)]
     [0, 1, 7, 8]
     """
-    wide = x.to(torch.int64).abs()  # also where there are no numbers, for it takes memory
-    if world() is not None:
-        return USUAL_BITS
-    return int(wide.max()).bit_length() if x.numel() else 0
+    return int(x.to(torch.int64).abs().max()).bit_length() if x.numel() else 0
+
+
+def batch_shift(bits: int) -> int:
+    """The shift by which a batch is requantized, s = max(0, bits - 7) (NITI).
+
+    ``bits`` are of the largest magnitude of all a layer's accumulators: the one place where parts
+    of a batch, chunks or ranks, have to agree.
+    """
+    return max(0, bits - 7)
 
 
 def shift(
@@ -41,18 +43,14 @@ def shift(
     Args:
         x: integers of any type and shape, magnitudes below 2^62.
         s: bits to drop.
-        rounding: ``nearest``, ``stochastic`` or ``pseudo-stochastic``.
+        rounding: one of `ROUNDINGS`.
         u: for ``stochastic``: non-negative integers of x's shape whose low ``s`` bits are random.
-        wide: don't clip.
-
-    Returns:
-        int8, or int64 where ``wide``, x's shape.
+        wide: don't clip, and return int64 in place of int8.
 
     Raises:
         ValueError: an unknown rounding, or ``stochastic`` without ``u``.
 
-    >>> x = torch.tensor([-6, -5, 5, 6, 2000])
-    >>> shift(x, 2, "nearest").tolist()
+    >>> shift(torch.tensor([-6, -5, 5, 6, 2000]), 2, "nearest").tolist()
     [-2, -1, 1, 2, 127]
     """
     if rounding not in ROUNDINGS:

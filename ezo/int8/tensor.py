@@ -6,17 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ezo.int8.rounding import LARGEST, bit_width, shift
+from ezo.int8.rounding import LARGEST
 
 
 @dataclass(frozen=True)
 class Int8Tensor:
-    """Values m 2^E, with m in [-127, 127].
-
-    Attributes:
-        m: int8, any shape; the last layer's sums are int32.
-        e: the exponent E, shared by all.
-    """
+    """Values m 2^E, with m in [-127, 127], int8 (the last layer's accumulators are int32)."""
 
     m: Tensor
     e: int
@@ -28,27 +23,18 @@ class Int8Tensor:
 
 @dataclass(frozen=True)
 class AtPoints(Int8Tensor):
-    """Numbers (N, C) that each belong to one point of a cloud: maxima over points, or their errors.
-
-    Attributes:
-        where: (N, C), int32, the point of each.
-        points: P, of a cloud.
-    """
+    """Numbers (N, C), maxima over points or their errors, each of point ``where`` of ``points``."""
 
     where: Tensor
     points: int
 
 
 def quantize(x: Tensor, largest: int = LARGEST, lowest_exponent: int | None = None) -> Int8Tensor:
-    """The nearest int8 tensor to a floating-point one; outside a training step.
+    """The nearest int8 tensor to finite floating-point numbers; outside a training step.
 
-    The exponent is the smallest with which no magnitude exceeds ``largest``, so the largest value
-    uses at least half the range.
-
-    Args:
-        x: finite floating-point numbers, any shape.
-        largest: bound on a mantissa's magnitude, 1 to 127; less than 127 leaves headroom.
-        lowest_exponent: bound on the exponent, which zeros get (without it: 0).
+    The exponent is the smallest with which no magnitude exceeds ``largest``, 1 to 127, so the
+    largest value uses at least half the range; and not below ``lowest_exponent``, which zeros get
+    (without it: 0).
 
     Raises:
         ValueError: ``largest`` is out of range, or x holds a number that is not finite.
@@ -80,13 +66,3 @@ def quantize_at(x: Tensor, e: int) -> Int8Tensor:
     """
     m = torch.round(x.to(torch.float64) * 2.0**-e).clamp_(-LARGEST, LARGEST)
     return Int8Tensor(m.to(torch.int8), e)
-
-
-def rescale(acc: Tensor, e: int) -> Int8Tensor:
-    """Integers at exponent ``e`` to int8, by the one shift that makes the largest fit in 7 bits.
-
-    The shift, s = bits(acc) - 7, rounds to nearest; where s is 0 or less nothing changes
-    (NITI, arXiv 2009.13108).
-    """
-    s = max(0, bit_width(acc) - 7)
-    return Int8Tensor(shift(acc, s, "nearest"), e + s)

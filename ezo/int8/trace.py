@@ -99,6 +99,9 @@ def function(node: fx.Node) -> str:
 
 
 def parametric(model: nn.Module) -> list[str]:
-    """Paths of the modules whose weights a forward takes, in its order."""
-    weights = [node.all_input_nodes[1:2] for node in Trace(model).graph.nodes]
-    return [own(str(w.target), ".weight") for (w,) in filter(None, weights) if w.op == "get_attr"]
+    """Paths of the modules whose weights a forward takes and a step moves, in its order."""
+    trace = Trace(model)
+    taken = [[str(w.target) for w in node.all_input_nodes[1:]] for node in trace.graph.nodes]
+    free = {name for name, p in trace.holder.named_parameters() if p.requires_grad}
+    known = {name for name, _ in trace.holder.named_parameters()}
+    return [own(t[0], ".weight") for t in taken if t and t[0] in known and free.intersection(t)]

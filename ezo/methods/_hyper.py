@@ -1,34 +1,20 @@
 """The hyperparameters of fp32 methods."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
-
-# What each part's training reads.
-ZO = frozenset({"lr", "eps", "clip", "queries", "noise", "weight_decay", "schedule"})
-NODES = ZO | {"lr_node", "sigma"}
-BP = frozenset({"bp_lr", "momentum", "weight_decay", "schedule"})
-
 
 def about(default: Any, text: str, *, later: bool = False) -> Any:
-    """A field of hyperparameters, with what `ezo train --help` says of it.
+    """A field of hyperparameters, with what `ezo train --help` says of it, its unit too.
 
-    Args:
-        default: value.
-        text: what it is, with its unit.
-        later: runs were named before there was the field; its default is no part of a name.
+    ``later``: runs were named before there was the field; its default is no part of a name.
     """
     return field(default=default, metadata={"help": text, "later": later})
 
 
 @dataclass(frozen=True)
 class Hyper:
-    """Hyperparameters; a method reads those that its file names in ``READS``.
+    """Hyperparameters; a method reads those of its parts (`ezo.methods.reads`).
 
     The learning rates are those of the first step; ``schedule`` scales both from there. The
     exponential one suits ZO, whose gradient shrinks while its noise goes on to move every weight.
@@ -50,9 +36,3 @@ class Hyper:
     )
     lr_node: float = about(3e-3, "learning rate of layers whose outputs are perturbed", later=True)
     sigma: float = about(0.1, "their perturbation, in units of an output", later=True)
-
-    def sgd(self) -> Callable[[list[nn.Parameter]], Optimizer]:
-        """Makes the BP part's optimiser."""
-        return functools.partial(
-            torch.optim.SGD, lr=self.bp_lr, momentum=self.momentum, weight_decay=self.weight_decay
-        )

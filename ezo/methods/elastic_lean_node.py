@@ -2,20 +2,15 @@
 
 from dataclasses import replace
 
-from torch import nn
-from torch.optim import Optimizer
-
 from ezo.catalogue import number
-from ezo.methods import BP, NODES, Hyper, elastic_lean
-from ezo.methods.elastic import elastic
+from ezo.methods import Parts, elastic_lean
 from ezo.nodes import Nodes
 
 NAMES = ("elastic-lean-node-<k>",)
 HYPER = replace(elastic_lean.HYPER, schedule="cosine")
-READS = (NODES | BP) - {"momentum"}
+FIXED, INTEGERS = elastic_lean.FIXED, False
 
 
-def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
+def parts(name: str) -> Parts:
     """``elastic-lean-k`` with node perturbation (`ezo.nodes`)."""
-    lean = replace(hyper, bp_gradient=HYPER.bp_gradient, momentum=HYPER.momentum)
-    return elastic(number(name), model, lean, seed, nodes=Nodes)
+    return Parts(number(name), nodes=Nodes)

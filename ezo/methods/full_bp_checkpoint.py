@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from ezo.methods import BP, Hyper
-from ezo.optim import ElasticZO
+from ezo.methods import Parts
 
 NAMES = ("full-bp-checkpoint",)
-HYPER = Hyper()
-READS = BP
+INTEGERS = False
 
 
-def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
+def parts(name: str) -> Parts:
+    """All layers by BP."""
+    return Parts("all")
+
+
+def prepare(model: nn.Module) -> None:
     """Each ``nn.Sequential`` of n modules keeps about sqrt(n) activations (Chen et al. 2016)."""
     for module in _outermost_sequentials(model):
         module.forward = _checkpointed(module)  # type: ignore[method-assign]
-    return ElasticZO(model, "all", bp_optimizer=hyper.sgd(), seed=seed)
 
 
 def _outermost_sequentials(module: nn.Module) -> Iterator[nn.Sequential]:
@@ -41,48 +41,34 @@ def _checkpointed(sequential: nn.Sequential) -> Callable[[Tensor], Tensor]:
     segments = [modules[i : i + length] for i in range(0, len(modules), length)]
 
     def run(segment: list[nn.Module], x: Tensor) -> Tensor:
-        for module in segment:
-            x = module(x)
-        return x
+        return functools.reduce(lambda x, module: module(x), segment, x)
+
+    def contexts(segment: list[nn.Module]) -> tuple[Any, Any]:  # of either forward pass
+        return contextlib.nullcontext(), _still(segment)
 
     def forward(x: Tensor) -> Tensor:
         for segment in segments:
-            x = checkpoint(
-                run,
-                segment,
-                x,
-                use_reentrant=False,
-                context_fn=functools.partial(_contexts, segment),
-            )
+            again = functools.partial(contexts, segment)
+            x = checkpoint(run, segment, x, use_reentrant=False, context_fn=again)
         return x
 
     return forward
 
 
-def _contexts(segment: list[nn.Module]) -> tuple[Any, Any]:
-    """For the first and for the second forward pass."""
-    return contextlib.nullcontext(), _still_norms(segment)
-
-
 @contextlib.contextmanager
-def _still_norms(segment: list[nn.Module]) -> Iterator[None]:
-    """The second forward pass must not update batch norm's running statistics again.
+def _still(segment: list[nn.Module]) -> Iterator[None]:
+    """The second forward pass must not update buffers, batch norm's or others, again.
 
     It updates copies: without statistics, autograd would save other tensors than in the first.
     """
-    norms: list[Any] = [
-        m
-        for module in segment
-        for m in module.modules()
-        if isinstance(m, _NormBase) and m.track_running_stats and m.training
-    ]
-    statistics = [dict(m._buffers) for m in norms]
-    for m in norms:
+    writing = [m for of in segment for m in of.modules() if m._buffers and m.training]
+    before = [dict(m._buffers) for m in writing]
+    for m in writing:
         m._buffers.update(
             {name: None if x is None else x.clone() for name, x in m._buffers.items()}
         )
     try:
         yield
     finally:
-        for m, ours in zip(norms, statistics, strict=True):
+        for m, ours in zip(writing, before, strict=True):
             m._buffers.update(ours)

@@ -1,17 +1,13 @@
 """Zeroth order through every layer, linear ones by their outputs: each example an experiment."""
 
-from torch import nn
-from torch.optim import Optimizer
-
-from ezo.methods import NODES, Hyper
-from ezo.methods.elastic import elastic
+from ezo.methods import Hyper, Parts
 from ezo.nodes import Nodes
 
 NAMES = ("full-zo-node",)
 HYPER = Hyper(schedule="cosine")
-READS = NODES
+INTEGERS = False
 
 
-def optimizer(name: str, model: nn.Module, hyper: Hyper, seed: int) -> Optimizer:
+def parts(name: str) -> Parts:
     """No BP layer, and no backward pass: ``full-zo`` with node perturbation (`ezo.nodes`)."""
-    return elastic(0, model, hyper, seed, nodes=Nodes)
+    return Parts(0, nodes=Nodes)

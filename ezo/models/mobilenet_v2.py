@@ -12,13 +12,7 @@ IMAGE = (3, 96, 96)
 def build(name: str, classes: int = 10, channels: int = 3) -> nn.Module:
     """Sandler et al., CVPR 2018, with torchvision's initial weights.
 
-    Args:
-        name: ``mobilenet_v2``.
-        classes: number of classes.
-        channels: channels of the images.
-
-    Returns:
-        A module from (N, channels, height, width), any size of image, to logits (N, classes).
+    From (N, channels, height, width), any size of image, to logits (N, classes).
 
     Raises:
         ModuleNotFoundError: torchvision is not installed.

@@ -11,13 +11,9 @@ INPUT = "points"
 def build(name: str, classes: int = 40, channels: int = 3) -> nn.Module:
     """A perceptron shared by all points, a maximum over the points, a classifier.
 
-    Args:
-        name: ``pointnet``, or ``pointnet-bn`` with batch norm after every layer but the last.
-        classes: number of classes.
-        channels: coordinates of a point.
+    ``pointnet-bn`` has batch norm after every layer but the last.
 
-    Returns:
-        A module from (N, P, channels), any number P of points, to logits (N, classes).
+    From (N, P, channels), any number P of points, to logits (N, classes).
     """
     return xavier(PointNet(classes, channels, batch_norm=name == "pointnet-bn"))
 

@@ -45,6 +45,11 @@ class Layer(NamedTuple):
     relu: bool
     maximum: bool
 
+    @property
+    def free(self) -> bool:
+        """Whether it learns now; a layer of which a parameter is frozen stays whole."""
+        return all(p.requires_grad for p in self.parameters)
+
 
 def groups_of(
     nodes: bool | Nodes | Sequence[Nodes], model: nn.Module, zo: list[nn.Parameter]

@@ -70,14 +70,12 @@ class NodePerturbation:
         noise: str,
     ) -> None:
         self._groups, self._settings = groups, settings
+        self.parameters = [p for of in groups for layer in of for p in layer.parameters]
         self._place, self._queries, self._noise = place, queries, noise
         self._query = self._side = 0
         self._calls: dict[int, list[_Call]] = {}
         self._passes: Passes | None = None
-        self._latest: tuple[int, Tensor | None] = (
-            -1,
-            None,
-        )  # the last layer called, and its output
+        self._latest: tuple[int, Tensor | None] = (-1, None)  # the last layer called, its output
 
     @contextlib.contextmanager
     def attached(self, passes: Passes) -> Iterator[None]:

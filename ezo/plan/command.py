@@ -2,10 +2,14 @@
 
 import argparse
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
 from ezo import catalogue
+from ezo.export.describe import describe
+from ezo.export.plan import splits, table
+from ezo.int8 import Int8Tensor, from_float
 from ezo.plan.prediction import METHODS, parse_bytes, plan
 
 CLASSES = {"image": 10, "points": 40}
@@ -18,13 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, default=32, help="examples a step")
     add("--budget", help="memory for a step's tensors, for example 300KB, 12MB or 1.5GiB")
     names = ", ".join(catalogue.names("precision"))
-    add("--precision", default="fp32", help=f"number format: {names}")
+    add("--precision", help=f"number format: {names}; by default fp32, on mcu int8")
     add(
-        "--methods",
-        nargs="+",
-        help=f"methods that `ezo list` shows, 'elastic-*' for every split; by default "
-        f"{' '.join(METHODS)}",
+        "--target",
+        choices=("host", "mcu"),
+        default="host",
+        help="mcu: RAM and flash of a microcontroller that trains the C of `ezo export`",
     )
+    by_default = f"by default {' '.join(METHODS)}"
+    of_methods = f"methods that `ezo list` shows, 'elastic-*' for every split; {by_default}"
+    add("--methods", nargs="+", help=of_methods)
     add("--classes", type=int, help="classes; by default 10 for images and 40 for points")
     add("--points", type=int, help="points a cloud, for a model of points; by default 1024")
     add(
@@ -56,12 +63,37 @@ def command(given: argparse.Namespace) -> int:
         channels = example[0]
     else:
         example, channels = (given.points or 1024, 3), 3
+    if given.target == "mcu":
+        return _mcu(given, module, channels, example)
     with torch.device("meta"):
         model = module.build(given.model, given.classes or CLASSES[module.INPUT], channels)
         x = torch.empty(given.batch, *example)
-        how = {"precision": given.precision, "methods": given.methods, "lean": given.lean}
+        how = {"precision": given.precision or "fp32", "methods": given.methods, "lean": given.lean}
+        how["progress"] = True
         found = plan(model, x, given.budget, **how)
     print(found.table())
     if given.plot is not None:
         found.draw(given.plot)
     return 0 if found.best else 1
+
+
+def _mcu(
+    given: argparse.Namespace, module: ModuleType, channels: int, example: tuple[int, ...]
+) -> int:
+    """The splits that the exported C can train."""
+    if unused := [name for name in ("methods", "lean", "plot") if getattr(given, name)]:
+        raise ValueError(
+            f"expected no --{unused[0]} with --target mcu, whose table has all that the C can "
+            "train; leave it out"
+        )
+    if given.precision not in (None, "int8"):
+        raise ValueError(
+            f"expected precision int8 with --target mcu, got {given.precision}; leave it out"
+        )
+    with torch.random.fork_rng(devices=[]):  # bytes don't depend on the numbers
+        model = module.build(given.model, given.classes or CLASSES[module.INPUT], channels)
+    x = Int8Tensor(torch.zeros((1, *example), dtype=torch.int8), 0)
+    ram = None if given.budget is None else parse_bytes(given.budget)
+    found = splits(describe(from_float(model), None, x), sorted({1, 8, given.batch}), ram)
+    print(table(found) if found else f"nothing fits in {given.budget}")
+    return 0 if found else 1

@@ -1,9 +1,9 @@
 """A plan as a plot."""
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ezo.data._files import extra
 from ezo.livebytes import KINDS
 
 if TYPE_CHECKING:
@@ -12,15 +12,7 @@ if TYPE_CHECKING:
 
 def draw(found: "Plan", path: Path | str) -> None:
     """As `ezo.plan.Plan.draw` says."""
-    try:
-        figure_module = importlib.import_module("matplotlib.figure")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "expected matplotlib for a plot, got none installed; in the clone: "
-            "pip install -e '.[reproduce]' -c constraints.txt",
-            name=error.name,
-        ) from error
-    figure = figure_module.Figure(figsize=(7.4, 5), layout="constrained")
+    figure = extra("matplotlib.figure", "reproduce").Figure(figsize=(7.4, 5), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     places = range(len(found.predictions))
     bottom = [0.0] * len(places)

@@ -1,10 +1,13 @@
 """The needs of each method's step, a table of them, and the choice for a budget."""
 
+import contextlib
 import copy
 import functools
+import gc
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,10 @@ from torch.utils._pytree import tree_iter, tree_map_only
 
 from ezo import catalogue
 from ezo.livebytes import Peak
-from ezo.plan.simulation import simulate
-from ezo.precisions import Impossible
+from ezo.plan.simulation import Simulation, simulate
+from ezo.precisions import Impossible, Step
 
+BEGINS = "BP begins at"
 METHODS = ("full-zo", "elastic-*", "full-bp")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -28,13 +32,13 @@ class Prediction:
     """What one method will need.
 
     Attributes:
-        method: its name.
-        bp_layers: parametric layers that BP trains.
-        begins: name of the first of them, or nothing.
+        begins: name of the first layer that BP trains, or nothing.
         peak: at the step's moment of most memory: parameters, buffers, batch, activations,
             gradients and optimiser state.
         relative_time: a step's time over that of two inference passes. Rough: from counted
             operations and bytes, on a processor of a usual balance.
+        hidden: operators that keep a workspace of a size that only a real step shows; then the peak
+            is at least this. Of any other step it is the measured one.
     """
 
     method: str
@@ -42,15 +46,14 @@ class Prediction:
     begins: str
     peak: Peak
     relative_time: float
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every method's needs.
+    """Every method's needs, in the order in which they were asked for, and ``inference``'s.
 
     Attributes:
-        inference: peak of a forward pass and its loss, without gradients.
-        predictions: one for each method, in the order in which they were asked for.
         budget: bytes that a step may take, or None for no bound.
         impossible: (method, why) of those that have no step in this precision.
     """
@@ -61,8 +64,10 @@ class Plan:
     impossible: tuple[tuple[str, str], ...] = ()
 
     def fits(self, prediction: Prediction) -> bool:
-        """Whether a method's peak is within the budget."""
-        return self.budget is None or prediction.peak.peak_bytes <= self.budget
+        """Whether a method's peak is within the budget; where it is at least so much, no."""
+        if self.budget is None:
+            return True
+        return not prediction.hidden and prediction.peak.peak_bytes <= self.budget
 
     @property
     def best(self) -> Prediction | None:
@@ -79,40 +84,42 @@ class Plan:
     def table(self) -> str:
         """A line for each method, and the choice."""
         left = max([14, *(len(p.method) for p in self.predictions)])
-        width = max(len(name) for name in ["BP begins at", *(p.begins for p in self.predictions)])
-        lines = [
-            f"{'method':<{left}} {'BP begins at':<{width}} {'peak bytes':>14} {'/ inference':>11} "
-            f"{'relative time':>13}  {'fits' if self.budget is not None else ''}".rstrip()
-        ]
+        width = max(len(name) for name in [BEGINS, *(p.begins for p in self.predictions)])
+
+        def line(method: str, begins: str, peak: str, ratio: str, time: str, fits: str) -> str:
+            said = f"{method:<{left}} {begins:<{width}} {peak:>14} {ratio:>11} {time:>13}  "
+            return (said + ("" if self.budget is None else fits)).rstrip()
+
+        lines = [line("method", BEGINS, "peak bytes", "/ inference", "relative time", "fits")]
         for p in self.predictions:
-            fits = "" if self.budget is None else "yes" if self.fits(p) else "no"
-            ratio = p.peak.peak_bytes / self.inference.peak_bytes
+            peak, time = p.peak.peak_bytes, f"{p.relative_time:.2f}"
+            ratio, fits = f"{peak / self.inference.peak_bytes:.3f}", "yes" if self.fits(p) else "no"
+            if p.hidden:
+                beyond = self.budget is not None and peak > self.budget
+                fits = f"{'no; ' if beyond else ''}at least, by {', '.join(p.hidden)}"
+            lines.append(line(p.method, p.begins or "-", f"{peak:,}", ratio, time, fits))
+        if hidden := sorted({name for p in self.predictions for name in p.hidden}):
             lines.append(
-                f"{p.method:<{left}} {p.begins or '-':<{width}} {p.peak.peak_bytes:>14,} "
-                f"{ratio:>11.3f} {p.relative_time:>13.2f}  {fits}".rstrip()
+                f"at least: {', '.join(hidden)} keeps a workspace whose size only a real step "
+                "shows; measure such a method before you rely on it"
             )
         lines += [f"{method} can't run: {why}" for method, why in self.impossible]
         if self.budget is not None and self.predictions:
             least = min(p.peak.peak_bytes for p in self.predictions)
+            weights = min(p.peak.kinds["parameters"] for p in self.predictions)
+            fix = "lower the batch size"
+            if weights > self.budget:
+                fix = f"the parameters alone take {weights:,} B, so that no batch is small enough"
             lines.append(
                 f"{self.best.method}, the most BP that fits in {self.budget:,} B"
                 if self.best
-                else f"nothing fits in {self.budget:,} B: the least is {least:,} B; {self._less()}"
+                else f"nothing {'surely ' if hidden else ''}fits in {self.budget:,} B: "
+                f"the least is {least:,} B; {fix}"
             )
         return "\n".join(lines)
 
-    def _less(self) -> str:
-        """What to do where nothing fits."""
-        weights = min(p.peak.kinds["parameters"] for p in self.predictions)
-        if self.budget is not None and weights > self.budget:
-            return f"the parameters alone take {weights:,} B, so that no batch is small enough"
-        return "lower the batch size"
-
     def draw(self, path: Path | str) -> None:
-        """Plot peak bytes by kind, and relative time, of each method.
-
-        Args:
-            path: a file of any format that matplotlib writes.
+        """Plot peak bytes by kind, and relative time, of each method, in a format of matplotlib's.
 
         Raises:
             ModuleNotFoundError: matplotlib is not installed.
@@ -134,6 +141,7 @@ def plan(
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     splits: Iterable[int] | None = None,
     lean: bool = False,
+    progress: bool = False,
 ) -> Plan:
     """Predict what a step of each method will need.
 
@@ -141,32 +149,32 @@ def plan(
     model whose course depends on values is predicted for that course.
 
     Args:
-        model: any module, in the mode in which it will be trained. It may lie on the ``meta``
-            device, and then counts as one on the CPU.
+        model: any module, in the mode in which it will be trained. On the ``meta`` device it
+            counts as one on the CPU.
         x: a batch as training will have it: the model's input, a tuple of its arguments, or a dict
             of named ones. Only shapes and types of tensors are read; they may lie on ``meta`` too.
         budget: bytes that a step may take, tensors only: an integer, or text such as ``300KB``,
             ``12MB`` or ``1.5GiB``. None for no bound.
-        precision: a name that ``ezo list`` shows. For ``int8`` and ``int8*`` the model is a float
-            one that `ezo.int8.from_float` can convert.
-        methods: names that ``ezo list`` shows; ``elastic-*`` is every split point of the model. By
-            default `METHODS`. A step is as in training, with the precision's default
-            hyperparameters.
+        precision: a name that ``ezo list`` shows; integers are of what `ezo.int8.from_float` takes.
+        methods: names that ``ezo list`` shows, each with the precision's default hyperparameters;
+            ``elastic-*`` is every split point of the model. By default `METHODS`.
         loss: the loss of the model's output; by default cross-entropy with a class for each of
             the batch's examples. Integers have no other.
         bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak. Not for integers.
         splits: numbers of BP layers. Give ``methods`` instead: this will go.
+        progress: say on stderr how far a plan of more than some seconds is. A method takes about
+            0.2 ms for each operation of its step: a minute or two in all for a model of hundreds of
+            operations and fifty layers.
         lean: short for the methods ``full-zo`` and ``elastic-lean-k`` for every k.
 
     Raises:
         ValueError: the budget is no amount of memory, or a name is unknown, or the precision has no
             form of the model or of all methods, or the model's shapes depend on values.
 
-    Example:
-        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> found = plan(model, torch.empty(3, 4), budget="700B")
-        >>> found.best.method, found.best.peak.peak_bytes
-        ('elastic-1', 648)
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> found = plan(model, torch.empty(3, 4), budget="700B")
+    >>> found.best.method, found.best.peak.peak_bytes
+    ('elastic-1', 648)
     """
     limit = _limit(budget)
     if not any(isinstance(t, Tensor) for t in tree_iter(x)):
@@ -180,9 +188,10 @@ def plan(
         )
     if methods is None:
         methods = _of_splits(len(names), splits, lean) if splits or lean else METHODS
-    steps = _Steps(precision, model, x, loss, bp_optimizer)
-    inference, predictions, impossible = steps.predict(names, methods)
-    return Plan(inference, tuple(predictions), limit, tuple(impossible))
+    make = functools.partial(_step, precision, model, x, loss, bp_optimizer)
+    chosen = list(dict.fromkeys(catalogue.expand(methods, len(names))))
+    with _new_objects_alone():
+        return _predicted(make, names, _told(chosen) if progress else chosen, limit)
 
 
 def _limit(budget: int | str | None) -> int | None:
@@ -200,53 +209,75 @@ def _of_splits(layers: int, splits: Iterable[int] | None, lean: bool) -> list[st
     return [ends.get(k, f"{kind}-{k}") for k in chosen]
 
 
-@dataclass
-class _Steps:
-    """Makes a precision's steps of a model's shape on a batch's."""
+Ready = tuple[Step, Callable[[], Any]]
 
-    precision: str
-    model: nn.Module
-    x: Any
-    loss: Callable[[Any], Tensor] | None
-    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None
-    bp_layers: int = 0  # of the last step
 
-    def predict(
-        self, names: list[str], methods: Iterable[str]
-    ) -> tuple[Peak, list[Prediction], list[tuple[str, str]]]:
-        """Inference's peak, the needs of each method, and those that have no step."""
-        inference = simulate(functools.partial(self.of, None))
-        predictions, impossible = [], []
-        for method in dict.fromkeys(catalogue.expand(methods, len(names))):
-            try:
-                found = simulate(functools.partial(self.of, method))
-            except Impossible as error:
-                impossible.append((method, str(error)))
-                continue
-            begins = names[-self.bp_layers] if self.bp_layers else ""
-            time = found.seconds / (2 * inference.seconds)
-            predictions.append(Prediction(method, self.bp_layers, begins, found.peak, time))
-        return inference.peak, predictions, impossible
+def _predicted(
+    make: Callable[[str | None], Ready], names: list[str], methods: Iterable[str], limit: int | None
+) -> Plan:
+    inference, _ = _needs(make, None)
+    predictions, impossible = [], []
+    for method in methods:
+        try:
+            found, k = _needs(make, method)
+        except Impossible as error:
+            impossible.append((method, str(error)))
+            continue
+        time = found.seconds / (2 * inference.seconds)
+        begins = names[-k] if k else ""
+        predictions.append(Prediction(method, k, begins, found.peak, time, found.hidden))
+    return Plan(inference.peak, tuple(predictions), limit, tuple(impossible))
 
-    def of(self, method: str | None) -> tuple[nn.Module, Callable[[], Any]]:
-        """A method's step, or a pass of inference and its loss, for `simulate`."""
-        file, loss = catalogue.find("precision", self.precision), self.loss
-        step = file.make_step(
-            self.precision,
-            _shape_of(self.model),
-            method,
-            file.default(method),
-            loss=None if loss is None else lambda output, labels: loss(output),
-            bp_optimizer=self.bp_optimizer,
-        )
-        self.bp_layers = step.bp_layers
-        x = tree_map_only(Tensor, _shape, self.x)
-        first = next(t for t in tree_iter(x) if isinstance(t, Tensor))
-        labels = None
-        if loss is None:
-            labels = torch.zeros(len(first), dtype=torch.int64, device=first.device)
-        batch = step.calibrate(x)
-        return step.model, lambda: step(batch, labels)
+
+def _needs(make: Callable[[str | None], Ready], method: str | None) -> tuple[Simulation, int]:
+    """What a method's step, or inference's pass, needs; and how many layers BP trains in it."""
+    bp_layers = []
+
+    def prepare() -> tuple[nn.Module, Callable[[], Any]]:
+        step, run = make(method)
+        bp_layers.append(step.bp_layers)
+        return step.model, run
+
+    return simulate(prepare), bp_layers[0]
+
+
+def _step(
+    precision: str, model: nn.Module, x: Any, loss: Any, bp_optimizer: Any, method: str | None
+) -> Ready:
+    """A precision's step of a model's shape on a batch's."""
+    file = catalogue.find("precision", precision)
+    of_output = None if loss is None else lambda output, labels: loss(output)
+    how = {"loss": of_output, "bp_optimizer": bp_optimizer}
+    step: Step = file.make_step(precision, _shape_of(model), method, file.default(method), **how)
+    x = tree_map_only(Tensor, _shape, x)
+    first = next(t for t in tree_iter(x) if isinstance(t, Tensor))
+    labels = None
+    if loss is None:
+        labels = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+    batch = step.calibrate(x)
+    return step, lambda: step(batch, labels)
+
+
+@contextlib.contextmanager
+def _new_objects_alone() -> Iterator[None]:
+    """Within, garbage is sought among new objects: among all it takes as long as a small step."""
+    if gc.get_freeze_count():  # another's
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _told(methods: list[str]) -> Iterable[str]:
+    """With a bar on stderr from the fifth second on; in a file, a line each half a minute."""
+    from tqdm import tqdm
+
+    often = 0.5 if sys.stderr.isatty() else 30
+    bar: Iterable[str] = tqdm(methods, "plan", unit="method", delay=5, mininterval=often)
+    return bar
 
 
 def _shape_of(model: nn.Module) -> nn.Module:

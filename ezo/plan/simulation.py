@@ -3,46 +3,51 @@
 import contextlib
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._subclasses import fake_tensor
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-from ezo import catalogue, perturb
-from ezo.livebytes import LiveBytes, Peak, Prepare, step_peak
+from ezo import kernels
+from ezo.livebytes import LiveBytes, Peak, Prepare, step_peak, tensors
 
-# A core of a processor, roughly: what one forward pass costs beside another's backward pass.
+# A core of a processor, roughly: to compare what passes cost.
 FLOP_SECONDS = 1 / 40e9
 BYTE_SECONDS = 1 / 8e9
 OPERATION_SECONDS = 5e-6
 
+_DEPENDS_ON_VALUES = (
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+)
 _ITEM = torch.ops.aten._local_scalar_dense.default
+# Operators that keep a workspace for backward whose size they alone know, and when.
+_WORKSPACE: dict[str, Callable[[], bool]] = {
+    "mkldnn_rnn_layer": torch.is_grad_enabled,
+    **dict.fromkeys(("_cudnn_rnn", "miopen_rnn", "cudnn_batch_norm"), lambda: True),
+}
 _CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """A step on shapes alone.
+    """A step on shapes alone: what it needs, and a rough time on one core, for comparing steps.
 
-    Attributes:
-        peak: what is alive when it needs the most.
-        seconds: a rough time on one core, for comparing steps.
+    ``hidden`` are operators that keep memory which shapes don't show: the peak is at least this.
     """
 
     peak: Peak
     seconds: float
+    hidden: tuple[str, ...] = ()
 
 
 def simulate(prepare: Prepare) -> Simulation:
     """A step on shapes alone, after one that warms up.
 
-    Args:
-        prepare: makes a model and a function that does one step. It runs where every new tensor
-            is fake; none that was made before should be changed by it.
+    ``prepare`` runs where every new tensor is fake; it should change none that was made before.
 
     Raises:
         ValueError: a shape depends on values.
@@ -50,25 +55,19 @@ def simulate(prepare: Prepare) -> Simulation:
     shapes = _Shapes()
     # The device: whatever the default, where a kernel's result names none.
     with torch.device("cpu"), contextlib.ExitStack() as stack:
-        for file in catalogue.members("precision"):  # first: some look at numbers before
-            if hasattr(file, "on_shapes"):
-                stack.enter_context(file.on_shapes(shapes.spend))
+        stack.enter_context(kernels.simulated(shapes.spend))  # first: some look at numbers before
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(fake_tensor.FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(perturb.shapes_only(shapes.spend))
         # Module.__deepcopy__ asks where a tensor lies; for a fake one torch answers, and warns.
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         try:
             peak = step_peak(prepare, shapes)
-        except (
-            fake_tensor.DataDependentOutputException,
-            fake_tensor.DynamicOutputShapeException,
-        ) as error:
+        except _DEPENDS_ON_VALUES as error:
             raise ValueError(
                 "expected a step whose shapes follow from its input's, but a shape depends on "
                 f"values: {error.func}; measure it instead"
             ) from error
-    return Simulation(peak, shapes.seconds)
+    return Simulation(peak, shapes.seconds, tuple(sorted(shapes.hidden)))
 
 
 class _Shapes(LiveBytes):
@@ -76,9 +75,14 @@ class _Shapes(LiveBytes):
 
     Attributes:
         seconds: since the restart.
+        hidden: names of operators of `_WORKSPACE` that keep one.
     """
 
     seconds = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: set[str] = set()
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -97,9 +101,11 @@ class _Shapes(LiveBytes):
         if func is _ITEM:  # a shape has no value
             return _one(args[0].dtype)
         result = func(*args, **kwargs)
+        keeps = _WORKSPACE.get(func._overloadpacket.__name__)
+        if keeps is not None and keeps():
+            self.hidden.add(func._overloadpacket.__name__)
         if not func.is_view:
-            tensors = [t for t in tree_iter((args, kwargs, result)) if isinstance(t, Tensor)]
-            moved = sum(t.numel() * t.element_size() for t in tensors)
+            moved = sum(t.numel() * t.element_size() for t in tensors(args, kwargs, result))
             flops = _flops(func, args, kwargs, result)
             self.seconds += flops * FLOP_SECONDS + moved * BYTE_SECONDS + OPERATION_SECONDS
         return result

@@ -18,8 +18,7 @@ is made, for training, plans and measurements alike:
     bp_optimizer     makes the BP part's optimiser; None for the one that the hyperparameters set
     ValueError       the precision has no such step; says why
 
-A file may define ``on_shapes(spend)``, a context in which steps are played on tensors without
-numbers (`ezo.plan.simulate`). Its docstring's first line describes it in ``ezo list``.
+Its docstring's first line describes it in ``ezo list``.
 """
 
 from ezo.precisions._step import EVALUATION_BATCH, Impossible, Step

@@ -13,13 +13,11 @@ class Impossible(ValueError):
 
 
 class Step(abc.ABC):
-    """A model, and what one step of its training does.
+    """A model, and what one step of its training does, or a pass of inference: no ``optimizer``
+    then.
 
-    Attributes:
-        model: what is trained; its state dict and the optimiser's are all that a later step depends
-            on.
-        optimizer: None where the step is a pass of inference.
-        passes: forward passes of a batch by the steps so far.
+    All that a later step depends on is in the model's state dict and the optimiser's. ``passes``
+    counts the forward passes of a batch by the steps so far.
     """
 
     model: nn.Module
@@ -54,3 +52,15 @@ class Step(abc.ABC):
     @abc.abstractmethod
     def evaluate(self, x: Any, y: Tensor) -> tuple[float, float]:
         """Accuracy (%) and mean loss (nats) over encoded examples; weights stay as they are."""
+
+    def static_accuracy(self, x: Any, y: Tensor, seen: Any) -> float | None:
+        """Accuracy (%) where each prediction is of its example alone.
+
+        Args:
+            x, y: as in `evaluate`.
+            seen: encoded training examples, to calibrate by.
+
+        Returns:
+            None where `evaluate`'s is that already.
+        """
+        return None

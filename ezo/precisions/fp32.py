@@ -2,35 +2,24 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ezo import catalogue
+from ezo import methods
 from ezo.methods import Hyper
 from ezo.precisions import EVALUATION_BATCH, Step
 from ezo.split import layers as parametric_layers
 
 NAMES = ("fp32",)
 HYPER = Hyper
+default, reads = methods.default, methods.reads
 LAST_RATE = 0.03  # what the exponential schedule ends at, as a share of the first learning rate
 
 Loss = Callable[[Any, Any], Tensor]
-
-
-def default(method: str | None) -> Hyper:
-    """The method's own."""
-    hyper: Hyper = catalogue.find("method", method).HYPER if method else Hyper()
-    return hyper
-
-
-def reads(method: str) -> frozenset[str]:
-    """As the method's file says."""
-    names: frozenset[str] = catalogue.find("method", method).READS
-    return names
 
 
 def check(method: str, hyper: Hyper) -> None:
@@ -80,33 +69,17 @@ def make_step(
     """
     if device is not None:
         model = model.to(device)
-    if bp_optimizer is not None:
-        hyper = _Given(**asdict(hyper), bp_optimizer=bp_optimizer)
-    return _Step(model, method, hyper, seed, loss)
-
-
-@dataclass(frozen=True)
-class _Given(Hyper):
-    """Hyperparameters beside a BP optimiser of the caller's."""
-
-    bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] = torch.optim.SGD
-
-    def sgd(self) -> Callable[[list[nn.Parameter]], Optimizer]:
-        return self.bp_optimizer
+    optimizer = methods.optimizer(method, model, hyper, seed, bp_optimizer) if method else None
+    examples = optimizer is not None and optimizer.needs_examples
+    usual = _CrossEntropy(reduction="none" if examples else "mean")
+    return _Step(model, optimizer, hyper.schedule, loss or usual)
 
 
 class _Step(Step):
-    def __init__(
-        self, model: nn.Module, method: str | None, hyper: Hyper, seed: int, loss: Loss | None
-    ) -> None:
-        self.model, self._schedule = model, hyper.schedule
-        if method is not None:
-            file = catalogue.find("method", method)
-            self.optimizer = file.optimizer(method, model, hyper, seed)
-            for group in self.optimizer.param_groups:
-                group["initial_lr"] = group["lr"]
-        examples = getattr(self.optimizer, "needs_examples", False)
-        self._loss = loss or _CrossEntropy(reduction="none" if examples else "mean")
+    def __init__(self, model: nn.Module, optimizer: Any, schedule: str, loss: Loss) -> None:
+        self.model, self.optimizer, self._schedule, self._loss = model, optimizer, schedule, loss
+        for group in optimizer.param_groups if optimizer else ():
+            group["initial_lr"] = group["lr"]
 
     @property
     def bp_layers(self) -> int:

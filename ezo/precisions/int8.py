@@ -9,33 +9,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ezo import catalogue
-from ezo.int8 import (
-    ElasticZO,
-    FloatLoss,
-    Int8Tensor,
-    Loss,
-    SparseNoise,
-    from_float,
-    quantize,
-    quantize_at,
-    shapes,
-)
+from ezo.int8 import ElasticZO, FloatLoss, Int8Tensor, Loss, SparseNoise
+from ezo.int8.convert import from_float
 from ezo.int8.loss import NAT, tables
 from ezo.int8.ops import SumTooLong
+from ezo.int8.tensor import quantize, quantize_at
 from ezo.int8.trace import parametric
 from ezo.methods import Parts
 from ezo.methods._hyper import about
 from ezo.precisions import EVALUATION_BATCH, Impossible, Step
 
 NAMES = ("int8", "int8*")
-ZO = frozenset(
-    {
-        *("rate", "r_max", "p_zero", "magnitude", "largest_difference", "fraction", "schedule"),
-        *("zo_growth", "queries"),
-    }
+ZO = (
+    *("rate", "r_max", "p_zero", "magnitude", "largest_difference", "fraction", "schedule"),
+    *("zo_growth", "queries"),
 )
-BP = frozenset({"mu", "mu_drop", "fraction", "growth"})
-BOTH = frozenset({"bp_gradient"})
+BP = ("mu", "mu_drop", "fraction", "growth")
 HALVINGS = 5  # of the rate, over an exponential schedule
 FACTOR_BITS = 16
 
@@ -93,7 +82,6 @@ class Int8Hyper:
 
 
 HYPER = Int8Hyper
-on_shapes = shapes.shapes_only
 
 
 def default(method: str | None) -> Int8Hyper:
@@ -103,11 +91,7 @@ def default(method: str | None) -> Int8Hyper:
 
 def reads(method: str) -> frozenset[str]:
     """Those of the parts that the method has."""
-    parts = _parts(method)
-    zo = parts.zo and parts.bp != "all"
-    bp = parts.bp != 0
-    both = BOTH if zo and bp else frozenset()
-    return (ZO if zo else frozenset()) | (BP if bp else frozenset()) | both
+    return _parts(method).reads(ZO, BP)
 
 
 def check(method: str, hyper: Int8Hyper) -> None:
@@ -136,13 +120,9 @@ def check(method: str, hyper: Int8Hyper) -> None:
 
 def _parts(method: str) -> Parts:
     file = catalogue.find("method", method)
-    if not hasattr(file, "parts"):
-        known = [
-            name
-            for other in catalogue.members("method")
-            if hasattr(other, "parts")
-            for name in other.NAMES
-        ]
+    if not getattr(file, "INTEGERS", True):
+        able = [of for of in catalogue.members("method") if getattr(of, "INTEGERS", True)]
+        known = [name for of in able for name in of.NAMES]
         raise ValueError(
             f"expected a method with an integer form, {', '.join(known)}, got {method}; "
             "give one of those, or --precision fp32"
@@ -152,15 +132,10 @@ def _parts(method: str) -> Parts:
 
 
 def factor(schedule: str, step: int, steps: int) -> int:
-    """Factor on the rate at a step, in units of 2^-16, by integer arithmetic.
+    """Factor on the rate at a step, 0 to ``steps``, in units of 2^-16, by integer arithmetic.
 
     The cosine is Bhaskara's, cos(pi d) = (1 - 4 d^2) / (1 + d^2), within 0.002; 2^-f between two
     halvings is 1 - (4 f - f^2) / 6, within 0.4 %.
-
-    Args:
-        schedule: ``cosine``, ``exponential`` or ``constant``.
-        step: 0 to ``steps``.
-        steps: of the run, 1 or more.
 
     Raises:
         ValueError: the schedule is unknown.
@@ -183,7 +158,7 @@ def factor(schedule: str, step: int, steps: int) -> int:
 
 
 def layers(model: nn.Module) -> list[str]:
-    """Those that become integer ones with weights, frozen ones too, in forward's order."""
+    """Those that become integer ones with weights, but frozen ones, in forward's order."""
     return parametric(model)
 
 
@@ -225,35 +200,30 @@ class _Step(Step):
         self._loss, self._hyper = loss, hyper
         parts = _parts(method) if method is not None else Parts(0)
         network = from_float(model)
-        layers = len(network.weighted())
-        bp = layers if isinstance(parts.bp, str) else parts.bp
-        zo = parts.zo and bp < layers
+        cut = network.first_layer(parts.bp)
+        zo = parts.zo and cut > 0
         if zo:
             network = from_float(model, headroom=hyper.r_max)
         for place, layer in enumerate(network.weighted()):
-            if place >= layers - bp:
+            if place >= cut:
                 layer.make_room(hyper.growth)
             elif zo:
                 layer.make_room(hyper.zo_growth)
         self.model = self._network = network if device is None else network.to(device)
-        self._bp = bp
+        self._bp = sum(any(layer.moving()) for layer in network.weighted()[cut:])
         if loss is Loss:
             tables(next(network.parameters()).device)  # stand from the first loss on
         if method is None:
             return
+        named = ("rate", "mu", "magnitude", "largest_difference", "queries", "bp_gradient")
         self.optimizer = ElasticZO(
             self._network,
-            bp,
+            self._bp,
             zo=parts.zo,
             noise=SparseNoise(hyper.r_max, hyper.p_zero),
-            rate=hyper.rate,
-            mu=hyper.mu,
-            magnitude=hyper.magnitude,
-            largest_difference=hyper.largest_difference,
             fraction=hyper.fraction > 0,
-            queries=hyper.queries,
-            bp_gradient=hyper.bp_gradient,
             seed=seed,
+            **{of: getattr(hyper, of) for of in named},
         )
 
     @property
@@ -307,3 +277,10 @@ class _Step(Step):
             loss += self._loss(logits, labels).total()
             right += int((logits.m.argmax(1) == labels).sum())
         return 100 * right / n, loss * NAT / n
+
+    def static_accuracy(self, x: Tensor, y: Tensor, seen: Tensor) -> float:
+        self._network.calibrate(Int8Tensor(seen, self._exponent)).eval()
+        try:
+            return self.evaluate(x, y)[0]
+        finally:
+            self._network.train()

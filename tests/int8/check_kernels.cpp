@@ -7,13 +7,14 @@
 #include <cstdlib>
 #include <vector>
 
-#include "int8.hpp"
-#include "int8_tail.hpp"
+#include "integers.hpp"
 #include "noise.hpp"
+#include "sweeps.hpp"
 
 namespace ezo::checked {
-extern const Int8Kernels int8_kernels;
-extern const Kernels kernels;
+extern const ProductKernels product_kernels;
+extern const FloatKernels float_kernels;
+extern const SparseKernels sparse_kernels;
 }  // namespace ezo::checked
 
 using namespace ezo;
@@ -41,6 +42,27 @@ static int round_half_up(std::int64_t x, int shift) {
 static void fail(const char* what, int trial) {
   std::printf("trial %d: %s differs\n", trial, what);
   std::exit(1);
+}
+
+// Several images, each the same, with threads and tiles, against what the kernel gave for one.
+static void check_driver(int trial, const Layer& layer, bool relu, int pool, bool points,
+                         const std::vector<std::int8_t>& x, int height, int width,
+                         const std::vector<std::int8_t>& wanted, int shift) {
+  if (shift < 0) return;
+  const Layer plain{layer.channels, layer.outputs, layer.kernel, layer.padding, layer.weight,
+                    nullptr,        0};
+  const int images = draw(1, 3);
+  std::vector<std::int8_t> all, found(images * wanted.size()), one(wanted.size());
+  for (int i = 0; i < images; ++i) all.insert(all.end(), x.begin(), x.end());
+  std::vector<std::int32_t> where(images * layer.outputs), first(layer.outputs);
+  const After after{relu, pool, points, shift};
+  product(checked::product_kernels, {x.data(), 1, height, width}, plain, after, one.data(),
+          first.data(), 1);
+  product(checked::product_kernels, {all.data(), images, height, width}, plain, after, found.data(),
+          where.data(), 2);
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (found[i] != one[i % one.size()]) fail("an image among others", trial);
+  }
 }
 
 static void check_product(int trial) {
@@ -93,12 +115,12 @@ static void check_product(int trial) {
     }
   }
   const Products& products =
-      non_negative ? checked::int8_kernels.non_negative : checked::int8_kernels.any;
-  const Layer layer{c, o, k, padding, w.data(), bias.data()};
+      non_negative ? checked::product_kernels.non_negative : checked::product_kernels.any;
+  const Layer layer{c, o, k, padding, w.data(), nullptr, 0};
   const Sizes sizes = products.sizes(layer, height, width);
   auto room = [](std::size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
   void *packed = room(sizes.packed), *scratch = room(sizes.scratch);
-  products.pack(layer, packed);
+  products.pack(layer, bias.data(), packed);
   std::vector<std::int32_t> whole(shift < 0 ? wanted.size() : 0, relu ? 0 : INT32_MIN);
   std::vector<std::int8_t> small(shift < 0 ? 0 : wanted.size(), -128);
   std::vector<std::int32_t> where(points && shift >= 0 ? o : 0);
@@ -121,32 +143,56 @@ static void check_product(int trial) {
   }
   std::free(packed);
   std::free(scratch);
+  check_driver(trial, layer, relu, pool, points, x, height, width, small, shift);
+}
+
+// (rows, columns), or transposed, of which only every `apart`-th number is the tensor's.
+template <class Number>
+static void check_floats(int trial, Type type, Number beside, Number half) {
+  const std::int64_t rows = draw(1, 40), columns = draw(1, 40), apart = draw(1, 2);
+  const bool turned = draw(0, 1), plain = apart == 1 && !turned;
+  const Kernels kernels{"checked", &checked::float_kernels, &checked::sparse_kernels,
+                        &checked::product_kernels};
+  std::vector<Number> q((rows * columns - 1) * apart + 1, beside);
+  for (std::size_t i = 0; i < q.size(); i += apart) q[i] = half;
+  Target target{q.data(), static_cast<std::size_t>(rows * columns), 3, type, {}, {}};
+  if (!plain) {
+    target.shape = {rows, columns};
+    target.strides = turned ? std::vector<std::int64_t>{apart, rows * apart}
+                            : std::vector<std::int64_t>{columns * apart, apart};
+  }
+  const Place at{7, 5, 1};
+  const int threads = draw(1, 2);
+  shift(kernels, {target}, Noise::gaussian, at, {0.01, -1.0}, threads);
+  update(kernels, {target}, Noise::gaussian, at, {0.01, 0.01, 0.0, true}, threads);
+  const bool exact = type == Type::float32 || type == Type::float64;
+  for (std::size_t i = 0; i < q.size(); ++i) {
+    if (i % apart ? q[i] != beside : exact && q[i] != half) fail("a float weight", trial);
+  }
 }
 
 static void check_sweeps(int trial) {
-  const Place at{0x0123456789ABCDEFull, 3, 5, 7};
+  const Place at{0x0123456789ABCDEFull, 5, 7, 3};
   const int r_max = draw(1, 63);
   const std::uint32_t threshold = draw(0, 20000);
   const Sparse how{threshold, ((static_cast<std::uint32_t>(r_max) << 16) - 1) / (32768 - threshold - 1)};
   std::vector<std::int8_t> p(draw(1, 1500));
   for (auto& x : p) x = draw(r_max - 127, 127 - r_max);
   const auto before = p;
-  const auto& k = checked::kernels;
-  k.sparse_shift(p.data(), 0, p.size(), at, how, 1);
-  k.sparse_shift(p.data(), 0, p.size(), at, how, -2);
-  k.sparse_update(p.data(), nullptr, 0, p.size(), at, how, {0, 1 << 16, 127 - r_max, true});
+  const auto& k = checked::sparse_kernels;
+  k.shift(p.data(), 0, p.size(), at, how, 1);
+  k.shift(p.data(), 0, p.size(), at, how, -2);
+  k.update(p.data(), nullptr, 0, p.size(), at, how, {0, 1 << 16, 127 - r_max, true});
   if (p != before) fail("a weight that was perturbed and restored", trial);
   std::vector<std::uint8_t> fraction(p.size(), 128);
   for (std::uint8_t* also : {static_cast<std::uint8_t*>(nullptr), fraction.data()}) {
-    k.sparse_update(p.data(), also, 0, p.size(), at, how,
+    k.update(p.data(), also, 0, p.size(), at, how,
                     {1, draw(0, 1 << 16), 127 - r_max, false});
   }
-  std::vector<float> q(draw(1, 700), 0.5f);
-  k.shift(q.data(), 0, q.size(), at, Noise::gaussian, {0.01f, -1.0f});
-  k.update(q.data(), 0, q.size(), at, Noise::gaussian, {0.01f, 0.01f, 0.0f, true});
-  for (float x : q) {
-    if (x != 0.5f) fail("a float weight that was perturbed and restored", trial);
-  }
+  check_floats<float>(trial, Type::float32, 0.5f, 0.5f);
+  check_floats<double>(trial, Type::float64, 0.5, 0.5);
+  check_floats<std::uint16_t>(trial, Type::float16, 0, 0x3800);  // all but a last bit of 0.5
+  check_floats<std::uint16_t>(trial, Type::bfloat16, 0, 0x3F00);
 }
 
 static void check_tail(int trial) {
@@ -227,9 +273,10 @@ static void check_points(int trial) {
   }
   while (largest >> shift > 127) ++shift;
   std::vector<std::int8_t> below(sums.size(), 1);
-  if (error_at_points(err.data(), where.data(), weight.data(), below.data(), n, points, o, c,
-                      checked::int8_kernels.rescale) != shift) {
-    fail("the shift of errors at points", trial);
+  if (error_at_points(checked::product_kernels, err.data(), where.data(), weight.data(),
+                      below.data(), n, points, o, c, shift) !=
+      static_cast<std::uint32_t>(largest)) {
+    fail("the largest of errors at points", trial);
   }
   for (std::size_t i = 0; i < sums.size(); ++i) {
     if (below[i] != round_half_up(sums[i], shift)) fail("errors at points", trial);

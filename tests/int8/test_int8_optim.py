@@ -7,13 +7,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ezo import noise
 from ezo.checkpoint import digest
-from ezo.int8 import fast, perturb
 from ezo.int8.convert import from_float
-from ezo.int8.loss import FRACTION_BITS, Loss
+from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
 from ezo.int8.optim import ERROR_EXPONENT, ERROR_STREAM, MINUS_STREAM, ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.rounding import bit_width
 from ezo.int8.tensor import Int8Tensor, quantize
+from tests import sweeps
+from tests.backends import on
 from tests.oracles import rounding as oracle
 
 NOISE = SparseNoise(r_max=15, p_zero=0.5)
@@ -67,7 +68,7 @@ def test_a_step_makes_no_floating_point_number(bp, isa):
                     seen.append(func)
             return out
 
-    with IntegersOnly(), fast.instruction_set(isa):
+    with IntegersOnly(), on(isa):
         for _ in range(2):
             loss = optimizer.step(lambda: Loss(model(x), y))
     assert isinstance(loss.total(), int) and len(seen) > (100 if isa else 10)
@@ -87,11 +88,11 @@ def test_each_part_moves_by_its_own_rule_and_nothing_else_does(bp):
         place = {"seed": 3, "step": 0}
         totals = []
         for times in (1, -2):
-            perturb.shift_(zo, NOISE, times=times, **place)
+            sweeps.sparse_shift_(zo, NOISE, times=times, **place)
             totals.append(Loss(reference(x), y).total())
         g = (totals[0] > totals[1]) - (totals[0] < totals[1])
         assert optimizer.g == g
-        perturb.update_(zo, NOISE, g=g, rate=9000, **place)
+        sweeps.sparse_update_(zo, NOISE, g=g, rate=9000, **place)
     for p, q in zip(weights(model)[:cut], zo, strict=True):
         assert torch.equal(p, q)
     for p, old in zip(weights(model)[cut:], before[cut:], strict=True):
@@ -104,7 +105,7 @@ def test_each_part_moves_by_its_own_rule_and_nothing_else_does(bp):
 def test_each_query_has_its_own_noise_about_the_same_weights(isa, magnitude, rate, fraction):
     model, reference = network(), network()
     x, y = batch()
-    with fast.instruction_set(isa):
+    with on(isa):
         optimizer = ElasticZO(
             model, 0, noise=NOISE, rate=rate, magnitude=magnitude, queries=3, fraction=fraction
         )
@@ -115,16 +116,16 @@ def test_each_query_has_its_own_noise_about_the_same_weights(isa, magnitude, rat
             place = {"seed": 0, "step": 0, "stream": query}
             totals = []
             for times in (1, -2):
-                perturb.shift_(zo, NOISE, times=times, **place)
+                sweeps.sparse_shift_(zo, NOISE, times=times, **place)
                 totals.append(Loss(reference(x), y).total())
-            perturb.shift_(zo, NOISE, times=1, **place)
+            sweeps.sparse_shift_(zo, NOISE, times=1, **place)
             difference = totals[0] - totals[1]
-            mean = min(abs(difference) // 16, 1 << FRACTION_BITS)  # 1 bit by default
-            one = rate if magnitude == "sign" else min(rate * mean >> FRACTION_BITS, 1 << 16)
+            mean = min(abs(difference) // 16, 1 << LOSS_FRACTION_BITS)  # 1 bit by default
+            one = rate if magnitude == "sign" else min(rate * mean >> LOSS_FRACTION_BITS, 1 << 16)
             g = (difference > 0) - (difference < 0)
             moves.append({"g": g, "rate": one // 3, "restore": 0, **place})
         for move in reversed(moves):
-            perturb.update_(zo, NOISE, fractions=fractions if fraction else None, **move)
+            sweeps.sparse_update_(zo, NOISE, fractions=fractions if fraction else None, **move)
     assert all(map(torch.equal, weights(model), weights(reference)))
     assert len({move["rate"] for move in moves}) == (1 if magnitude == "sign" else 3)
     assert optimizer.g == moves[-1]["g"]
@@ -136,7 +137,7 @@ def test_each_query_has_its_own_noise_about_the_same_weights(isa, magnitude, rat
 @pytest.mark.parametrize("queries", [1, 3])
 def test_the_bp_gradient_is_that_of_the_passes_it_says(where, queries, isa):
     """Of the last query's passes, or the sum over all; each rounds its error by its own noise."""
-    with fast.instruction_set(isa):
+    with on(isa):
         found, passes = gradients(where, queries=queries)
     assert passes == 2 * queries + (where == "unperturbed")
     model, (x, y) = network(), batch()
@@ -146,13 +147,13 @@ def test_the_bp_gradient_is_that_of_the_passes_it_says(where, queries, isa):
         at = [(query, side) for query in range(queries) for side in (1, -1)]
     for i, (query, side) in enumerate(at):
         place = {"seed": 0, "step": 0, "stream": query}
-        perturb.shift_(zo, NOISE, times=side, **place)
+        sweeps.sparse_shift_(zo, NOISE, times=side, **place)
         stream = (MINUS_STREAM if side == -1 else ERROR_STREAM) + 2 * (last - query)
         model.keep(2)
         loss = Loss(model(x), y)
         words = noise.words(0, 0, 0, stream, 0, 1, "cpu").flatten()[: y.numel() * 4].view(-1, 4)
         model.backward(Int8Tensor(loss.error(words), ERROR_EXPONENT), 2)
-        perturb.shift_(zo, NOISE, times=-side, **place)
+        sweeps.sparse_shift_(zo, NOISE, times=-side, **place)
         if i == 0 and len(at) > 2:
             for layer in model.weighted()[1:]:
                 for name in ("weight_gradient", "bias_gradient"):

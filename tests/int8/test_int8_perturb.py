@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from ezo.int8.perturb import GROUP, SparseNoise, draw, shift_, update_
+from ezo import kernels
+from ezo.int8.perturb import SPARSE_GROUP, SparseNoise, draw
+from ezo.kernels import reference
+from tests import sweeps
 from tests.oracles.philox import philox4x32_10
 
 NOISES = [SparseNoise(15, 0.5), SparseNoise(7, 0.8), SparseNoise(1, 0.0), SparseNoise(63, 0.9)]
@@ -21,7 +24,7 @@ def weights(noise, *sizes, seed=0):
 def test_noise_agrees_with_its_definition_one_word_at_a_time(noise):
     seed, step, tensor, stream, group = (7 << 40) + 3, 11, 2, 5, 3
     z, u = draw(noise, seed, step, tensor, stream, group, group + 1)
-    for i in range(GROUP):
+    for i in range(SPARSE_GROUP):
         half, word, lane = i // 256, i % 256 // 64, i % 64
         counter = (64 * group + lane, tensor, step, stream)
         bits = philox4x32_10(counter, (seed & 0xFFFFFFFF, seed >> 32))[word]
@@ -62,12 +65,12 @@ def test_restoring_is_exact_for_each_of_100_000_random_perturbations():
     start, place = theta.clone(), {"seed": 3, "step": 8}
     drawn = []
     for times, at in ((1, 1), (-2, -1)):
-        shift_([theta], noise, times=times, **place)
+        sweeps.sparse_shift_([theta], noise, times=times, **place)
         z = at * (theta.int() - start.int())  # beyond r_max, had a sum wrapped around
         assert z.abs().max() == 15
         drawn.append(z)
     assert torch.equal(*drawn)
-    update_([theta], noise, g=0, rate=1 << 16, **place)
+    sweeps.sparse_update_([theta], noise, g=0, rate=1 << 16, **place)
     assert torch.equal(theta, start)
 
 
@@ -80,28 +83,28 @@ def test_a_draw_does_not_look_at_the_probability_which_is_a_float():
 
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 def test_perturbing_and_coming_back_is_exact_and_never_wraps(noise):
-    parameters = weights(noise, 1, GROUP - 1, 3 * GROUP + 17, 0)
+    parameters = weights(noise, 1, SPARSE_GROUP - 1, 3 * SPARSE_GROUP + 17, 0)
     start = [p.clone() for p in parameters]
     for step in range(30):
         place = {"seed": 5, "step": step}
-        shift_(parameters, noise, times=1, **place)
+        sweeps.sparse_shift_(parameters, noise, times=1, **place)
         plus = [p.clone() for p in parameters]
-        shift_(parameters, noise, times=-2, **place)
+        sweeps.sparse_shift_(parameters, noise, times=-2, **place)
         for p, up, old in zip(parameters, plus, start, strict=True):
             assert torch.equal(up.int() + p.int(), 2 * old.int())  # neither side was clipped
-        update_(parameters, noise, g=0, rate=1 << 16, **place)
+        sweeps.sparse_update_(parameters, noise, g=0, rate=1 << 16, **place)
         assert all(map(torch.equal, parameters, start))
 
 
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 @pytest.mark.parametrize("g", [-1, 0, 1])
 def test_updating_from_either_side_ends_in_the_same_bits_within_the_bound(noise, g):
-    there = weights(noise, 2 * GROUP + 5, 70)
+    there = weights(noise, 2 * SPARSE_GROUP + 5, 70)
     here = [p.clone() for p in there]
     place = {"seed": 9, "step": 4, "first_tensor": 3, "stream": 1}
-    shift_(there, noise, times=-1, **place)
-    update_(there, noise, g=g, rate=30_000, **place)
-    update_(here, noise, g=g, rate=30_000, restore=False, **place)
+    sweeps.sparse_shift_(there, noise, times=-1, **place)
+    sweeps.sparse_update_(there, noise, g=g, rate=30_000, **place)
+    sweeps.sparse_update_(here, noise, g=g, rate=30_000, restore=False, **place)
     assert all(map(torch.equal, there, here))
     assert max(int(p.abs().max()) for p in here) <= noise.bound
 
@@ -110,8 +113,8 @@ def test_updating_from_either_side_ends_in_the_same_bits_within_the_bound(noise,
 @pytest.mark.parametrize("g", [-1, 1])
 def test_the_update_s_mean_is_minus_g_z_times_the_rate(rate, g):
     noise = SparseNoise(15, 0.5)
-    theta = torch.zeros(GROUP * 400, dtype=torch.int8)
-    update_([theta], noise, seed=0, step=0, g=g, rate=rate, restore=False)
+    theta = torch.zeros(SPARSE_GROUP * 400, dtype=torch.int8)
+    sweeps.sparse_update_([theta], noise, seed=0, step=0, g=g, rate=rate, restore=False)
     z, _ = draw(noise, 0, 0, 0, 0, 0, 400)
     for m in (1, 4, 15):
         moved = (theta.long() * -g * z.sign())[z.abs() == m].double()
@@ -131,9 +134,10 @@ def test_tensors_steps_and_seeds_have_noise_of_their_own():
 def test_the_size_of_the_scratch_changes_no_bit(monkeypatch):
     noise = SparseNoise(7, 0.3)
     whole, pieces = weights(noise, 5000), weights(noise, 5000)
-    shift_(whole, noise, seed=1, step=2, times=1)
-    monkeypatch.setattr("ezo.int8.perturb.SCRATCH_BYTES", 16 * 1024)
-    shift_(pieces, noise, seed=1, step=2, times=1)
+    sweeps.sparse_shift_(whole, noise, seed=1, step=2, times=1)
+    monkeypatch.setattr(reference, "SPARSE_SCRATCH_BYTES", 16 * 1024)
+    with kernels.using("reference"):
+        sweeps.sparse_shift_(pieces, noise, seed=1, step=2, times=1)
     assert torch.equal(whole[0], pieces[0])
 
 
@@ -145,9 +149,22 @@ def test_the_size_of_the_scratch_changes_no_bit(monkeypatch):
         (lambda: SparseNoise(3, 1.0), "p_zero"),
         (lambda: SparseNoise(3, float("nan")), "p_zero"),
         (lambda: SparseNoise(63, 0.999), "a chance"),
-        (lambda: update_([], SparseNoise(3, 0.5), seed=0, step=0, g=2, rate=1), "sign of"),
-        (lambda: update_([], SparseNoise(3, 0.5), seed=0, step=0, g=1, rate=1 << 17), "rate"),
-        (lambda: shift_([torch.ones(3)], SparseNoise(3, 0.5), seed=0, step=0, times=1), "int8"),
+        (
+            lambda: sweeps.sparse_update_([], SparseNoise(3, 0.5), seed=0, step=0, g=2, rate=1),
+            "sign of",
+        ),
+        (
+            lambda: sweeps.sparse_update_(
+                [], SparseNoise(3, 0.5), seed=0, step=0, g=1, rate=1 << 17
+            ),
+            "rate",
+        ),
+        (
+            lambda: sweeps.sparse_shift_(
+                [torch.ones(3)], SparseNoise(3, 0.5), seed=0, step=0, times=1
+            ),
+            "int8",
+        ),
     ],
 )
 def test_bad_arguments_are_named(call, words):

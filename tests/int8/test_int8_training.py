@@ -12,11 +12,12 @@ from torch import nn
 from ezo import catalogue, checkpoint
 from ezo import train as training
 from ezo.data import Dataset
-from ezo.int8 import FloatLoss, Int8Tensor, Loss, fast, quantize_at
+from ezo.int8 import FloatLoss, Int8Tensor, Loss, quantize_at
 from ezo.methods import Hyper
 from ezo.precisions.int8 import Int8Hyper, factor
 from ezo.train import Run, _Loop, train
 from ezo.tuned import tuned
+from tests.backends import on
 
 RUN = Run("plain", "tiny-images", "elastic-1", "int8", epochs=2, batch_size=8)
 CPU = torch.device("cpu")
@@ -118,7 +119,7 @@ def test_full_bp_takes_a_batch_whose_gradients_int32_could_not_hold() -> None:
     run = Run("lenet5", "digits", "full-bp", "int8", epochs=1, batch_size=300, train_examples=300)
     *_, finished = train(run)
     assert (finished.metric, finished.step) == ("finished", 1)
-    with fast.instruction_set("reference"):
+    with on("reference"):
         *_, wanted = train(run)
     assert finished.note == wanted.note  # the weights
 
@@ -227,7 +228,7 @@ def test_threads_and_the_compiled_path_change_no_bit() -> None:
     ends = []
     for isa, threads in (("", 1), ("", 2), ("reference", 1)):
         torch.set_num_threads(threads)
-        with fast.instruction_set(isa):
+        with on(isa):
             ends.append(list(train(run))[-1].note)
     assert len(set(ends)) == 1
 

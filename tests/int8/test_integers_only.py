@@ -172,13 +172,13 @@ def steps(train: Any, watch: Watch, method: str, precision: str, **chosen: Any) 
         assert isinstance(loss, int)
 
 
-@pytest.mark.parametrize("isa", ["", "reference"])
-def test_no_step_of_int8_has_a_floating_point_number(watched: Watched, isa: str) -> None:
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_no_step_of_int8_has_a_floating_point_number(watched: Watched, backend: str) -> None:
     watch, train = watched()
-    fast = importlib.import_module("ezo.int8.fast")
+    kernels = importlib.import_module("ezo.kernels")
     for method in ("full-zo", "elastic-2", "full-bp", "tail-only-1"):
         before = dict(watch.seen)
-        with fast.instruction_set(isa):
+        with kernels.using(backend):
             steps(train, watch, method, "int8", bp_gradient="mean")
         assert watch.seen["expression"] - before["expression"] > 500
         assert watch.seen["operation"] - before["operation"] > 20
@@ -192,7 +192,7 @@ def test_the_floating_point_loss_of_int8_star_is_found(watched: Watched) -> None
 
 # Each leaves no float behind: it is an integer again before it has a name.
 PLANTS = [
-    ("ezo.int8.optim", "(rate * mean) >> FRACTION_BITS", "int(rate * mean / 1048576.0)"),
+    ("ezo.int8.optim", "(rate * mean) >> LOSS_FRACTION_BITS", "int(rate * mean / 1048576.0)"),
     ("ezo.int8.optim", "difference // max(examples, 1)", "int(difference / max(examples, 1))"),
     ("ezo.precisions.int8", "self._hyper.rate * factor", "round(1e3) * factor"),
     ("ezo.precisions.int8", "self._hyper.mu - step", "round(self._hyper.p_zero) - step"),

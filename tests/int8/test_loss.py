@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from ezo.int8.loss import (
-    FRACTION_BITS,
     GRADIENT_BITS,
     LARGEST_LOSS,
+    LOSS_FRACTION_BITS,
     NAT,
     cross_entropy,
     cross_entropy_gradient,
 )
 
 EXPONENTS = range(-45, 40)
-ONE_BIT = 2**FRACTION_BITS
+ONE_BIT = 2**LOSS_FRACTION_BITS
 
 
 def logits_of(kind, classes=10):

@@ -1,18 +1,21 @@
 """Integer networks: how near they are to float, forward and backward."""
 
+import contextlib
+
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from ezo.int8 import fast
+from ezo import phases
 from ezo.int8.convert import from_float
-from ezo.int8.layers import Conv2d, Linear, MaxOverPoints, Weighted, _sum, aligned
+from ezo.int8.layers import Conv2d, Linear, MaxOverPoints, Weighted, _sum
 from ezo.int8.network import Network as Integers
-from ezo.int8.ops import LONGEST_SUM
+from ezo.int8.ops import LONGEST_SUM, aligned
 from ezo.int8.tensor import Int8Tensor, quantize
 from ezo.models import lenet5, pointnet
+from tests.backends import PATHS, on
 from tests.oracles import rounding as oracle
 
 LARGEST_SUM = LONGEST_SUM * 127**2
@@ -112,9 +115,6 @@ def test_two_passes_gradients_in_int64_add_up(s):
     assert found.m.tolist() == wanted and found.e == 3 + s
 
 
-PATHS = ["reference", *(fast._kernels.instruction_sets() if fast._kernels is not None else [])]
-
-
 def filled(*shape, m=127):
     return Int8Tensor(torch.full(shape, m, dtype=torch.int8), 0)
 
@@ -135,10 +135,10 @@ def filled(*shape, m=127):
 def test_gradients_of_the_largest_numbers_are_exact_at_any_batch_size(layer, x, err, isa, sign):
     layer = layer()
     products = torch.Size(err).numel() // 2  # each a position with a whole patch
-    with fast.instruction_set(isa):
+    with on(isa):
         layer.keeping = True
         layer._kept = filled(*x).m, 0
-        layer.backward(filled(*err, m=sign * 127), below=False)
+        layer.backward(filled(*err, m=sign * 127), False)
     gradients = layer.weight_gradient, layer.bias_gradient
     for found, one in zip(gradients, (sign * 127**2, sign * 127), strict=True):
         if found is None:
@@ -151,7 +151,7 @@ def test_gradients_of_the_largest_numbers_are_exact_at_any_batch_size(layer, x, 
 @pytest.mark.parametrize("isa", PATHS)
 def test_clouds_with_more_points_than_int32_sums_hold(isa):
     model = Integers([Linear(filled(3, 2), filled(3)), MaxOverPoints(), Linear(filled(2, 3), None)])
-    with fast.instruction_set(isa):
+    with on(isa):
         model.keep(2)
         model(filled(2, LONGEST_SUM // 2 + 1, 2))
         model.backward(filled(2, 2, m=64), 2)
@@ -168,7 +168,7 @@ def test_the_widest_layers_are_exact_and_wider_ones_are_refused(isa, sign):
     x = Int8Tensor(filled(2, 99_858).m, 30)  # at which exponent the bias is held at 2^29
     bias = Int8Tensor(torch.full((3,), sign * 127, dtype=torch.int8), 60)
     layer = Linear(filled(3, 99_858, m=sign * 127), bias)
-    with fast.instruction_set(isa):
+    with on(isa):
         found = Integers([layer])(x)
         assert found.m.tolist() == [[sign * (99_858 * 127**2 + 2**29)] * 3] * 2
         without = Linear(filled(3, LONGEST_SUM, m=sign * 127), None)
@@ -207,10 +207,16 @@ def test_backward_gives_the_gradients_of_the_products_it_saw():
     x = quantize(images(4))
     model.keep(5)
     seen = {}
-    for i, layer in enumerate(model.layers):
+
+    @contextlib.contextmanager
+    def keep_input(layer):
+        yield
         if isinstance(layer, Weighted):
-            layer.register_forward_hook(lambda m, a, out, i=i: seen.__setitem__(i, a[0].m))
-    logits = model(x)
+            seen[list(model.layers).index(layer)] = layer._kept[0]
+
+    with phases.at_work(keep_input):
+        logits = model(x)
+    assert len(seen) == 5
     err = torch.randint(-127, 128, logits.m.shape, generator=torch.Generator().manual_seed(2))
     errors = {}
     for i, layer in reversed(list(enumerate(model.layers))):

@@ -1,22 +1,33 @@
-// The small integer work around the products: a layer's bias, the loss and its error, the gradient
-// of a linear layer and the update of its weights. The same on every processor.
+// What a step in integers needs, in plain C++: a layer's product and gradients, pooling, the loss and
+// the update. All but the product's kernels is the same on every processor.
 //
-// ezo/int8/loss.py, ezo.int8.layers.py and ezo/int8/rounding.py are the same in plain torch, and
-// say what each number means; names are theirs.
+// ezo/int8/{layers,ops,loss,rounding}.py are the same in plain torch, and say what each number means;
+// names are theirs.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "product.hpp"
+
 namespace ezo {
+
+// layer.cpp
+
+// int8 m to int32 m 2^left; `bias` may be null, for zeros.
+std::vector<std::int32_t> aligned(const std::int8_t* bias, int outputs, int left);
+
+// A layer's accumulators for x, and what comes `after`, to `out`; returns their largest magnitude.
+// `where`, which may be null: Products::image.
+std::uint32_t product(const ProductKernels&, const Images& x, const Layer&, const After&, void* out,
+                      std::int32_t* where, int threads);
+
+// loss.cpp
 
 struct Tables {
   const std::int64_t* exp2;
   const std::int64_t* log2;
 };
-
-// int8 m to int32 m 2^left; `bias` may be null, for zeros.
-std::vector<std::int32_t> aligned(const std::int8_t* bias, int outputs, int left);
 
 // Sum of the cross-entropies of (n, classes) logits, in units of 2^-20 bit.
 std::int64_t total_loss(const std::int32_t* logits, std::size_t n, std::size_t classes,
@@ -27,10 +38,12 @@ void error_of_loss(const std::int32_t* logits, std::size_t n, std::size_t classe
                    const std::int64_t* target, Tables tables, const std::int64_t* words,
                    std::int8_t* error);
 
+// gradients.cpp
+
 // err^T x and the column sums of err, from (n, outputs) and (n, inputs); the latter may be null.
 // With `where` (n, outputs), which may be null too: from x (n, points, inputs), of which each error
 // has the point that it came from; without it there is one point. Here and below, Sum is int32, or
-// int64 where a sum of so many products could overflow that.
+// int64 where so many products could overflow that.
 template <class Sum>
 void linear_gradient(const std::int8_t* err, const std::int32_t* where, const std::int8_t* x,
                      Sum* gradient, Sum* bias_gradient, std::size_t n, std::size_t points,
@@ -44,11 +57,14 @@ void convolution_gradient(const std::int8_t* err, const std::int8_t* x, Sum* gra
                           int outputs, int kernel, int padding);
 
 // Errors (n, outputs), each of the point `where` says, to errors of the input (n, points, inputs),
-// zero at other points; returns the shift by which `rescale` rounded their sums, one point at a time.
-int error_at_points(const std::int8_t* err, const std::int32_t* where, const std::int8_t* weight,
-                    std::int8_t* below, std::size_t n, std::size_t points, std::size_t outputs,
-                    std::size_t inputs,
-                    void (*rescale)(const std::int32_t*, std::int8_t*, std::size_t, int));
+// zero at other points, requantized by `shift`, one point at a time; returns the accumulators'
+// largest magnitude.
+std::uint32_t error_at_points(const ProductKernels&, const std::int8_t* err,
+                              const std::int32_t* where, const std::int8_t* weight,
+                              std::int8_t* below, std::size_t n, std::size_t points,
+                              std::size_t outputs, std::size_t inputs, int shift);
+
+// pooling.cpp
 
 // The largest of each size x size block of x (n, h, w, c), and where in it, row by row, the first
 // largest stands.
@@ -58,6 +74,12 @@ void max_pool(const std::int8_t* x, std::int8_t* y, std::uint8_t* where, int n, 
 // Errors of the largest to errors of x, zero but for the largest.
 void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::int8_t* below, int n,
                        int height, int width, int channels, int size);
+
+// (n, positions, channels) to (n, channels, positions).
+void flatten(const std::int8_t* x, std::int8_t* out, std::size_t n, std::size_t positions,
+             std::size_t channels);
+
+// update.cpp
 
 // W <- clip(W - PSR(gradient, bits(gradient) - mu)), within +-bound. With a fraction, which may be
 // null, the same for 256 W + fraction, 8 bits finer.

@@ -5,110 +5,35 @@
 // each, or four bytes, of which the processor takes the inputs for unsigned. No encoding overflows
 // or saturates, so every one gives the same bits.
 //
-// Index letters: o output, l lane (output within a block of kLanes), i input element within a
-// kernel's row, j input within a group, g group of kGroup inputs, r position of a register block.
-#include "int8.hpp"
+// Index letters: o output, b block of kLanes outputs, l lane (output within a block), y row of the
+// kernel, i input element within that row (column, channel), g group of kInputs inputs, j input
+// within a group, r position of a register block.
+//
+// A packed layer, of 3 outputs, a kernel of 1 x 3 and one channel, where kLanes is 2, kInputs 2:
+//
+//     start: what the accumulators begin with      one int32 an output, to a multiple of 64 bytes
+//       bias[0] bias[1] | bias[2] 0                less what an encoding's offset will add
+//     weights: in the order in which one pass reads them
+//       b = 0                                         b = 1
+//       y = 0                                         y = 0
+//       g = 0               g = 1                     g = 0               g = 1
+//       l = 0    l = 1      l = 0    l = 1            l = 0    l = 1      l = 0    l = 1
+//       w00 w01  w10 w11    w02 0    w12 0            w20 w21  0   0      w22 0    0   0
+//
+// where w[o][i] is output o's weight of input i. 32 bits are one group of one output, a register is
+// one group of a block; zeros stand where there is no output or no input.
+#include "product.hpp"
 
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
+#include "lanes.hpp"
 #include "unroll.hpp"
-
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 namespace ezo {
 namespace EZO_ISA {
 namespace {
-
-#if defined(__AVX512BW__)
-constexpr int kLanes = 16, kBlock = 14;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8, kBlock = 12;
-#else
-constexpr int kLanes = 4, kBlock = 12;
-#endif
-
-// kLanes int32 at once, by whatever registers there are.
-typedef std::int32_t Lanes __attribute__((vector_size(4 * kLanes)));
-inline Lanes load(const void* from) {
-  Lanes v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
-}
-inline void store(std::int32_t* to, Lanes v) { std::memcpy(to, &v, sizeof v); }
-inline Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
-inline Lanes smaller(Lanes a, Lanes b) { return a < b ? a : b; }
-
-// sums + x w in each lane, of two int16 each, or of four bytes each where those of x are unsigned.
-#if defined(__AVX512BW__)
-inline Lanes add_pairs(Lanes sums, Lanes x, Lanes w) {
-  return sums + (Lanes)_mm512_madd_epi16((__m512i)x, (__m512i)w);
-}
-inline Lanes add_quads(Lanes sums, Lanes x, Lanes w) {
-#if defined(__AVX512VNNI__)
-  return (Lanes)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
-#else
-  return add_pairs(sums, (Lanes)_mm512_maddubs_epi16((__m512i)x, (__m512i)w), Lanes{} + 0x00010001);
-#endif
-}
-#elif defined(__AVX2__)
-inline Lanes add_pairs(Lanes sums, Lanes x, Lanes w) {
-  return sums + (Lanes)_mm256_madd_epi16((__m256i)x, (__m256i)w);
-}
-inline Lanes add_quads(Lanes sums, Lanes x, Lanes w) {
-  return add_pairs(sums, (Lanes)_mm256_maddubs_epi16((__m256i)x, (__m256i)w), Lanes{} + 0x00010001);
-}
-#elif defined(__SSE2__)
-inline Lanes add_pairs(Lanes sums, Lanes x, Lanes w) {
-  return sums + (Lanes)_mm_madd_epi16((__m128i)x, (__m128i)w);
-}
-#else
-inline Lanes add_pairs(Lanes sums, Lanes x, Lanes w) {
-  std::int16_t a[2 * kLanes], b[2 * kLanes];
-  std::memcpy(a, &x, sizeof a);
-  std::memcpy(b, &w, sizeof b);
-  for (int l = 0; l < kLanes; ++l) {
-    sums[l] += a[2 * l] * b[2 * l] + a[2 * l + 1] * b[2 * l + 1];
-  }
-  return sums;
-}
-#endif
-
-// An encoding: the types of inputs and weights as the products read them, what is added to inputs,
-// and the product of 32 bits of neighbouring inputs with the weights of kLanes outputs.
-struct Pairs {  // any int8
-  using Input = std::int16_t;
-  using Weight = std::int16_t;
-  static constexpr int kOffset = 0;
-  static Lanes dot(Lanes sums, Lanes x, Lanes w) { return add_pairs(sums, x, w); }
-};
-
-#if defined(__AVX2__)
-struct Quads {  // inputs of 0 or more: two products of 127 x 127 fit in 16 bits
-  using Input = std::uint8_t;
-  using Weight = std::int8_t;
-  static constexpr int kOffset = 0;
-  static Lanes dot(Lanes sums, Lanes x, Lanes w) { return add_quads(sums, x, w); }
-};
-#else
-using Quads = Pairs;
-#endif
-
-#if defined(__AVX512VNNI__)
-struct OffsetQuads : Quads {  // any int8: VNNI adds up four products in 32 bits. What the offset
-  // adds, 128 times the sum of an output's weights, is taken off where the sums begin.
-  static constexpr int kOffset = 128;
-};
-using Any = OffsetQuads;
-#else
-using Any = Pairs;
-#endif
-
-template <class E>
-constexpr int kGroup = 4 / sizeof(typename E::Input);
 
 inline int blocks(const Layer& layer) { return (layer.outputs + kLanes - 1) / kLanes; }
 inline std::size_t start_bytes(const Layer& layer) {
@@ -116,11 +41,11 @@ inline std::size_t start_bytes(const Layer& layer) {
 }
 template <class E>
 int groups(const Layer& layer) {  // of one row of the kernel
-  return (layer.kernel * layer.channels + kGroup<E> - 1) / kGroup<E>;
+  return (layer.kernel * layer.channels + kInputs<E> - 1) / kInputs<E>;
 }
 template <class E>
 std::size_t weights_of_block(const Layer& layer) {
-  return static_cast<std::size_t>(layer.kernel) * groups<E>(layer) * kGroup<E> * kLanes;
+  return static_cast<std::size_t>(layer.kernel) * groups<E>(layer) * kInputs<E> * kLanes;
 }
 template <class E>
 std::size_t packed_bytes(const Layer& layer) {
@@ -132,18 +57,18 @@ std::size_t packed_bytes(const Layer& layer) {
 template <class E>
 struct Scratch {
   typename E::Input* image = nullptr;  // with its border, and as many inputs more as the last group reads
-  std::int32_t* row = nullptr;         // sums of one row of positions, one block of outputs
+  std::int32_t* row = nullptr;         // accumulators of one row of positions, one block of outputs
   std::int32_t* best = nullptr;        // the largest of each block of positions so far
   std::int8_t* small = nullptr;        // the same, as int8
   std::size_t bytes = 0;               // of all
 
   Scratch(const Layer& layer, int height, int width, char* memory) {
     const std::size_t wide = width + 2 * layer.padding, tall = height + 2 * layer.padding;
-    const std::size_t sums = (wide - layer.kernel + 1) * kLanes;
-    take(image, memory, tall * wide * layer.channels + kGroup<E>);
-    take(row, memory, sums);
-    take(best, memory, sums);
-    take(small, memory, sums);
+    const std::size_t columns = (wide - layer.kernel + 1) * kLanes;
+    take(image, memory, tall * wide * layer.channels + kInputs<E>);
+    take(row, memory, columns);
+    take(best, memory, columns);
+    take(small, memory, columns);
   }
 
  private:
@@ -161,11 +86,11 @@ inline void group(const std::int8_t* from, std::int16_t* to) {
   to[1] = from[1];
 }
 
-// (block, kernel row, group, lane, input of the group), zero where there is no output or input.
+// The picture above.
 template <class E>
-void pack(const Layer& layer, void* packed) {
+void pack(const Layer& layer, const std::int32_t* bias_of, void* packed) {
   using Weight = typename E::Weight;
-  constexpr int kOf = kGroup<E>;
+  constexpr int kOf = kInputs<E>;
   auto* start = static_cast<std::int32_t*>(packed);
   auto* to = reinterpret_cast<Weight*>(static_cast<char*>(packed) + start_bytes(layer));
   const int k = layer.kernel, c = layer.channels, n = k * c;
@@ -197,33 +122,33 @@ void pack(const Layer& layer, void* packed) {
     if (E::kOffset != 0 && o < layer.outputs) {
       for (int i = 0; i < n * k; ++i) sum += w[i];
     }
-    const std::uint32_t bias = o < layer.outputs ? layer.bias[o] : 0;
+    const std::uint32_t bias = o < layer.outputs ? bias_of[o] : 0;
     start[o] = static_cast<std::int32_t>(bias - E::kOffset * sum);
   }
 }
 
-// Sums of `n` positions that stand `step` inputs apart, for one block of outputs.
+// Accumulators of `n` positions that stand `step` inputs apart, for one block of outputs.
 template <class E, int n>
 void product(const typename E::Input* x, std::ptrdiff_t step, std::ptrdiff_t row, int kernel,
              int per_row, const typename E::Weight* weights, const std::int32_t* start,
              std::int32_t* out) {
-  Lanes sums[n];
+  Lanes acc[n];
   EZO_UNROLL
-  for (int r = 0; r < n; ++r) sums[r] = load(start);
+  for (int r = 0; r < n; ++r) acc[r] = load(start);
   for (int y = 0; y < kernel; ++y, x += row) {
     const typename E::Input* at = x;
-    for (int g = 0; g < per_row; ++g, at += kGroup<E>, weights += kLanes * kGroup<E>) {
+    for (int g = 0; g < per_row; ++g, at += kInputs<E>, weights += kLanes * kInputs<E>) {
       const Lanes w = load(weights);
       EZO_UNROLL
       for (int r = 0; r < n; ++r) {
         std::int32_t inputs;
         std::memcpy(&inputs, at + r * step, sizeof inputs);
-        sums[r] = E::dot(sums[r], Lanes{} + inputs, w);
+        acc[r] = E::dot(acc[r], Lanes{} + inputs, w);
       }
     }
   }
   EZO_UNROLL
-  for (int r = 0; r < n; ++r) store(out + r * kLanes, sums[r]);
+  for (int r = 0; r < n; ++r) store(out + r * kLanes, acc[r]);
 }
 
 template <class E>
@@ -235,16 +160,16 @@ Product<E> product_of(int positions, std::integer_sequence<int, n...>) {
   return all[positions - 1];
 }
 
-inline std::int8_t rounded_shift(std::int32_t x, std::uint32_t half, int shift) {
+inline std::int8_t requantized(std::int32_t x, std::uint32_t half, int shift) {
   const std::int32_t sign = x >> 31;
   const std::uint32_t magnitude = (static_cast<std::uint32_t>((x ^ sign) - sign) + half) >> shift;
   const std::int32_t held = static_cast<std::int32_t>(std::min<std::uint32_t>(magnitude, 127));
   return static_cast<std::int8_t>((held ^ sign) - sign);
 }
 
-void rescale(const std::int32_t* in, std::int8_t* out, std::size_t n, int shift) {
+void requantize(const std::int32_t* in, std::int8_t* out, std::size_t n, int shift) {
   const std::uint32_t half = shift > 0 ? std::uint32_t{1} << (shift - 1) : 0;
-  for (std::size_t i = 0; i < n; ++i) out[i] = rounded_shift(in[i], half, shift);
+  for (std::size_t i = 0; i < n; ++i) out[i] = requantized(in[i], half, shift);
 }
 
 std::int8_t lowest(const std::int8_t* x, std::size_t n) {
@@ -270,7 +195,7 @@ void widen(const Layer& layer, const std::int8_t* x, int height, int width,
     to += inner;
     zeros(border);
   }
-  zeros(layer.padding * wide + kGroup<E>);
+  zeros(layer.padding * wide + kInputs<E>);
 }
 
 // Rows of kLanes to the places of one block of outputs among all of a position. `room`: elements
@@ -293,7 +218,7 @@ void place(const T* from, T* to, int positions, int outputs, int block, std::siz
   }
 }
 
-// Of one row of sums: the largest of each size x size block, joined to those of the rows above it,
+// Of one row of accumulators: the largest of each size x size block, joined to those of the rows above it,
 // and of the whole row the extremes, joined to `lowest` and `highest`.
 void pool_row(const std::int32_t* row, int columns, std::int32_t* best, int size, bool first,
               Lanes& lowest, Lanes& highest) {
@@ -302,9 +227,9 @@ void pool_row(const std::int32_t* row, int columns, std::int32_t* best, int size
   for (; p + size <= columns; p += size, best += kLanes) {
     Lanes m = load(row + p * kLanes), least = m;
     for (int j = 1; j < size; ++j) {
-      const Lanes sums = load(row + (p + j) * kLanes);
-      m = larger(m, sums);
-      least = smaller(least, sums);
+      const Lanes next = load(row + (p + j) * kLanes);
+      m = larger(m, next);
+      least = smaller(least, next);
     }
     low = smaller(low, least);
     high = larger(high, m);
@@ -318,17 +243,17 @@ void pool_row(const std::int32_t* row, int columns, std::int32_t* best, int size
   highest = high;
 }
 
-// Of `lanes` outputs over all positions of a row, as rounded in `small`: the largest and its first
-// position, joined to those before. `best`: the largest sum, which is rounded as all are.
+// Of `lanes` outputs over all positions of a row, as requantized in `small`: the largest and its first
+// position, joined to those before. `best`: the largest, from the accumulators.
 void join(const std::int8_t* small, int positions, const std::int8_t* best, int lanes, bool relu,
           int first, std::int8_t* out, std::int32_t* where) {
   const std::int8_t floor = relu ? 0 : -127;
   for (int l = 0; l < lanes; ++l) {
-    const std::int8_t most = std::max(best[l], floor);
-    if (most <= out[l]) continue;
+    const std::int8_t largest = std::max(best[l], floor);
+    if (largest <= out[l]) continue;
     int p = 0;
-    while (p < positions - 1 && std::max(small[p * kLanes + l], floor) < most) ++p;
-    out[l] = most;
+    while (p < positions - 1 && std::max(small[p * kLanes + l], floor) < largest) ++p;
+    out[l] = largest;
     where[l] = first + p;
   }
 }
@@ -368,8 +293,8 @@ std::uint32_t image(const Layer& layer, const After& after, const void* packed, 
           continue;
         }
         std::int8_t best[kLanes];
-        rescale(scratch.best, best, kLanes, after.shift);
-        rescale(scratch.row, scratch.small, columns * kLanes, after.shift);
+        requantize(scratch.best, best, kLanes, after.shift);
+        requantize(scratch.row, scratch.small, columns * kLanes, after.shift);
         join(scratch.small, columns, best, lanes, after.relu, first_position,
              static_cast<std::int8_t*>(out) + b * kLanes, where + b * kLanes);
         continue;
@@ -387,7 +312,7 @@ std::uint32_t image(const Layer& layer, const After& after, const void* packed, 
       if (after.shift < 0) {
         place(best, static_cast<std::int32_t*>(out) + first, pooled, layer.outputs, b, room);
       } else {
-        rescale(best, scratch.small, pooled * kLanes, after.shift);
+        requantize(best, scratch.small, pooled * kLanes, after.shift);
         place(scratch.small, static_cast<std::int8_t*>(out) + first, pooled, layer.outputs, b, room);
       }
     }
@@ -410,8 +335,8 @@ constexpr Products products = {sizes<E>, pack<E>, image<E>};
 
 }  // namespace
 
-extern const Int8Kernels int8_kernels;
-const Int8Kernels int8_kernels = {products<Any>, products<Quads>, lowest, rescale};
+extern const ProductKernels product_kernels;
+const ProductKernels product_kernels = {products<Any>, products<Quads>, lowest, requantize};
 
 }  // namespace EZO_ISA
 }  // namespace ezo

@@ -1,0 +1,1 @@
+"""The exported C on processors: built, run and counted without a board."""

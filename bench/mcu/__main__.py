@@ -1,0 +1,192 @@
+"""``python -m bench.mcu``: the exported C on boards and processors; rows out.
+
+native         steps on this machine, weights compared byte for byte
+boards         parts' memory maps under QEMU: bits, RAM, flash, stack (needs gcc and QEMU)
+instructions   of a step on an emulated Cortex-M4, by gcc and clang
+check          rows against those of reports/mcu: instructions and bytes must not grow
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.mcu import boards, compilers
+from bench.mcu.cases import POOL, Case, Problem
+from bench.mcu.elf import Elf
+from bench.mcu.emulator import Device
+from bench.mcu.native import Native
+from ezo import rows
+from ezo.rows import Row
+
+METHODS = ("full-zo", "elastic-1", "elastic-2", "tail-only-2")
+LENET = [Case("lenet5", method, 32) for method in METHODS]
+MLP = Case("mlp", "elastic-1", 8, ram=16 * 1024)
+SMALL = Case("lenet5", "elastic-2", 32, ram=256 * 1024)
+ON_BOARDS = [
+    *(("nrf52840dk", Case("lenet5", method, 32, ram=256 * 1024)) for method in METHODS),
+    ("netduinoplus2", Case("lenet5", "elastic-2", 32, False, ram=128 * 1024)),
+    ("microbit", MLP),
+    ("virt-rv32", Case("lenet5", "elastic-2", 8, ram=256 * 1024)),
+]
+CODE_BYTES = 16 * 1024
+LARGER = 1.01  # what `check` lets pass, for another release of a compiler
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.mcu", description=__doc__)
+    choices = ("native", "boards", "instructions", "check", "emulate")
+    parser.add_argument("what", choices=choices)
+    parser.add_argument("folder", nargs="?", type=Path, help="of emulate: what was exported")
+    parser.add_argument("--steps", type=int, help="by default 1,000 native, 100 on boards")
+    parser.add_argument("--only", default="", help="cases and boards whose names hold this")
+    parser.add_argument("--out", type=Path, help="folder for rows; by default none are kept")
+    given = parser.parse_args()
+    if given.what == "emulate":
+        return _emulate(given.folder)
+    if given.what == "check":
+        return _check(Path("reports/mcu/rows.jsonl"), given.out)
+    measure = {"native": _native, "boards": _boards, "instructions": _instructions}[given.what]
+    worst = 0
+    for row in measure(given.steps, given.only):
+        print(f"{row.case:<52} {row.metric:<20} {row.value:>14,.0f} {row.unit:<4} {row.note}")
+        sys.stdout.flush()
+        worst |= row.metric == "same_bytes" and row.value != 1
+        if given.out:
+            rows.write(given.out / "rows.jsonl", [row], append=True)
+    return int(worst)
+
+
+def _row(case: Case, where: str, metric: str, value: float, unit: str, note: str = "") -> Row:
+    return Row(
+        case=f"{case.name}@{where}",
+        metric=metric,
+        value=float(value),
+        unit=unit,
+        note=note,
+        model=case.model,
+        data="digits",
+        method=case.method,
+        precision="int8",
+        device=where,
+        config={"batch_size": case.batch, "fraction": 8 if case.fraction else 0},
+        **rows.provenance(),
+    )
+
+
+def _native(steps: int | None, only: str) -> Iterator[Row]:
+    """Byte-equal weights after many steps on this machine."""
+    steps = steps or 1000
+    for case in [*LENET, MLP]:
+        if only not in case.name:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            problem = Problem(case)
+            device = Native(Path(folder), problem.write(Path(folder)))
+            got = device.train(problem.x.m, problem.y, steps, *problem.rates)
+            same = got == problem.train(steps)
+        yield _row(case, "native", "same_bytes", same, "1", f"after {steps} steps")
+
+
+def _boards(steps: int | None, only: str) -> Iterator[Row]:
+    steps = steps or 100
+    every = max(1, steps // 10)
+    for name, case in ON_BOARDS:
+        if only not in f"{case.name}@{name}":
+            continue
+        part = boards.BOARDS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            problem = Problem(case)
+            planned = problem.write(Path(folder))
+            program = boards.build(
+                Path(folder), name, problem.x.m, problem.y, steps // every * every, every
+            )
+            found = boards.go(program, name, 7200)
+            expected = [problem.train(every) for _ in range(steps // every)]
+        note = f"{part.part}, way {planned.way.name}"
+        yield _row(case, name, "same_bytes", found.digests == expected, "1", f"after {steps} steps")
+        yield _row(case, name, "ram_bytes", found.ram_bytes, "B", f"of {part.ram[1]}, {note}")
+        yield _row(case, name, "arena_bytes", planned.total, "B", note)
+        yield _row(case, name, "stack_bytes", found.stack_bytes, "B", note)
+        yield _row(case, name, "flash_bytes", found.flash_bytes, "B", f"{POOL} examples in it")
+
+
+def _instructions(steps: int | None, only: str) -> Iterator[Row]:
+    """Of one step, the mean of those after the first; and the code's size."""
+    steps = steps or 2
+    cases = [SMALL, Case("lenet5", "full-zo", 1), Case("lenet5", "elastic-2", 8), MLP]
+    for case in cases:
+        for compiler in ("gcc", "zig"):
+            if only not in f"{case.name}@{compiler}":
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                problem = Problem(case)
+                planned = problem.write(Path(folder))
+                program = compilers.link(Path(folder), compiler, "cortex-m4")
+                files = compilers.objects(Path(folder), compiler, "cortex-m4")
+                device = Device(program, planned.total, count=True)
+                x = device.put(problem.x.m.numpy().tobytes())
+                y = device.put(problem.labels().numpy().tobytes())
+                rate, mu = problem.rates
+                calls = [(device.arena, x, y, POOL, 1, rate, mu, fresh, 0) for fresh in (1, 0)]
+                digest = device.call("drive", *calls[0])
+                before = _stepped(device)
+                for _ in range(steps):
+                    digest = device.call("drive", *calls[1])
+                mean = (_stepped(device) - before) / steps
+                same = digest == problem.train(1 + steps)
+            where = f"cortex-m4-{compiler}"
+            note = f"-O2, way {planned.way.name}"
+            ours = [f for f in files if not f.name.startswith(("drive", "ezo_model", "ezo_check"))]
+            yield _row(case, where, "same_bytes", same, "1", f"after {1 + steps} steps")
+            yield _row(case, where, "step_instructions", mean, "1", note)
+            yield _row(case, where, "code_bytes", sum(Elf(f).flash() for f in ours), "B", note)
+            yield _row(case, where, "stack_bytes", device.stack_bytes(), "B", note)
+
+
+def _stepped(device: Device) -> int:
+    """Instructions so far, but those of the digest, which no training needs."""
+    return device.instructions() - sum(
+        n for name, n in device.by_function().items() if name in ("ezo_digest", "crc", "drive")
+    )
+
+
+def _emulate(folder: Path | None) -> int:
+    """The self-test of an exported folder; returns what it returned."""
+    if folder is None or not (folder / "src" / "ezo_model.h").exists():
+        raise SystemExit("bench.mcu: expected a folder that `ezo export` wrote")
+    header = (folder / "src" / "ezo_model.h").read_text(encoding="utf-8")
+    arena_bytes = int(header.split("EZO_ARENA_BYTES (")[1].split(")")[0])
+    program = compilers.link(folder, "zig", "cortex-m4")
+    device = Device(program, arena_bytes, count=True)
+    found = device.call("drive_check", device.arena)
+    print("the self-test found", "Python's bits" if found == 0 else f"a difference, {found}")
+    print(f"{device.instructions():,} instructions, {device.stack_bytes():,} bytes of stack")
+    return found
+
+
+def _check(committed: Path, out: Path | None) -> int:
+    """Rows of ``--out`` against the committed ones."""
+    if out is None:
+        raise SystemExit("bench.mcu: expected --out, the folder whose rows are checked")
+    known = {(r.case, r.metric): r.value for r in rows.read(committed)}
+    failed = 0
+    for row in rows.read(out / "rows.jsonl"):
+        old, new = known.get((row.case, row.metric)), row.value
+        counted = row.metric in ("step_instructions", "ram_bytes", "stack_bytes", "code_bytes")
+        if counted and old is not None and new is not None and new > LARGER * old:
+            print(f"{row.case}: {row.metric} grew from {old:,.0f} to {new:,.0f}")
+            failed = 1
+        if row.metric == "same_bytes" and new != 1:
+            print(f"{row.case}: other bytes than Python's")
+            failed = 1
+        gcc_code = row.metric == "code_bytes" and row.device.endswith("gcc")
+        if gcc_code and new is not None and new > CODE_BYTES:
+            print(f"{row.case}: code of {new:,.0f} bytes is more than {CODE_BYTES:,}")
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""The room for backends: what a step computes, by whichever backend takes the tensors at hand.
+
+A backend is one file in this folder. It defines ``RANK``, its place in the order in which backends
+are asked (None: only by name, see `using`), and ``Backend``, a class whose methods are operations
+below. What a backend lacks, or answers with ``NotImplemented`` since it does not take
+such tensors, the next one in order serves; the last is `ezo.kernels.reference`, plain torch, which
+takes all. Every backend gives the same bits.
+
+A backend that a plan can play (`simulated`) has a method ``simulated(spend)`` that returns one
+which allocates the same and computes nothing.
+
+Index letters: N example, P point, C input channel, O output, H W position, K kernel.
+"""
+
+import contextlib
+import functools
+import importlib
+import pkgutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are scratch
+
+# Where in the noise stream (`ezo.noise`): (seed, step, stream), below 2^64, 2^32, 2^32. No class,
+# which would cost a small network's sweep a tenth of its time.
+Place = tuple[int, int, int]
+Weights = Sequence[Tensor]
+# Sparse noise (an `ezo.int8.perturb.SparseNoise`) of a step, and the number of the first tensor.
+Drawn = tuple[Any, Place, int]
+
+
+class Layer(NamedTuple):
+    """A layer of int8 weights: (O, C, K, K) a convolution, (O, C) a linear layer.
+
+    Fields:
+        bias: int8, (O,), or None; added as bias 2^bias_left.
+        padding: zeros on each side, of a convolution of stride 1.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    bias_left: int = 0
+    padding: int = 0
+
+
+class After(NamedTuple):
+    """What follows a layer's product: keep what is positive, the largest of blocks of a size.
+
+    ``over_points`` keeps the largest over points, (N, O), and ``where`` the first point of each.
+    """
+
+    relu: bool = False
+    pool: int = 1
+    over_points: bool = False
+    where: bool = False
+
+
+NOTHING = After()
+
+
+class Sweeps(Protocol):
+    """Sweeps over the float weights that one backend takes (`ezo.perturb`)."""
+
+    def shift(self, place: Place, eps: float, times: float) -> None: ...
+    def update(
+        self, place: Place, eps: float, rate: float, decay: float, restore: bool
+    ) -> None: ...
+    def fill(self, place: Place) -> None: ...
+
+
+class _Choice:
+    """Backends in the order in which they are asked."""
+
+    def __init__(
+        self, backends: tuple[Any, ...], kept: dict[Any, Any], automatic: bool = False
+    ) -> None:
+        self.backends, self.kept, self.automatic = backends, kept, automatic
+        names = {name for b in backends for name in dir(b) if not name.startswith("_")}
+        self.runs = {n: [getattr(b, n) for b in backends if hasattr(b, n)] for n in names}
+
+
+_chosen: ContextVar[_Choice | None] = ContextVar("kernels", default=None)
+
+
+def names() -> list[str]:
+    """Every backend, by the names of their files."""
+    found = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    return [name for name in found if not name.startswith("_")]
+
+
+@functools.cache
+def _automatic() -> _Choice:
+    files = [importlib.import_module(f"{__name__}.{name}") for name in names()]
+    ranked = [file for file in files if file.RANK is not None]
+    ranked.sort(key=lambda file: (file.RANK, file.__name__.endswith(".reference")))
+    return _Choice(tuple(file.Backend() for file in ranked), {}, automatic=True)
+
+
+@contextlib.contextmanager
+def _within(choice: _Choice) -> Iterator[None]:
+    token = _chosen.set(choice)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def using(backend: Any, **options: Any) -> contextlib.AbstractContextManager[None]:
+    """Within, in this thread, one backend, or that of a name, serves; the reference what it lacks.
+
+    Options are the backend's: ``using("compiled", isa="avx2")``.
+
+    Raises:
+        ValueError: the name is unknown, or the machine can't run it.
+    """
+    if isinstance(backend, str):
+        if backend not in names():
+            raise ValueError(f"unknown backend '{backend}'; known: {', '.join(names())}")
+        backend = importlib.import_module(f"{__name__}.{backend}").Backend(**options)
+    reference = _automatic().backends[-1]
+    order = (backend,) if type(backend) is type(reference) else (backend, reference)
+    return _within(_Choice(order, _automatic().kept))
+
+
+def simulated(spend: Callable[[float], None]) -> contextlib.AbstractContextManager[None]:
+    """Within, in this thread, backends allocate what they would and compute nothing, for plans.
+
+    Enter it before tensors without numbers are made. ``spend`` is told a kernel's rough seconds.
+    """
+    backends = (_chosen.get() or _automatic()).backends
+    played = [b.simulated(spend) for b in backends if hasattr(b, "simulated")]
+    return _within(_Choice(tuple(played), {}))
+
+
+def kept() -> dict[Any, Any]:
+    """What is made once and stays, by any key; while a plan is made, the plan's own."""
+    return (_chosen.get() or _automatic()).kept
+
+
+def serving() -> str:
+    """The compiled kernels' instruction set, or the name of the backend that is asked first."""
+    name: str = (_chosen.get() or _automatic()).backends[0].name
+    return name
+
+
+def _call(operation: str, *arguments: Any) -> Any:
+    """The operation by the first backend that takes the arguments."""
+    for run in (_chosen.get() or _automatic()).runs[operation]:
+        found = run(*arguments)
+        if found is not NotImplemented:
+            return found
+    raise NotImplementedError(f"expected a backend with {operation} for these tensors, got none")
+
+
+def sweeps(
+    parameters: Sequence[Tensor], noise: str, first_tensor: int, scratch_bytes: int
+) -> list[Sweeps]:
+    """The sweeps over float weights, one a backend that takes some of them.
+
+    The t-th is tensor number ``first_tensor + t`` of the noise stream.
+    """
+    choice = _chosen.get() or _automatic()
+    rest = list(enumerate(parameters, start=first_tensor))
+    found: list[Sweeps] = []
+    for run in choice.runs["sweeps"]:
+        if choice.automatic and run is choice.runs["sweeps"][-1]:
+            _say_what_is_slow([tensor for _, tensor in rest])
+        taken, rest = run(rest, noise, scratch_bytes)
+        found += taken
+        if not rest:
+            break
+    return found
+
+
+def sparse_shift(weights: Weights, drawn: Drawn, times: int) -> None:
+    """theta <- theta + times z, in place (`ezo.int8.perturb.shift_`)."""
+    _call("sparse_shift", weights, drawn, times)
+
+
+def sparse_update(
+    weights: Weights, fractions: Weights | None, drawn: Drawn, move: tuple[int, int, int]
+) -> None:
+    """theta <- clip(theta - g sign(z) ((|z| rate + u) >> 16)), in place.
+
+    Args:
+        move: (g, rate, restore) of `ezo.int8.perturb.update_`.
+    """
+    _call("sparse_update", weights, fractions, drawn, move)
+
+
+def bp_update(weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> None:
+    """W <- clip(W - PSR(gradient, bits(gradient) - mu)) within +-127, in place (NITI).
+
+    With a fraction, uint8, the same for 256 W + fraction, 8 bits finer.
+    """
+    _call("bp_update", weight, fraction, gradient, mu)
+
+
+def accumulators(x: Tensor, layer: Layer) -> Tensor:
+    """A layer's products with int8 (N, C, H, W) or (..., C), added up: int32.
+
+    Raises:
+        ValueError: x does not fit the weights, or an accumulator could overflow.
+    """
+    return _call("accumulators", x, layer)
+
+
+def product(
+    x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
+) -> tuple[Tensor, int, Tensor | None]:
+    """`accumulators`, requantized to int8 by `ezo.int8.rounding.batch_shift`, and what follows.
+
+    ``x`` before a maximum over points is (N, P, C). By ``guess``, the last pass's shift, a backend
+    may requantize at once, and again where it was not the one; with ``fixed`` by ``guess`` whatever
+    the accumulators, where what exceeds +-127 is held there. Returns (int8, the shift, int32
+    points (N, O) where ``after`` wants them, else None).
+    """
+    return _call("product", x, layer, after, guess, fixed)
+
+
+def error(
+    err: Tensor, layer: Layer, guess: int, where: Tensor | None = None, points: int = 1
+) -> tuple[Tensor, int]:
+    """Errors of a layer's output to errors of its input, requantized as in `product`; the shift.
+
+    ``err`` is int8, (N, O, H', W') or (..., O); or (N, O), each of the one of ``points`` points
+    that ``where``, int32, (N, O), says.
+    """
+    return _call("error", err, layer, guess, where, points)
+
+
+def gradients(
+    err: Tensor, x: Tensor, layer: Layer, where: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of weight and bias, of `ezo.int8.ops.sum_type`; arguments as for `error`."""
+    return _call("gradients", err, x, layer, where)
+
+
+def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """`ezo.int8.ops.max_pool2d`; the type of the places is the backend's own."""
+    return _call("max_pool2d", x, size)
+
+
+def max_pool2d_backward(err: Tensor, where: Tensor, shape: torch.Size, size: int) -> Tensor:
+    """`ezo.int8.ops.max_pool2d_backward`, with the places that `max_pool2d` gave."""
+    return _call("max_pool2d_backward", err, where, shape, size)
+
+
+def flatten(x: Tensor) -> Tensor:
+    """(N, ...) to (N, the rest in one dimension), any integers."""
+    return _call("flatten", x)
+
+
+def loss(logits: Tensor, exponent: int, target: Tensor) -> int:
+    """The sum of `ezo.int8.loss.cross_entropy` over a batch."""
+    return _call("loss", logits, exponent, target)
+
+
+def loss_error(logits: Tensor, exponent: int, target: Tensor, u: Tensor) -> Tensor:
+    """`ezo.int8.loss.cross_entropy_gradient`, int8, rounded by ``u``."""
+    return _call("loss_error", logits, exponent, target, u)
+
+
+def words(place: Place, n: int, device: torch.device) -> Tensor:
+    """The first ``n`` words of tensor 0 (`ezo.noise.words`), int64."""
+    return _call("words", place, n, device)
+
+
+def warn_where_missing() -> None:
+    """Say, the first time, that the reference has to do, where there are no kernels."""
+    if (_chosen.get() or _automatic()).automatic and serving() == "reference":
+        _warn_once(
+            "missing",
+            f"no compiled kernels in {__file__}'s ezo; the torch reference gives the same bits, "
+            "some 30 times slower. To get the kernels, install ezo where there is a C++17 "
+            "compiler; in a clone, whose own files Python finds first, with pip install -e .",
+        )
+
+
+def _say_what_is_slow(tensors: list[Tensor]) -> None:
+    """Of weights that nothing but the reference takes."""
+    warn_where_missing()
+    kinds = sorted({f"{tensor.dtype} on {tensor.device.type}" for tensor in tensors})
+    if serving() != "reference":
+        _warn_once(
+            "slow",
+            f"no kernels for {len(tensors)} weights of {', '.join(kinds)}; the torch reference "
+            "gives the same bits, some 50 times slower. Keep them in float32 on the CPU, or give "
+            "scratch_bytes of some MB",
+        )
+
+
+_told: set[str] = set()
+
+
+def _warn_once(key: str, message: str) -> None:
+    if key not in _told:
+        _told.add(key)
+        warnings.warn(message, stacklevel=6)

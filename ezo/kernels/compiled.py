@@ -1,0 +1,351 @@
+"""Kernels in C++ for the CPU: the reference's bits, several times sooner.
+
+A layer's product, ReLU and maximum are one sweep. What is requantized must know the largest
+accumulator of all first; so each tile of accumulators is requantized by the last pass's shift and
+thrown away, and where the largest then asks for another shift, the layer is computed again.
+Backward, errors of a layer's input are such a product too.
+
+Layouts: images lie in memory as (N, H, W, C), torch's channels_last, whatever their shape says.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ezo.int8.loss import tables
+from ezo.int8.ops import check_length, sum_type
+from ezo.int8.rounding import LARGEST, batch_shift
+from ezo.kernels import NOTHING, After, Drawn, Layer, Place, Sweeps, Weights, _simulated
+from ezo.noise import GROUP, NOISES
+
+_kernels: Any
+try:
+    _kernels = importlib.import_module("ezo._kernels")
+except ImportError:
+    _kernels = None
+
+RANK = None if _kernels is None else 10
+FLOATS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+
+
+def instruction_sets() -> list[str]:
+    """Those that this processor can run, the best first."""
+    return [] if _kernels is None else list(_kernels.instruction_sets())
+
+
+class Backend:
+    """Kernels of one instruction set, the best by default; or of ``native``, for plans.
+
+    Raises:
+        ValueError: there are no kernels, or none of that name.
+    """
+
+    def __init__(self, isa: str = "", *, native: Any = None) -> None:
+        if native is None and _kernels is None:
+            raise ValueError("expected compiled kernels, got none; install with a C++17 compiler")
+        self._native = native or _kernels.Kernels(isa)
+        self.name = isa or instruction_sets()[0]
+
+    def simulated(self, spend: Callable[[float], None]) -> "Backend":
+        return type(self)(native=_simulated.Native(spend))
+
+    def sweeps(
+        self, numbered: list[tuple[int, Tensor]], noise: str, scratch_bytes: int
+    ) -> tuple[list[Sweeps], list[tuple[int, Tensor]]]:
+        rest, taken, plain, laid = [], [], [], []  # plain: in row-major order
+        for t, p in numbered:
+            kind = FLOATS.get(p.dtype) if p.is_cpu else None  # the cheap form of `device.type`
+            if kind is None or not (p.is_contiguous() or p.dim() <= _kernels.LARGEST_RANK):
+                rest.append((t, p))
+                continue
+            address = p.data_ptr()
+            taken.append((p, address))
+            if p.is_contiguous():
+                plain.append((address, p.numel(), t, kind))
+            else:
+                laid.append((address, p.numel(), t, kind, tuple(p.shape), p.stride()))
+        table = self._native.table(plain, laid)
+        return ([_Sweeps(self._native, noise, table, taken)] if taken else []), rest
+
+    def sparse_shift(self, weights: Weights, drawn: Drawn, times: int) -> Any:
+        if not all(map(_takes, weights)):
+            return NotImplemented
+        noise, place, first = drawn
+        how, threads = (noise.threshold, noise.multiplier), torch.get_num_threads()
+        self._native.sparse_shift(_table(weights, None, first), how, place, times, threads)
+
+    def sparse_update(
+        self, weights: Weights, fractions: Weights | None, drawn: Drawn, move: tuple[int, int, int]
+    ) -> Any:
+        if not all(map(_takes, weights)):
+            return NotImplemented
+        noise, place, first = drawn
+        how, threads = (noise.threshold, noise.multiplier), torch.get_num_threads()
+        g, rate, restore = move
+        by = (g, rate, noise.bound, restore)
+        self._native.sparse_update(_table(weights, fractions, first), how, place, by, threads)
+
+    def bp_update(self, weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> Any:
+        if not _takes(gradient):
+            return NotImplemented
+        addresses = weight.data_ptr(), _address(fraction), gradient.contiguous().data_ptr()
+        wide = gradient.dtype is torch.int64
+        self._native.bp_update(*addresses, weight.numel(), mu, LARGEST, wide)
+
+    def accumulators(self, x: Tensor, layer: Layer) -> Any:
+        return self._product(x, layer, NOTHING, -1)[0] if _takes(x) else NotImplemented
+
+    def product(
+        self, x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
+    ) -> Any:
+        if not _takes(x):
+            return NotImplemented
+        if after.over_points and not after.where:  # (N, O) accumulators take little memory
+            acc, bits = self._product(x, layer, after, -1)
+            s = guess if fixed else batch_shift(bits)
+            return self._requantize(acc, s), s, None
+        where = None
+        if after.over_points:
+            where = torch.empty((len(x), len(layer.weight)), dtype=torch.int32)
+        m, bits = self._product(x, layer, after, guess, where)
+        if (s := guess if fixed else batch_shift(bits)) != guess:
+            del m  # so that a second pass needs no more memory than a first
+            m, _ = self._product(x, layer, after, s, where)
+        return m, s, where
+
+    def error(self, err: Tensor, layer: Layer, guess: int, where: Any, points: int) -> Any:
+        if not _takes(err):
+            return NotImplemented
+        if where is None:
+            return self.product(err, turned(layer), NOTHING, guess)[:2]
+        m, bits = self._point_error(err, layer.weight, where, points, guess)
+        if (s := batch_shift(bits)) != guess:
+            del m
+            m, _ = self._point_error(err, layer.weight, where, points, s)
+        return m, s
+
+    def gradients(self, err: Tensor, x: Tensor, layer: Layer, where: Tensor | None) -> Any:
+        if not _takes(err):
+            return NotImplemented
+        shape = layer.weight.shape
+        outputs, inputs = shape[:2]
+        images = len(shape) == 4
+        kind = sum_type((err.numel() // outputs) if images else x.numel() // inputs)
+        wide = kind is torch.int64
+        bias = None if layer.bias is None else torch.empty(outputs, dtype=kind)
+        if images:
+            x, err, kernel = _images(x), _images(err), shape[2]
+            weight = torch.empty((outputs, kernel, kernel, inputs), dtype=kind)
+            images_of = (_described(x), _numbers(layer, shape))
+            to = (weight.data_ptr(), _address(bias), wide)
+            self._native.convolution_gradient(err.data_ptr(), *images_of, *to)
+            return weight.permute(0, 3, 1, 2).contiguous(), bias
+        x, err = x.contiguous(), err.contiguous()
+        weight = torch.empty(shape, dtype=kind)
+        sizes = (err.numel() // outputs, 1 if where is None else x.shape[1], *shape, wide)
+        what = (err.data_ptr(), _address(where), x.data_ptr(), weight.data_ptr(), _address(bias))
+        self._native.linear_gradient(*what, *sizes)
+        return weight, bias
+
+    def max_pool2d(self, x: Tensor, size: int) -> Any:
+        if not _takes(x) or x.dtype != torch.int8 or size > 16:  # 256 places fit a byte
+            return NotImplemented
+        n, channels, height, width = x.shape
+        x = _images(x)
+        shape = (n, channels, height // size, width // size)
+        y = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
+        where = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+        self._native.max_pool(_described(x), channels, size, y.data_ptr(), where.data_ptr())
+        return y, where
+
+    def max_pool2d_backward(self, err: Tensor, where: Tensor, shape: torch.Size, size: int) -> Any:
+        if not _takes(err) or where.dtype != torch.uint8:
+            return NotImplemented
+        n, channels, *sizes = shape
+        err = _images(err)
+        found = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
+        addresses = [t.data_ptr() for t in (err, where, found)]
+        self._native.max_pool_backward(*addresses, n, *sizes, channels, size)
+        return found
+
+    def flatten(self, x: Tensor) -> Any:
+        if not _takes(x) or x.dim() != 4 or x.dtype != torch.int8:
+            return NotImplemented
+        n, channels, height, width = x.shape
+        x = _images(x)
+        out = torch.empty((n, channels * height * width), dtype=torch.int8)
+        self._native.flatten(x.data_ptr(), out.data_ptr(), n, height * width, channels)
+        return out
+
+    def loss(self, logits: Tensor, exponent: int, target: Tensor) -> Any:
+        if not _classified(logits, target):
+            return NotImplemented
+        return self._native.loss(*_logits(logits, exponent, target))
+
+    def loss_error(self, logits: Tensor, exponent: int, target: Tensor, u: Tensor) -> Any:
+        if not _classified(logits, target):
+            return NotImplemented
+        u = u.to(torch.int64).expand(logits.shape).contiguous()
+        found = torch.empty(logits.shape, dtype=torch.int8)
+        to = (u.data_ptr(), found.data_ptr())
+        self._native.loss_error(*_logits(logits, exponent, target), *to)
+        return found
+
+    def words(self, place: Place, n: int, device: torch.device) -> Any:
+        if device.type != "cpu" or n == 0:
+            return NotImplemented
+        out = torch.empty(-(-n // GROUP) * GROUP, dtype=torch.int64)
+        self._native.words(place, out.data_ptr(), out.numel())
+        return out[:n]
+
+    def _product(
+        self, x: Tensor, layer: Layer, after: After, shift: int, where: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        """Requantized by ``shift``, or accumulators where it is -1, and the largest one's bits."""
+        size, of = x.shape, layer.weight.shape
+        _check(x.dtype, size, of, layer.padding)
+        numbers = _numbers(layer, of)
+        channels, outputs, kernel, padding = numbers[:4]
+        check_length(channels * kernel * kernel, layer.bias is not None)
+        kind = torch.int32 if shift < 0 else torch.int8
+        relu, pool, over_points, _ = after
+        if len(of) == 4:
+            x = _images(x)
+            images, _, height, width = size
+            grown = 2 * padding - kernel + 1
+            shape = (images, outputs, (height + grown) // pool, (width + grown) // pool)
+            out = torch.empty(shape, dtype=kind, memory_format=torch.channels_last)
+        else:
+            x, height = x.contiguous(), 1
+            if over_points:
+                images, width, _ = size
+                out = torch.empty((images, outputs), dtype=kind)
+            else:
+                images, width = 1, x.numel() // channels
+                out = torch.empty((*size[:-1], outputs), dtype=kind)
+        images_of = x.data_ptr(), images, height, width
+        how, to = (relu, pool, over_points, shift), (out.data_ptr(), _address(where))
+        largest = self._native.product(images_of, numbers, how, *to, torch.get_num_threads())
+        return out, largest.bit_length()
+
+    def _point_error(
+        self, err: Tensor, weight: Tensor, where: Tensor, points: int, shift: int
+    ) -> tuple[Tensor, int]:
+        check_length(len(weight))
+        err = err.contiguous()
+        found = torch.empty((len(err), points, weight.shape[1]), dtype=torch.int8)
+        addresses = [t.data_ptr() for t in (err, where, weight, found)]
+        sizes = (len(err), points, *weight.shape)
+        return found, self._native.point_error(*addresses, *sizes, shift).bit_length()
+
+    def _requantize(self, acc: Tensor, s: int) -> Tensor:
+        """int32 to int8, divided by 2^s and rounded to nearest; the memory format stays."""
+        out = torch.empty_like(acc, dtype=torch.int8)
+        self._native.requantize(acc.data_ptr(), out.data_ptr(), acc.numel(), s)
+        return out
+
+
+class _Sweeps:
+    """A table of weights, read by the kernels once for all sweeps of a step."""
+
+    def __init__(
+        self, native: Any, noise: str, table: Any, taken: list[tuple[Tensor, int]]
+    ) -> None:
+        self._native, self._noise, self._table = native, NOISES.index(noise), table
+        self._taken = taken  # and where they lie
+
+    def shift(self, place: Place, eps: float, times: float) -> None:
+        self._native.shift(*self._where(place), (eps, times), torch.get_num_threads())
+
+    def update(self, place: Place, eps: float, rate: float, decay: float, restore: bool) -> None:
+        how = (eps, eps - rate, decay, restore)
+        self._native.update(*self._where(place), how, torch.get_num_threads())
+
+    def fill(self, place: Place) -> None:
+        self._native.fill(*self._where(place), torch.get_num_threads())
+
+    def _where(self, place: Place) -> tuple[Any, ...]:
+        """The kernels' first arguments; addresses are looked at again before they are written to.
+
+        Raises:
+            RuntimeError: a parameter has been moved.
+        """
+        if any(p.data_ptr() != address for p, address in self._taken):
+            raise RuntimeError(
+                "expected the parameters to stay where they are during a step, but one got "
+                "new memory; don't move or convert the model in the closure"
+            )
+        return self._table, self._noise, place
+
+
+def turned(layer: Layer) -> Layer:
+    """The layer whose product with errors of the output is the errors of the input."""
+    if layer.weight.dim() == 2:
+        return Layer(layer.weight.t().contiguous())
+    weight = layer.weight.flip(2, 3).transpose(0, 1).contiguous()
+    return Layer(weight, padding=weight.shape[2] - 1 - layer.padding)
+
+
+def _takes(x: Tensor) -> bool:
+    return x.is_cpu and x.numel() > 0
+
+
+def _classified(logits: Tensor, target: Tensor) -> bool:
+    """Whether these are int32 logits with a class for each example."""
+    of = logits.shape
+    types = logits.dtype is torch.int32 and target.dtype is torch.int64
+    ordered = logits.is_contiguous() and target.is_contiguous() and target.is_cpu
+    return types and ordered and _takes(logits) and len(of) == 2 and target.shape == of[:1]
+
+
+def _logits(logits: Tensor, exponent: int, target: Tensor) -> tuple[Any, ...]:
+    """The kernels' arguments."""
+    exp2, log2 = tables()
+    both = (exp2.data_ptr(), log2.data_ptr())
+    return logits.data_ptr(), *logits.shape, exponent, target.data_ptr(), both
+
+
+def _check(dtype: torch.dtype, size: torch.Size, of: torch.Size, padding: int) -> None:
+    """What the kernels, which see addresses alone, rely on."""
+    fits = dtype is torch.int8
+    if fits and len(of) == 4:
+        fits = len(size) == 4 and size[1] == of[1] and min(size[2:]) + 2 * padding >= of[2]
+    elif fits:
+        fits = len(size) > 1 and size[-1] == of[1]
+    if not fits:
+        raise ValueError(
+            f"expected int8 input that fits weights of shape {tuple(of)}, "
+            f"{'(N, C, H, W)' if len(of) == 4 else '(..., I)'}, got {dtype} {tuple(size)}"
+        )
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _images(x: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, H, W, C) in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _described(x: Tensor) -> tuple[int, int, int, int]:
+    """The kernels' Images, of (N, C, H, W) in channels_last."""
+    images, _, height, width = x.shape
+    return x.data_ptr(), images, height, width
+
+
+def _numbers(layer: Layer, of: torch.Size) -> tuple[int, int, int, int, int, int, int]:
+    """The kernels' Layer, of weights of such a shape."""
+    kernel = of[2] if len(of) == 4 else 1
+    weight, bias, left, padding = layer
+    return of[1], of[0], kernel, padding, weight.data_ptr(), _address(bias), left
+
+
+def _table(weights: Weights, fractions: Weights | None, first: int) -> list[tuple[int, ...]]:
+    if fractions is None:
+        return [(w.data_ptr(), 0, w.numel(), t) for t, w in enumerate(weights, first)]
+    both = enumerate(zip(weights, fractions, strict=True), first)
+    return [(w.data_ptr(), f.data_ptr(), w.numel(), t) for t, (w, f) in both]
