@@ -4,7 +4,8 @@ Sugiura and Matsutani, "ElasticZO: A Memory-Efficient On-Device Learning with Co
 First-Order Optimization", arXiv 2501.04287.
 """
 
+from ezo.nodes import Feedback, Nodes
 from ezo.optim import ElasticZO, Estimate
 from ezo.split import layers, split
 
-__all__ = ["ElasticZO", "Estimate", "layers", "split"]
+__all__ = ["ElasticZO", "Estimate", "Feedback", "Nodes", "layers", "split"]

@@ -14,6 +14,7 @@ GROUP: dict[str, tuple[Callable[[Any], Any], str]] = {  # what a ZO group may se
     "clip": (lambda v: v is None or GROUP["eps"][0](v), "a finite number above 0, or None"),
     "weight_decay": (lambda v: check.finite(v) and v >= 0, "a finite number of 0 or more"),
 }
+NODE_GROUP = {**GROUP, "sigma": GROUP["eps"]}
 
 
 def made(
@@ -62,7 +63,7 @@ def checked(group: dict[str, Any]) -> dict[str, Any]:
     return {**group, "params": [params] if isinstance(params, Tensor) else list(params)}
 
 
-def expect_group(group: dict[str, Any]) -> None:
-    for name, (holds, expected) in GROUP.items():
+def expect_group(group: dict[str, Any], may: dict[str, Any] = GROUP) -> None:
+    for name, (holds, expected) in may.items():
         if name in group:
             check.expect(name, group[name], holds(group[name]), expected)

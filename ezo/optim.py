@@ -1,5 +1,6 @@
 """ElasticZO (arXiv 2501.04287) as a ``torch.optim.Optimizer``."""
 
+import contextlib
 import functools
 import math
 import warnings
@@ -14,7 +15,10 @@ from torch.optim import Optimizer
 from ezo import check, perturb
 from ezo.buffers import Buffers
 from ezo.elastic import Elastic, runs
-from ezo.groups import checked, expect_group, made, zo_groups_of
+from ezo.groups import NODE_GROUP, checked, expect_group, made, zo_groups_of
+from ezo.nodes.feedback import FeedbackPerturbation, feedback_of
+from ezo.nodes.layers import Nodes, groups_of
+from ezo.nodes.perturbation import NodePerturbation
 from ezo.noise import NOISES
 from ezo.passes import Passes, PassLoss
 from ezo.perturb import SCRATCH_BYTES
@@ -83,6 +87,10 @@ class ElasticZO(Elastic):
     may change a float32 weight by 2^-23: onto the grid that makes undoing exact, see `ezo.perturb`.
     ZO weights of 16 bits have no such grid, and every step's rounding moves them: a warning.)
 
+    With ``nodes`` the ZO part's linear layers are perturbed at their outputs instead, every example
+    with noise of its own (`ezo.nodes`), in the same passes. That is no part of the paper's method,
+    learns far faster, and needs each example's loss from the closure.
+
     Args:
         model: the module to train. Parameters that don't require a gradient at a step stay as they
             are, and keep their number in the noise. One that requires none now is in no group.
@@ -108,7 +116,9 @@ class ElasticZO(Elastic):
         seed: of the noise; the same seed gives the same bits.
         zo_groups: parameter groups for the ZO part, in place of one group of all: dicts with
             ``params`` and any of ``lr``, ``eps``, ``clip``, ``weight_decay`` (and a scheduler's
-            ``initial_lr``).
+            ``initial_lr``). With ``nodes``, of the parameters that they leave.
+        nodes: perturb the outputs of linear layers: True, or `Nodes` for other layers or values,
+            or several with layers of their own. Their groups follow the others of the ZO part.
         scratch_bytes: bound on memory for noise outside the compiled path (`ezo.perturb.Sweeper`).
 
     Attributes:
@@ -116,6 +126,8 @@ class ElasticZO(Elastic):
             learning-rate scheduler drives both.
         bp_optimizer: the BP part's optimiser, or None.
         estimates: the last step's losses, an `Estimate` for each query; empty with no ZO part.
+        applied: the last step's updates of the ZO part, for ``replay``: of each query, in the order
+            in which they were applied, a tuple of one `Update`, and a `NodeUpdate` with ``nodes``.
 
     Raises:
         ValueError: an argument is out of its range, or the split names nothing.
@@ -146,6 +158,7 @@ class ElasticZO(Elastic):
         estimator: str = "central",
         seed: int = 0,
         zo_groups: Sequence[dict[str, Any]] | None = None,
+        nodes: bool | Nodes | Sequence[Nodes] = False,
         scratch_bytes: int = SCRATCH_BYTES,
     ) -> None:
         self._set_up(estimator, queries, bp_gradient, seed)
@@ -163,11 +176,18 @@ class ElasticZO(Elastic):
                 "in float32, or expect some drift",
                 stacklevel=2,
             )
-        groups = zo_groups_of(zo, zo_groups)
+        self._layers, node_groups = groups_of(nodes, model, zo)
+        self._how = feedback_of(nodes, queries, self._layers)
+        self._feedback: dict[int, Tensor] = {}  # by the layers' numbers
+        with_nodes = {id(p) for group in node_groups for p in group["params"]}
+        for group in node_groups:
+            expect_group(group, NODE_GROUP)
+        groups = zo_groups_of([p for p in zo if id(p) not in with_nodes], zo_groups)
         self.bp_optimizer: Optimizer | None = None
         defaults = {"lr": lr, "eps": eps, "clip": clip, "weight_decay": weight_decay}
         expect_group(defaults)
         super().__init__(groups, {**defaults, "zo": True})
+        self.param_groups += node_groups
         if bp_parameters:
             make = bp_optimizer or functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)
             self.bp_optimizer = made(make, bp_parameters)
@@ -198,16 +218,20 @@ class ElasticZO(Elastic):
             The loss, detached: the mean of the passes, or the loss at theta where there was one.
         """
         self.zero_grad()
-        (weights,) = self._perturbations()
-        zo = weights.parameters
+        perturbations = self._perturbations()
+        zo = [p for perturbation in perturbations for p in perturbation.parameters]
         of_bp = [g for g in self.param_groups if not g.get("zo", False)]
         bp = [p for group in of_bp for p in group["params"] if p.requires_grad]
-        where = self._bp_gradient if bp else None
+        where = self._bp_gradient if bp else "mean" if self._how is not None else None
         visits, taken = course(self._points, self._queries if zo else 0, where)
         self._stepping = True
         try:
-            with Passes(closure, self._model, self._buffers, zo, bp, 1 / max(taken, 1)) as passes:
-                found = step([weights], passes, self._difference, visits)
+            with contextlib.ExitStack() as stack:
+                passes = Passes(closure, self._model, self._buffers, zo, bp, 1 / max(taken, 1))
+                stack.enter_context(passes)
+                for nodes in perturbations[1:]:
+                    stack.enter_context(nodes.attached(passes))
+                found = step(perturbations, passes, self._difference, visits)
         finally:
             self._stepping = False
         if self.bp_optimizer is not None and found.finite:
@@ -228,23 +252,49 @@ class ElasticZO(Elastic):
             Estimate(*(of[p].mean if p in of else None for p in (1, -1, 0))) for of in self._losses
         ]
 
-    def _perturbations(self) -> list["_Weights"]:
-        groups = [g for g in self.param_groups if g.get("zo", False) and g["params"]]
+    @property
+    def needs_examples(self) -> bool:
+        """Whether the closure has to give each example's loss, (N,)."""
+        return bool(self._layers)
+
+    def _perturbations(self) -> list[Any]:
+        """Of the weights, and of the nodes where there are any."""
+        zo = [g for g in self.param_groups if g.get("zo", False) and g["params"]]
+        groups, nodes = ([g for g in zo if ("sigma" in g) is of] for of in (False, True))
         place = self._seed, self._steps
-        return [_Weights(groups, place, self._queries, self._sweeper, self._padding)]
+        weights = _Weights(groups, place, self._queries, self._sweeper, self._padding)
+        if not nodes:
+            return [weights]
+        free = [[layer for layer in of if layer.free] for of in self._layers]
+        what = (free, nodes, place, self._queries, self._noise)
+        if self._how is not None:
+            return [weights, FeedbackPerturbation(self._model, self._how, self._feedback, *what)]
+        return [weights, NodePerturbation(*what)]
+
+    def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
+        if self._layers:
+            raise ValueError(
+                "expected an optimiser without nodes to replay updates, got one with: they learn "
+                "from their layers' inputs, which no record holds; keep the weights instead"
+            )
+        super().replay(applied)
 
     def _settings(self) -> dict[str, Any]:
         bp = None if self.bp_optimizer is None else type(self.bp_optimizer).__name__
-        return {**super()._settings(), "noise": self._noise, "bp_optimizer": bp}
+        how = {"eta": self._how.eta, "mix": self._how.mix} if self._how is not None else {}
+        return {**super()._settings(), "noise": self._noise, "bp_optimizer": bp, **how}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but the weights; see ``load_state_dict``."""
         own = super().state_dict()
         bp = None if self.bp_optimizer is None else self.bp_optimizer.state_dict()
-        return {**own, "ezo": {**own["ezo"], "bp": bp}}
+        feedback = {str(number): f for number, f in self._feedback.items()}
+        return {**own, "ezo": {**own["ezo"], "bp": bp, "feedback": feedback}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        feedback = state_dict["ezo"].get("feedback", {})
+        self._feedback = {int(number): f.clone() for number, f in feedback.items()}
         if self.bp_optimizer is not None:
             self.bp_optimizer.load_state_dict(state_dict["ezo"]["bp"])
             loaded = iter(self.bp_optimizer.param_groups)  # each takes its old place

@@ -39,6 +39,7 @@ class Passes:
         dtype, device: of the first pass's loss.
         first: the index in the batch of the current micro-batch's first example, as far as the
             closure yields vectors.
+        share: of an example's loss in the gradient of the last pass's backward.
     """
 
     dtype: torch.dtype
@@ -60,6 +61,7 @@ class Passes:
         self._buffers = buffers
         self._ran = self._finite = False
         self.first = 0
+        self.share = weight
 
     def __enter__(self) -> "Passes":
         for p in self._required:
@@ -88,6 +90,7 @@ class Passes:
             else:
                 value, examples = self._checked(given, visit.bp)
                 if examples is not None:
+                    self.share = self._weight / max(len(examples), 1)
                     with torch.enable_grad() if visit.bp else _nothing:
                         value = value.mean()
                 if visit.bp:

@@ -271,7 +271,9 @@ class Steps:
         self.random_state = torch.Generator().manual_seed(11).get_state()
 
     def closure(self) -> Tensor:
-        return nn.functional.cross_entropy(self.model(self.x), self.y)
+        """The loss, or each example's where the method learns from these."""
+        reduction = "none" if self.optimizer.needs_examples else "mean"
+        return nn.functional.cross_entropy(self.model(self.x), self.y, reduction=reduction)
 
     def step(self, steps: int = 1) -> Tensor:
         with torch.random.fork_rng(devices=[]):
@@ -301,7 +303,7 @@ def networks(tiny: None) -> None:
 @on_every_network
 def test_step_gives_a_finite_loss(network: str, method: str) -> None:
     steps = Steps(network, method)
-    expected = steps.closure().item()  # at the initial weights, another dropout mask on tiny
+    expected = steps.closure().mean().item()  # at the initial weights, another dropout mask on tiny
     loss = steps.step()
     assert loss.shape == () and not loss.requires_grad
     assert loss.item() == pytest.approx(expected, rel=1e-2 if network == "lenet5" else 0.5)
@@ -323,12 +325,14 @@ def test_step_changes_the_parameters_it_should(network: str, method: str) -> Non
 
 @on_tiny
 def test_steps_lower_the_loss(method: str) -> None:
-    steps = Steps("tiny", method, lr=3e-2, bp_lr=0.05)
+    # The nodes' noise is noise to the weights' g, of which a high rate would make a random walk.
+    rates = {"lr": 1e-3, "lr_node": 0.2} if "node" in method else {"lr": 3e-2}
+    steps = Steps("tiny", method, bp_lr=0.05, **rates)
 
     def loss() -> float:
         steps.model.eval()
         with torch.no_grad():
-            value = steps.closure().item()
+            value = steps.closure().mean().item()
         steps.model.train()
         return value
 
@@ -476,6 +480,7 @@ def test_method_has_default_hyperparameters(module: ModuleType) -> None:
 OTHER: dict[str, Any] = {
     "lr": 1e-3, "eps": 5e-3, "clip": 0.01, "queries": 2, "noise": "rademacher", "weight_decay": 0.1,
     "bp_gradient": "plus", "bp_lr": 0.02, "momentum": 0.5, "schedule": "constant",
+    "lr_node": 2e-3, "sigma": 0.2,
 }  # fmt: skip
 SEEN = {"fraction": 0, "rate": 1 << 16}  # steps of whole last places
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from ezo import catalogue
 from ezo.methods._hyper import Hyper
+from ezo.nodes import Nodes
 from ezo.optim import ElasticZO
 from ezo.split import split
 
@@ -26,6 +27,7 @@ __all__ = ["Hyper", "Parts", "default", "optimizer", "reads"]
 MakeBP = Callable[[list[nn.Parameter]], Optimizer]
 ZO = ("lr", "eps", "clip", "queries", "noise", "weight_decay", "schedule")
 BP = ("bp_lr", "momentum", "weight_decay", "schedule")
+NODES = ("lr_node", "sigma")
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,13 @@ class Parts:
     Attributes:
         bp: number of last layers that backpropagation trains, or ``all``.
         zo: whether zeroth order trains those before; else they keep their initial weights.
+        nodes: how linear layers of the ZO part are perturbed at their outputs (`ezo.nodes`); None
+            for their weights.
     """
 
     bp: int | str
     zo: bool = True
+    nodes: type[Nodes] | None = None
 
     def reads(self, zo: tuple[str, ...], bp: tuple[str, ...]) -> frozenset[str]:
         """Of the names of each part's hyperparameters, those that change what is done."""
@@ -56,7 +61,8 @@ def default(name: str | None) -> Hyper:
 def reads(name: str) -> frozenset[str]:
     """Names of the fp32 hyperparameters that change what a method does."""
     file = catalogue.find("method", name)
-    found: frozenset[str] = file.parts(name).reads(ZO, BP)
+    parts: Parts = file.parts(name)
+    found = parts.reads(ZO + NODES if parts.nodes else ZO, BP)
     return found - {*getattr(file, "FIXED", ())}
 
 
@@ -76,12 +82,16 @@ def optimizer(
     if not parts.zo:
         for parameter in split(model, parts.bp)[0]:
             parameter.requires_grad_(False)
+    nodes: Nodes | bool = False
+    if parts.nodes:
+        nodes = parts.nodes(hyper.lr_node, sigma=hyper.sigma, weight_decay=hyper.weight_decay)
     sgd: Any = functools.partial(torch.optim.SGD, lr=hyper.bp_lr, momentum=hyper.momentum)
     named = ("lr", "eps", "clip", "weight_decay", "queries", "noise", "bp_gradient")
     return ElasticZO(
         model,
         parts.bp if parts.zo else "all",
         bp_optimizer=make_bp or functools.partial(sgd, weight_decay=hyper.weight_decay),
+        nodes=nodes,
         seed=seed,
         **{of: getattr(hyper, of) for of in named},
     )

@@ -34,3 +34,5 @@ class Hyper:
     schedule: str = about(
         "exponential", "learning rates over time: exponential (to 0.03), cosine (to 0) or constant"
     )
+    lr_node: float = about(3e-3, "learning rate of layers whose outputs are perturbed", later=True)
+    sigma: float = about(0.1, "their perturbation, in units of an output", later=True)

@@ -21,6 +21,8 @@ def build(name: str, classes: int = 40, channels: int = 3) -> nn.Module:
 class PointNet(nn.Module):
     """Qi et al., CVPR 2017, without its input and feature transforms (T-Nets)."""
 
+    BEFORE_MAXIMUM: tuple[str, ...] = ()
+
     def __init__(self, classes: int, channels: int, batch_norm: bool) -> None:
         super().__init__()
 
@@ -34,6 +36,8 @@ class PointNet(nn.Module):
         for wide, narrow in ((1024, 512), (512, 256)):
             head += [nn.Linear(wide, narrow), *norm(narrow), nn.ReLU()]
         self.points = nn.Sequential(*points)
+        if not batch_norm:  # which would be between the layer and the maximum
+            self.BEFORE_MAXIMUM = (f"points.{len(points) - 2}",)
         self.head = nn.Sequential(*head, nn.Linear(256, classes))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -70,7 +70,9 @@ def make_step(
     if device is not None:
         model = model.to(device)
     optimizer = methods.optimizer(method, model, hyper, seed, bp_optimizer) if method else None
-    return _Step(model, optimizer, hyper.schedule, loss or _CrossEntropy())
+    examples = optimizer is not None and optimizer.needs_examples
+    usual = _CrossEntropy(reduction="none" if examples else "mean")
+    return _Step(model, optimizer, hyper.schedule, loss or usual)
 
 
 class _Step(Step):

@@ -1,0 +1,271 @@
+"""The noise on the outputs of layers, and what is learnt from it: see `ezo.nodes`."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ezo.nodes.layers import Layer
+from ezo.noise import GROUP, draw
+from ezo.passes import Passes
+from ezo.perturb import Sweeper
+from ezo.step import Difference, Losses
+
+STREAM = 1 << 31  # the first of the queries' noise streams; those of the weights are 0, 1, ...
+
+
+class NodeUpdate(NamedTuple):
+    """A query's update of the layers with nodes; with the layers' inputs it is all there is.
+
+    Attributes:
+        seed, step, query: where the noise stands in the stream.
+        groups: (sigma, clip, rate, decay) of each group of layers.
+        differences: (loss+_i - loss-_i) / 2, (N,).
+    """
+
+    seed: int
+    step: int
+    query: int
+    groups: tuple[tuple[float, float | None, float, float], ...]
+    differences: Tensor
+
+
+class _Call(NamedTuple):
+    """A call of a layer in the last pass.
+
+    Fields:
+        first: index in the batch of its first example.
+        x: input, (N, ..., K). version: of x, which changes with its numbers.
+        on: units that the ReLU lets through, (N, ..., U), or None.
+        winner: the point with the largest output, (N, U), or None.
+    """
+
+    first: int
+    x: Tensor
+    version: int
+    on: Tensor | None
+    winner: Tensor | None
+
+
+class NodePerturbation:
+    """Noise on layers' outputs, of an `ezo.step.Perturbation`'s face. It lives for one step.
+
+    Args:
+        groups: the layers, by group.
+        settings: the groups' ``lr``, ``sigma``, ``clip`` and ``weight_decay``.
+        place: (seed, step) in the noise stream.
+        queries: of a step.
+        noise: ``gaussian``, ``rademacher`` or ``uniform``.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[list[Layer]],
+        settings: Sequence[dict[str, Any]],
+        place: tuple[int, int],
+        queries: int,
+        noise: str,
+    ) -> None:
+        self._groups, self._settings = groups, settings
+        self.parameters = [p for of in groups for layer in of for p in layer.parameters]
+        self._place, self._queries, self._noise = place, queries, noise
+        self._query = self._side = 0
+        self._calls: dict[int, list[_Call]] = {}
+        self._passes: Passes | None = None
+        self._latest: tuple[int, Tensor | None] = (-1, None)  # the last layer called, its output
+
+    @contextlib.contextmanager
+    def attached(self, passes: Passes) -> Iterator[None]:
+        """Within, passes meet the noise where this stands, and their inputs are kept."""
+        self._passes = passes
+        handles = [
+            layer.module.register_forward_hook(
+                self._hook(layer, float(settings["sigma"])), with_kwargs=True
+            )
+            for layers, settings in zip(self._groups, self._settings, strict=True)
+            for layer in layers
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._calls = {}
+
+    def move(self, query: int, start: int, end: int) -> None:
+        self._query, self._side = query, end
+        self._calls = {}  # a pass begins, or all are over
+
+    def learn(self, query: int, losses: Losses, difference: Difference) -> NodeUpdate:
+        examples = {point: loss.examples for point, loss in losses.items()}
+        if any(of is None for of in examples.values()):
+            raise ValueError(
+                "expected each example's losses, (N,), from the closure, which nodes learn from, "
+                'got a scalar; return for example cross_entropy(model(x), y, reduction="none")'
+            )
+        differences = difference(examples) / 2
+        self._expect_calls(len(differences))
+        groups = []
+        for of in self._settings:
+            lr, clip = float(of["lr"]), of["clip"]
+            # the decay goes with the update that is applied first, the last query's
+            decay = lr * of["weight_decay"] if query == self._queries - 1 else 0.0
+            bound = None if clip is None else float(clip)
+            groups.append((float(of["sigma"]), bound, lr / self._queries, float(decay)))
+        return NodeUpdate(*self._place, query, tuple(groups), differences)
+
+    def apply(self, update: NodeUpdate, start: int) -> None:
+        for layers, (sigma, clip, rate, decay) in zip(self._groups, update.groups, strict=True):
+            d = update.differences
+            if clip is not None:
+                d = d.clamp(-clip * sigma, clip * sigma)
+            scale = d / (sigma * len(d))
+            for layer in layers:
+                calls = self._calls[layer.number]
+                errors = [self._error(layer, update.query, call, scale) for call in calls]
+                learn_layer(layer, calls, errors, rate, decay)
+
+    def _hook(self, layer: Layer, sigma: float) -> Callable[..., Tensor | None]:
+        def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+            assert self._passes is not None
+            first, calls = self._passes.first, self._calls.setdefault(layer.number, [])
+            if calls and calls[-1].first == first:
+                raise ValueError(
+                    f"expected a pass to call '{layer.name}', which has nodes, once, got twice; "
+                    "leave it out of the nodes' layers, and where the closure yields "
+                    "micro-batches, yield each example's losses"
+                )
+            if output.dim() < 2 + layer.maximum or (layer.maximum and output.dim() > 3):
+                form = "three dimensions" if layer.maximum else "(N, ..., U)"
+                raise ValueError(
+                    f"expected an output of {form} of '{layer.name}', which has nodes, with the "
+                    f"examples first, got shape {tuple(output.shape)}; give it batches, or leave "
+                    "it out of the nodes' layers"
+                )
+            x = (args[0] if args else kwargs["input"]).detach()  # (N, ..., K)
+            y = output  # (N, ..., U)
+            if isinstance(module, nn.Conv1d):
+                x, y = x.mT, y.mT
+            winner = None
+            if layer.maximum:  # all that counts, so it may stand for the rest: y is freed
+                y, winner = y.max(-2)  # (N, U)
+            if self._side:
+                z = self._draw(layer, self._query, first, tuple(y.shape), y)
+                y.add_(z, alpha=self._side * sigma)
+            on = y > 0 if layer.relu else None
+            calls.append(_Call(first, x, x._version, on, winner))
+            if layer.maximum:
+                return y.unsqueeze(-1 if isinstance(module, nn.Conv1d) else -2).expand_as(output)
+            self._latest = layer.number, output
+            return None
+
+        return hook
+
+    def _expect_calls(self, examples: int) -> None:
+        """Raises:
+        ValueError: the last pass did not show each layer's input once for each example.
+        """
+        for layer in [layer for layers in self._groups for layer in layers]:
+            calls = self._calls.get(layer.number, [])
+            if not calls:
+                raise ValueError(
+                    f"expected every pass to call '{layer.name}', which has nodes, got none that "
+                    "did; leave it out of the nodes' layers, so that its weights are perturbed"
+                )
+            if (seen := sum(len(call.x) for call in calls)) != examples:
+                raise ValueError(
+                    f"expected an output (N, ..., U) of '{layer.name}', which has nodes, for the "
+                    f"{examples} examples of the loss, got {seen}; put the examples first, or "
+                    "leave it out of the nodes' layers"
+                )
+            if any(call.x._version != call.version for call in calls):
+                raise ValueError(
+                    f"expected the input of '{layer.name}', which has nodes, to stay until the "
+                    "update, got one that was written to in place; compute out of place, or leave "
+                    "it out of the nodes' layers"
+                )
+
+    def _error(self, layer: Layer, query: int, call: _Call, scale: Tensor) -> Tensor:
+        """e_i / N of a call's examples, (rows, U)."""
+        n, units = len(call.x), layer.parameters[0].shape[0]
+        shape = (n, units) if layer.maximum else (*call.x.shape[:-1], units)
+        e = self._draw(layer, query, call.first, shape, call.x)
+        own = scale[call.first : call.first + n].view(n, *[1] * (e.dim() - 1))
+        e.mul_(own.to(e.dtype))
+        if call.on is not None:
+            e.mul_(call.on)
+        return e.flatten(0, -2)
+
+    def _draw(
+        self, layer: Layer, query: int, first: int, shape: tuple[int, ...], like: Tensor
+    ) -> Tensor:
+        """Noise of examples from ``first`` on: the whole batch's is one tensor of the stream."""
+        size, place = math.prod(shape), (*self._place, STREAM + query)
+        begin = first * (size // shape[0]) if size else 0
+        if begin == 0:
+            z = torch.empty(shape, dtype=torch.float32, device=like.device)
+            Sweeper([z], noise=self._noise, first_tensor=layer.number).fill(place)
+        else:
+            g, end = begin // GROUP, -(-(begin + size) // GROUP)
+            seed, step, stream = place
+            z = draw(self._noise, seed, step, layer.number, stream, g, end, like.device)
+            z = z[begin - g * GROUP :][:size].view(shape)
+        return z.to(like.dtype)
+
+
+def learn_layer(
+    layer: Layer, calls: list[_Call], errors: list[Tensor], rate: float, decay: float
+) -> None:
+    """The update of W and b from e_i / N, (rows, U), of each call."""
+    for p in layer.parameters if decay else ():
+        p.mul_(1 - decay)
+    (_learn_maximum if layer.maximum else _learn)(layer, calls, errors, rate)
+
+
+def _learn(layer: Layer, calls: list[_Call], errors: list[Tensor], rate: float) -> None:
+    """One product a call. As xbar is the batch's mean, D = sum_i (e_i - ebar) x_i' (e_i over N)."""
+    weight = layer.parameters[0].flatten(1)  # (U, K)
+    inputs = [call.x.flatten(0, -2) for call in calls]  # (rows, K)
+    if len(layer.parameters) == 1:
+        for e, x in zip(errors, inputs, strict=True):
+            weight.addmm_(e.mT, x, alpha=-rate)
+        return
+    rows = sum(map(len, inputs))
+    total = _sum(errors)  # (U,)
+    mean = _sum(inputs).div_(rows)  # xbar, (K,)
+    bias = layer.parameters[1].sub_(total, alpha=rate)
+    total.div_(rows)
+    for e, x in zip(errors, inputs, strict=True):
+        centred = e.sub_(total).mT  # (U, rows)
+        bias.addmv_(centred, x.mv(mean), alpha=rate)
+        weight.addmm_(centred, x, alpha=-rate)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    """Over the rows of all."""
+    first, *rest = [part.sum(0) for part in parts]
+    for other in rest:
+        first.add_(other)
+    return first
+
+
+def _learn_maximum(layer: Layer, calls: list[_Call], errors: list[Tensor], rate: float) -> None:
+    """From the winners' inputs, which differ by unit, and so do their means."""
+    weight, e = layer.parameters[0].flatten(1), torch.cat(errors)  # (U, K), (N, U)
+    won = []
+    for call in calls:
+        x, winner = call.x, call.winner  # (N, P, K)
+        assert winner is not None
+        won.append(x.gather(1, winner.unsqueeze(2).expand(-1, -1, x.shape[2])))
+    x = torch.cat(won) if len(won) > 1 else won[0]  # (N, U, K)
+    del won
+    if len(layer.parameters) == 1:
+        weight.sub_(torch.einsum("nu,nuk->uk", e, x), alpha=rate)
+        return
+    mean, total = x.mean(0), e.sum(0)  # (U, K), (U,)
+    update = torch.einsum("nu,nuk->uk", e - total / len(e), x)
+    layer.parameters[1].sub_(total - (update * mean).sum(1), alpha=rate)
+    weight.sub_(update, alpha=rate)
