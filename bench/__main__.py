@@ -26,9 +26,11 @@ if importlib.util.find_spec("psutil") is None:
 
 from bench import gate, grid, smoke
 from bench.isolate import measure_or_say_why
-from bench.lock import alone_in
 from bench.workload import Workload
 from ezo import check
+from ezo.cli import joined
+from ezo.files import open_streams, told
+from ezo.lock import alone_in
 from ezo.rows import Row
 
 MODELS = ("lenet5", "pointnet")
@@ -43,6 +45,7 @@ def benchmarks() -> list[str]:
 
 def main() -> int:
     """The command line."""
+    open_streams()
     shown = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -65,7 +68,7 @@ def main() -> int:
     _add_grid(compare)
     small = commands.add_parser("smoke", help="every benchmark once, small; keeps nothing")
     smoke.add_arguments(small)
-    given = parser.parse_args()
+    given = parser.parse_args(list(joined(sys.argv[1:])))
     try:
         if given.command == "smoke":
             return smoke.run(given, benchmarks())
@@ -84,8 +87,9 @@ def main() -> int:
         with alone_in(given.out):  # before its rows are read
             kept = grid.Kept(given.out, given.benchmark)
             return _measure(benchmark, cells, kept, given.retry_failed, jobs)
-    except ValueError as error:
-        print(f"python -m bench: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        text = told(error) if isinstance(error, OSError) else error
+        print(f"python -m bench: {text}", file=sys.stderr)
         return 2
     except Exception:
         if given.command != "gate":

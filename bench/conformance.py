@@ -30,7 +30,7 @@ class Subject:
 def cases(model: str, method: str, batch_size: int) -> list[Subject]:
     """A ZO step. It needs neither models nor batches: the suite has its own."""
     if method not in METHODS:
-        raise ValueError(f"expected methods of {', '.join(METHODS)}, got {method}")
+        raise ValueError(f"expected methods of {', '.join(METHODS)}, got {method}; leave it out")
     return [Subject(method)]
 
 

@@ -80,7 +80,9 @@ class Grid:
             try:
                 torch.device(device)
             except RuntimeError:
-                raise ValueError(f"expected a device such as cpu or cuda, got '{device}'") from None
+                raise ValueError(
+                    f"expected a device such as cpu or cuda, got '{device}'; name one of torch's"
+                ) from None
 
     def _varied(self, benchmark: ModuleType, case: Any) -> Iterator[Any]:
         known = {field.name for field in dataclasses.fields(case)}
@@ -91,7 +93,7 @@ class Grid:
             if unknown := sorted(wanted.keys() - known):
                 raise ValueError(
                     f"expected no {', '.join(unknown)} for {benchmark.__name__}, whose cases have "
-                    f"{', '.join(sorted(known))}; leave it out"
+                    f"{', '.join(sorted(known))}, got {', '.join(unknown)}; leave it out"
                 )
             yield dataclasses.replace(case, **wanted) if wanted else case
 
@@ -165,14 +167,12 @@ class Kept:
         return {"benchmark": self.benchmark, "cell": case.name}
 
     def put(self, case: Any, measured: Iterable[Row]) -> None:
-        """Keep a cell's rows in place of earlier ones. A kill leaves the old file or the new."""
+        """Keep a cell's rows in place of earlier ones."""
         stamp = {**self._stamp, "cell": case.name}
         own = self._cell(case).items()
         self._rows = [r for r in self._rows if not own <= r.config.items()]
         self._rows += [dataclasses.replace(r, config={**r.config, **stamp}) for r in measured]
-        part = self.path.with_suffix(".tmp")
-        rows.write(part, self._rows)
-        os.replace(part, self.path)
+        rows.write(self.path, self._rows)
 
 
 def source_digest() -> str:

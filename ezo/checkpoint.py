@@ -4,9 +4,12 @@ One file, written beside and moved into place, so that a kill at any moment leav
 old checkpoint or the new one.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,28 @@ def save(path: Path, state: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_encode(state, tensors))
-    beside = path.with_name(path.name + ".tmp")
+    beside = path.with_name(path.name + ".tmp")  # a folder, so that all that a kill leaves is ours
     try:
-        save_file(tensors, beside, metadata={"ezo": text})
-    except SafetensorError as error:
+        _remove(beside)
+        beside.mkdir()
+        save_file(tensors, beside / path.name, metadata={"ezo": text})
+        os.replace(beside / path.name, path)
+    except (SafetensorError, OSError) as error:
         raise OSError(
             f"{beside}: expected a place to write a checkpoint, got: {error}; make room, or give "
             "another --out"
         ) from error
-    os.replace(beside, path)
+    finally:
+        _remove(beside)
+
+
+def _remove(path: Path) -> None:
+    """A folder, or the file that an earlier version wrote there, if any."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Any:
@@ -40,16 +56,45 @@ def load(path: Path) -> Any:
 
     Raises:
         ValueError: the file is no checkpoint of ours, or damaged.
+        OSError: the file can't be read.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
         return _decode(json.loads(metadata["ezo"]), tensors)
-    except (SafetensorError, LookupError, AttributeError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise type(error)(
+            f"expected a checkpoint, got: {error}; name one that can be read"
+        ) from error
+    except (
+        SafetensorError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise ValueError(
             f"{path}: expected a checkpoint that ezo wrote, got a damaged or foreign file "
             f"({error}); remove it to start this run again"
+        ) from error
+
+
+@contextlib.contextmanager
+def expected(path: Path, what: str) -> Iterator[None]:
+    """Within, what a checkpoint holds is used as ``what``.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{path}: expected {what}, got another or a damaged one ({type(error).__name__}: "
+            f"{told}); remove its folder to start that run again"
         ) from error
 
 
@@ -79,6 +124,8 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
     if kind in ("list", "tuple"):
         items = [_decode(item, tensors) for item in content]
         return tuple(items) if kind == "tuple" else items
+    if kind != "value" or isinstance(content, (dict, list)):
+        raise ValueError(f"a '{kind:.20}' that is none")
     return content
 
 

@@ -15,6 +15,7 @@ import torch
 
 from ezo import catalogue, check, rows, train
 from ezo.export import command as export
+from ezo.files import open_streams, told
 from ezo.plan import command as plan
 from ezo.run import Run, option
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0, 1 (diverged, or no method fits), 2 (unusable arguments), 130 (stopped by the user) or 141
     (the reader is gone).
     """
+    open_streams()
     parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
     parser.add_argument("--version", action="version", version=f"ezo {rows.version_of('ezo')}")
     commands = parser.add_subparsers(dest="command")
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = "write C that trains on a microcontroller"
     export.add_arguments(commands.add_parser("export", help=text, **how))
     commands.add_parser("list", help="list the models, data sets, methods and precisions")
-    given = parser.parse_args(list(_joined(sys.argv[1:] if arguments is None else arguments)))
+    given = parser.parse_args(list(joined(sys.argv[1:] if arguments is None else arguments)))
     if given.command is None:
         parser.print_help(sys.stderr)
         parser.exit(2)
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 128 + 13  # as a shell counts an end by SIGPIPE
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"ezo: {error}", file=sys.stderr)
+        print(f"ezo: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         on = "; the same command goes on from the last checkpoint"
@@ -125,14 +127,14 @@ _FROM = (
 )
 
 
-def _joined(words: Sequence[str]) -> Iterator[str]:
-    """``--budget -5MB`` as ``--budget=-5MB``, which argparse takes for a value."""
+def joined(words: Sequence[str]) -> Iterator[str]:
+    """``--budget -5MB`` as ``--budget=-5MB``, which argparse takes for a value; so also ``--``."""
     words = list(words)
     while words:
         word = words.pop(0)
-        if word.startswith("--") and "=" not in word and words and re.match(r"-\d", words[0]):
+        if word.startswith("--") and "=" not in word and words and re.match(r"-\d|--$", words[0]):
             word += "=" + words.pop(0)
-        yield word
+        yield word + " " if word.endswith("=--") else word  # which argparse would take away
 
 
 def _number_or_none(text: str) -> float | None:
@@ -143,6 +145,11 @@ def _train(given: argparse.Namespace) -> int:
     if given.threads is not None:
         if given.threads < 1:
             raise ValueError(f"expected --threads of 1 or more, got {given.threads}")
+        if given.threads > 1024:
+            raise ValueError(
+                f"expected --threads of 1024 or fewer, got {given.threads}; give as many as there "
+                "are cores"
+            )
         torch.set_num_threads(given.threads)
     check.device(given.device)
     hyper = dict.fromkeys(f.name for p in catalogue.members("precision") for f in fields(p.HYPER))

@@ -7,15 +7,24 @@ be made again from them alone.
 import functools
 import gzip
 import json
+import math
 import platform
 import subprocess
+import types
+import typing
+import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ezo import files
+
+LONGEST = 1 << 20  # bytes of a line
 
 
 @dataclass(frozen=True)
@@ -67,12 +76,35 @@ class Row:
         return json.dumps(fields, ensure_ascii=False, allow_nan=False)
 
 
+_PLAIN = (str, int, float, bool, type(None))  # in a config
+
+
+def json_types(kind: Any) -> tuple[Any, ...]:
+    """The types that JSON may give for a dataclass's field of a type."""
+    found = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    found = tuple(typing.get_origin(one) or one for one in found)
+    return (*found, int) if float in found else found
+
+
+_TYPES = {f.name: json_types(f.type) for f in fields(Row)}
+
+
 def write(path: Path, rows: Iterable[Row], *, append: bool = False) -> None:
-    """Write rows to a file, one a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a" if append else "w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(row.json() + "\n")
+    """Write rows to a file, one a line; but where they are appended, whole or not at all.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    lines = (row.json() + "\n" for row in rows)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with nullcontext(path) if append else files.replaced(path) as beside:
+            mode = "a" if append else "w"
+            # A name of a file may hold what is no text: JSON has an escape for it.
+            with beside.open(mode, encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(lines)
+    except OSError as error:
+        raise files.unwritten(path, error) from error
 
 
 def read(path: Path) -> list[Row]:
@@ -80,18 +112,54 @@ def read(path: Path) -> list[Row]:
 
     Raises:
         ValueError: a line is not a row; the message names the file and the line.
+        OSError: the file can't be read.
     """
-    rows = []
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-        for n, line in enumerate(file, start=1):
-            try:
-                rows.append(Row(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {n}: expected a row as JSON, got {line[:80].rstrip()!r}: "
-                    f"{error}; remove the line or measure again"
-                ) from error
-    return rows
+    found: list[Row] = []
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            while line := file.readline(LONGEST):
+                found.append(parse(path, len(found) + 1, line))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path}: expected a whole gzip file of rows, got: {error}; fetch it or measure again"
+        ) from error
+    except OSError as error:
+        raise type(error)(
+            f"{path}: expected a file of rows, got: {error.strerror}; name one that can be read"
+        ) from error
+    return found
+
+
+def parse(path: Path, n: int, line: bytes) -> Row:
+    """Line ``n`` of the file ``path``.
+
+    Raises:
+        ValueError: it is not a row.
+    """
+    try:
+        told = json.loads(line.decode("utf-8"), parse_float=_finite, parse_constant=_finite)
+        row = Row(**told)
+        for name, item in told.items():
+            if type(item) not in _TYPES[name]:
+                raise TypeError(f"{name} can't be {item!r:.40}")
+        if not all(type(item) in _PLAIN for item in row.config.values()):
+            raise TypeError("a config is flat")
+        if not all(type(item) is str for item in row.versions.values()):
+            raise TypeError("versions are texts")
+        math.isfinite(row.value or 0)  # an integer that no float holds raises
+        return row
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        shown = line[:80].decode("utf-8", "replace").rstrip()
+        raise ValueError(
+            f"{path}, line {n}: expected a row as JSON, got {shown!r}: {error}; remove the line "
+            "or measure again"
+        ) from error
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is no number")
+    return number
 
 
 @functools.cache

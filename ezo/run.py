@@ -56,6 +56,8 @@ class Run:
         for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} of {least} or more, got {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise ValueError(f"expected a seed below 2**63, got {self.seed}; give a smaller one")
         if self.train_examples is not None and self.train_examples < 1:
             raise ValueError(
                 f"expected train_examples of 1 or more, or None for all, got {self.train_examples}"
@@ -195,4 +197,7 @@ def load_start(model: nn.Module, settled: Settled, runs: Path | None) -> None:
         raise ValueError(
             f"expected start to be a run of {run.model} in fp32, got one of {' in '.join(theirs)}"
         )
-    model.load_state_dict(checkpoint.load(folder / "checkpoint.safetensors")["model"])
+    path = folder / "checkpoint.safetensors"
+    state = checkpoint.load(path)
+    with checkpoint.expected(path, f"the weights of {run.model}"):
+        model.load_state_dict(state["model"])

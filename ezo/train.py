@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
 from ezo import checkpoint, rows
 from ezo.data import Dataset
+from ezo.lock import alone_in
 from ezo.precisions import EVALUATION_BATCH, Step
 from ezo.rows import Row
 from ezo.run import Run, Settled, build, load, load_start
-
-LOCK = "train.lock"  # in a run's folder
 
 __all__ = ["Run", "build", "load", "load_start", "train"]
 
@@ -32,6 +30,7 @@ def train(
     device: str = "cpu",
     checkpoint_steps: int = 1000,
     progress: bool = False,
+    wait: bool = False,
 ) -> Iterator[Row]:
     """Train, and yield a row for each number measured, when it is.
 
@@ -49,14 +48,23 @@ def train(
         device: ``cpu``, ``cuda`` or any torch device.
         checkpoint_steps: steps between checkpoints, besides one after each epoch.
         progress: show a progress bar on stderr.
+        wait: until another process that works in ``out`` has ended, in place of an error.
+
+    Raises:
+        ValueError: what is asked for can't be trained, or another process works in ``out``, or what
+            lies there is of another run or damaged.
+        OSError: ``out`` can't be written to.
     """
     settled = run.settled()
     loop = _Loop(settled, root, out, torch.device(device), checkpoint_steps)
-    steps: dict[str, Any] = {"total": loop.total_steps, "initial": loop.step, "unit": "step"}
-    with loop.alone:
+    steps: dict[str, Any] = {"total": loop.total_steps, "unit": "step"}
+    with contextlib.nullcontext() if out is None else alone_in(out, wait=wait):
+        if out is not None:
+            loop.resume(out)
         yield from loop.earlier_rows
         if loop.ended:
             return
+        steps["initial"] = loop.step
         with tqdm(**steps, desc=settled.case, disable=not progress, mininterval=0.5) as bar:
             yield from loop.rows(bar)
 
@@ -98,9 +106,6 @@ class _Loop:
         self.ended = False
         self.earlier_rows: list[Row] = []
         self.rows_bytes = 0
-        self.alone = contextlib.ExitStack()  # while it is open, no other process works in `out`
-        if out is not None:
-            self._resume(out)
 
     def rows(self, bar: tqdm) -> Iterator[Row]:
         measured = self.earlier_rows
@@ -222,32 +227,22 @@ class _Loop:
 
     _COUNTERS = ("step", "seconds", "forward_passes", "loss_sum", "rows_bytes", "ended")
 
-    def _resume(self, out: Path) -> None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"expected a folder, or a place for one, got {out}: {error.strerror}; "
-                "give another --out"
-            ) from error
-        try:
-            self.alone.enter_context(FileLock(out / LOCK, timeout=0))
-        except Timeout as error:
-            raise ValueError(
-                f"expected a folder in which nobody else works, got {out}: another process works "
-                "here; wait until it ends, or give another --out"
-            ) from error
+    def resume(self, out: Path) -> None:
+        """Go on from what lies in a folder, if anything does."""
         path, rows_path = out / "checkpoint.safetensors", out / "rows.jsonl"
         if not path.exists():
             rows_path.unlink(missing_ok=True)
             return
         state = checkpoint.load(path)
         self._refuse_another(path, state)
-        self.model.load_state_dict(checkpoint.with_exponents(state["model"], self.model))
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.random_state = state["random_state"]
-        for name in self._COUNTERS:
-            setattr(self, name, state[name])
+        with checkpoint.expected(path, f"the state of {self.settled.case}"):
+            self.model.load_state_dict(checkpoint.with_exponents(state["model"], self.model))
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.random_state = torch.Generator().set_state(state["random_state"]).get_state()
+            for name in self._COUNTERS:
+                if not isinstance(state[name], (int, float)) or state[name] < 0:
+                    raise TypeError(f"{name} is {state[name]!r:.40}")
+                setattr(self, name, state[name])
         size = rows_path.stat().st_size if rows_path.exists() else None
         if size is None or size < self.rows_bytes:
             raise ValueError(
@@ -258,12 +253,19 @@ class _Loop:
         with rows_path.open("r+b") as file:  # rows that the checkpoint doesn't know come again
             file.truncate(self.rows_bytes)
         self.earlier_rows = rows.read(rows_path)
+        with checkpoint.expected(path, f"a state that fits {rows_path.name}"):
+            if self.ended != (self.earlier_rows[-1].metric in ("finished", "diverged")):
+                raise ValueError(f"its end is {self.ended}")
 
     def _refuse_another(self, path: Path, state: dict[str, Any]) -> None:
-        settings = state.get("settings", {})  # checkpoints of old hold none
-        ours = {"case": self.settled.case, "data_checksum": self.data_checksum}
-        ours |= self.settled.settings
-        theirs = {"case": state["case"], "data_checksum": state["data_checksum"], **settings}
+        ours = {
+            "case": self.settled.case,
+            "data_checksum": self.data_checksum,
+            **self.settled.settings,
+        }
+        with checkpoint.expected(path, "the state of a run"):
+            settings = state.get("settings", {})  # checkpoints of old hold none
+            theirs = {"case": state["case"], "data_checksum": state["data_checksum"], **settings}
         differing = [name for name in theirs if theirs[name] != ours.get(name)]
         if differing:
             named = [name for name in differing if name in settings] or differing

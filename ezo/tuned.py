@@ -7,14 +7,16 @@ of one precision's file share the first name's values.
 
 import functools
 import json
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from ezo import catalogue
+from ezo.rows import json_types
 
 PATH = Path(__file__).with_suffix(".json")
 FIRST_TURN = "mnist-rot30"  # the fine-tuning that was searched for
@@ -52,9 +54,10 @@ def find(model: str, data: str, method: str, precision: ModuleType, start: str =
         for name in _methods(f"{model}/{source}/", method, end):
             if (values := _table().get(f"{model}/{source}/{name}{end}")) is not None:
                 where = f"{model} on {source} by {name}"
-                if (source, name) == (data, method):
-                    return Tuned(replace(hyper, **values), f"searched for {where}")
-                return Tuned(replace(hyper, **values), f"of the nearest search, {where}")
+                how = (
+                    "searched for" if (source, name) == (data, method) else "of the nearest search,"
+                )
+                return Tuned(_replaced(hyper, values), f"{how} {where}")
     return Tuned(hyper, f"the defaults of {method}: none were searched for {model} on {data}")
 
 
@@ -85,4 +88,28 @@ def _methods(before: str, method: str, end: str) -> Iterator[str]:
 
 @functools.cache
 def _table() -> dict[str, dict[str, Any]]:
-    return json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
+    if not PATH.exists():
+        return {}
+    try:
+        return dict(json.loads(PATH.read_text(encoding="utf-8")))
+    except (OSError, RecursionError, TypeError, ValueError) as error:
+        raise _bad(str(error)) from error
+
+
+def _replaced(hyper: Any, values: Any) -> Any:
+    """Hyperparameters with values of the table."""
+    try:
+        of = {field.name: json_types(field.type) for field in fields(hyper)}
+        for name, value in values.items():
+            if type(value) not in of[name] or (type(value) is float and not math.isfinite(value)):
+                raise TypeError(f"{name} {value!r:.40}")
+        return replace(hyper, **values)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _bad(f"{type(error).__name__}: {error}") from error
+
+
+def _bad(got: str) -> ValueError:
+    return ValueError(
+        f"{PATH}: expected hyperparameters by task, as `python -m reproduce.search --write` puts "
+        f"there, got {got}; bring the file back"
+    )

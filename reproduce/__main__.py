@@ -4,12 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from ezo.cli import joined
+from ezo.files import open_streams, told
+from ezo.lock import alone_in
 from reproduce.folder import Asked, asked, read_rows
 from reproduce.presets import PRESETS
 
 
 def main() -> int:
     """The command line; returns 0, 1 when a run failed or diverged, or 2 for unusable arguments."""
+    open_streams()
     try:
         if sys.argv[1:2] == ["status"]:
             return _status(sys.argv[2:])
@@ -17,7 +21,8 @@ def main() -> int:
             return _merge(sys.argv[2:])
         return _reproduce(sys.argv[1:])
     except (ValueError, OSError) as error:
-        print(f"reproduce: {error}", file=sys.stderr)
+        text = told(error) if isinstance(error, OSError) else error
+        print(f"reproduce: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("reproduce: stopped; the same command goes on from here", file=sys.stderr)
@@ -62,9 +67,11 @@ def _reproduce(words: list[str]) -> int:
     parser.add_argument(
         "--again", action="store_true", help="do again what lies in --out and other code made"
     )
-    given = parser.parse_args(words)
+    given = parser.parse_args(list(joined(words)))
     if given.redraw:
-        return _report(given.redraw)
+        asked(given.redraw)  # before a folder is made
+        with alone_in(given.redraw):
+            return _report(given.redraw)
     known = PRESETS[given.preset].experiments
     for name in given.experiments:
         if name not in known:
@@ -77,11 +84,19 @@ def _reproduce(words: list[str]) -> int:
 
     out = given.out or Path("reports") / given.preset
     want = Asked(given.preset, tuple(given.experiments), given.jobs)
-    want.write(out)
-    report.check(out)
-    note = driver.run(want, out, root=given.data_root, device=given.device, again=given.again)
+    with alone_in(out):
+        want.write(out)
+        report.check(out)
+        note = driver.run(want, out, root=given.data_root, device=given.device, again=given.again)
+        ended = _report_at_last(out)
+    if note:
+        print(f"reproduce: {note}", file=sys.stderr)
+    return ended
+
+
+def _report_at_last(out: Path) -> int:
     try:
-        ended = _report(out)
+        return _report(out)
     except Exception as error:
         print(
             f"reproduce: the report failed, {type(error).__name__}: {error}; every row is in "
@@ -89,9 +104,6 @@ def _reproduce(words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    if note:
-        print(f"reproduce: {note}", file=sys.stderr)
-    return ended
 
 
 def _report(out: Path) -> int:
@@ -122,7 +134,7 @@ def _status(words: list[str]) -> int:
     parser.add_argument("folder", type=Path, help="the --out of the reproduction")
     from reproduce import status
 
-    print("\n".join(status.lines(parser.parse_args(words).folder)))
+    print("\n".join(status.lines(parser.parse_args(list(joined(words))).folder)))
     return 0
 
 
@@ -136,11 +148,12 @@ def _merge(words: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for all rows and the report"
     )
-    given = parser.parse_args(words)
+    given = parser.parse_args(list(joined(words)))
     from reproduce.merge import merge
 
-    merge(given.folders, given.out)
-    return _report(given.out)
+    with alone_in(given.out):
+        merge(given.folders, given.out)
+        return _report(given.out)
 
 
 if __name__ == "__main__":

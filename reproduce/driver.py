@@ -9,10 +9,11 @@ from joblib import Parallel, delayed
 
 from bench import grid
 from bench.isolate import measure_alone
+from ezo import rows
 from ezo.rows import Row, provenance
 from reproduce import cost, parts
 from reproduce.execute import execute
-from reproduce.folder import Asked, write_rows
+from reproduce.folder import Asked
 from reproduce.parts import Cell
 from reproduce.presets import PRESETS
 from reproduce.progress import Progress
@@ -59,7 +60,7 @@ def run(asked: Asked, out: Path, *, root: Path | None, device: str, again: bool 
     def keep(name: parts.Name, part: list[Row]) -> None:
         found[name] = part
         ordered = sorted(found, key=lambda name: order.get(name, len(order)))
-        write_rows(out / "rows.jsonl", (row for name in ordered for row in found[name]))
+        rows.write(out / "rows.jsonl", (row for name in ordered for row in found[name]))
 
     seconds = {
         cell: cost.cell_seconds(*cell) / (asked.jobs if cell[0] in SIDE_BY_SIDE else 1)

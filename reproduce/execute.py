@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from joblib import Parallel, delayed
 
 from bench.isolate import keep_memory
+from ezo.lock import alone_in
 from ezo.rows import Row, provenance
 from ezo.train import Run, train
 from reproduce import stamp
 from reproduce.folder import run_rows
-
-LOCK = "lock"  # in a run's folder, held by the process that trains it
 
 
 def execute(
@@ -76,14 +74,19 @@ def _train(run: Run, out: Path, root: Path | None, device: str, checkpoint_steps
     keep_memory()
     folder = out / run.case
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK):
+        with alone_in(folder, wait=True):
             begun = run_rows(folder)
             if not stamp.ended(begun):
                 stamp.note(folder, begun=bool(begun))
-            return list(
-                train(run, root=root, out=folder, device=device, checkpoint_steps=checkpoint_steps)
-            )
+        steps = train(
+            run,
+            root=root,
+            out=folder,
+            device=device,
+            checkpoint_steps=checkpoint_steps,
+            wait=True,
+        )
+        return list(steps)
     except Exception as error:
         where = traceback.format_exc(limit=-1).strip().splitlines()
         return [

@@ -1,13 +1,13 @@
 """A folder of a reproduction: what it was asked for, and its rows."""
 
 import json
-import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ezo import rows as rows_module
+from ezo.files import write_text
 from ezo.rows import Row
+from reproduce.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Asked:
                 "another --out"
             )
         out.mkdir(parents=True, exist_ok=True)
-        (out / "preset.json").write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        write_text(out / "preset.json", json.dumps(asdict(self)) + "\n")
 
 
 def asked(out: Path) -> Asked:
@@ -54,10 +54,14 @@ def asked(out: Path) -> Asked:
         )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Asked(
-            found["preset"], tuple(found.get("experiments", ())), int(found.get("jobs", 1))
-        )
-    except (OSError, LookupError, TypeError, ValueError) as error:
+        want = Asked(found["preset"], tuple(found.get("experiments", ())), found.get("jobs", 1))
+        known = PRESETS[want.preset].experiments
+        if unknown := [name for name in want.experiments if name not in known]:
+            raise ValueError(f"{unknown[0]!r:.80} is no experiment of {want.preset}")
+        if type(want.jobs) is not int or want.jobs < 1:
+            raise ValueError(f"{want.jobs!r:.80} jobs")
+        return want
+    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: expected what `python -m reproduce --preset NAME --out {out}` writes, got "
             f"{type(error).__name__}: {error}; run that command first"
@@ -72,8 +76,8 @@ def has_rows(out: Path) -> bool:
 def run_rows(folder: Path) -> list[Row]:
     """Rows of a run that may be writing them: a last line that is not whole yet is left out."""
     path = folder / "rows.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [Row(**json.loads(line)) for line in text.split("\n")[:-1]]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [rows_module.parse(path, n, line) for n, line in enumerate(lines, start=1)]
 
 
 def read_rows(out: Path) -> list[Row]:
@@ -91,11 +95,3 @@ def read_rows(out: Path) -> list[Row]:
     raise ValueError(
         f"{out}: expected rows.jsonl or rows.jsonl.gz, got neither; run the preset first"
     )
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows so that a kill at any moment leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    rows_module.write(beside, rows)
-    os.replace(beside, path)

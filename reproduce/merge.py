@@ -4,8 +4,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from ezo import rows
 from ezo.rows import Row
-from reproduce.folder import Asked, asked, has_rows, read_rows, write_rows
+from reproduce.folder import Asked, asked, has_rows, read_rows
 from reproduce.select import BOOKKEEPING, KINDS, Key, experiment, key
 
 ENDS = ("finished", "diverged")
@@ -49,7 +50,7 @@ def merge(folders: list[Path], out: Path) -> None:
             "each preset by themselves"
         )
     Asked(presets[0]).write(out)
-    write_rows(out / "rows.jsonl", (row for part in chosen.values() for row in part))
+    rows.write(out / "rows.jsonl", (row for part in chosen.values() for row in part))
 
 
 def _ended(part: list[Row]) -> bool:

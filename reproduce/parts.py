@@ -29,7 +29,12 @@ def read(out: Path, kinds: dict[str, str]) -> Parts:
         parts.setdefault(name_of(row), []).append(row)
     for path in sorted((out / "cells").glob("*.jsonl")):
         part = rows.read(path)
-        benchmark = part[0].config["benchmark"] if part else ""
+        benchmark = str(part[0].config.get("benchmark", "")) if part else ""
+        if part and not benchmark:
+            raise ValueError(
+                f"{path}: expected the rows of a cell, whose config names its benchmark, got none; "
+                "remove the file"
+            )
         case = path.stem[len(benchmark) + 1 :].rpartition("-")[0]
         if part and (benchmark, case) not in parts:
             for name in {name_of(row) for row in part}:

@@ -17,6 +17,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import reproduce.figures
+from ezo.files import replaced, write_text
 from ezo.rows import Row
 from reproduce import coverage, ledger, tables
 from reproduce.cost import clock
@@ -122,7 +123,7 @@ def _render(out: Path, content: dict[str, Any]) -> None:
     environment = _environment()
     for name in TEMPLATES:
         text = environment.get_template(f"{name}.j2").render(content)
-        (out / name).write_text(text + "\n", encoding="utf-8")
+        write_text(out / name, text + "\n")
 
 
 def markdown_cell(text: object) -> str:
@@ -183,7 +184,7 @@ def _write_claims(path: Path, findings: list[Finding]) -> None:
         bounds = {"printed_low": claim.pop("low"), "printed_high": claim.pop("high")}
         text = tables.estimate(texts[found.claim], found)
         judged.append(plain({**claim, **bounds, **asdict(found), "found": text}))
-    path.write_text(json.dumps(judged, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(judged, indent=1, allow_nan=False) + "\n")
 
 
 def _pictures(table: pd.DataFrame, folder: Path) -> Iterator[Picture]:
@@ -195,10 +196,12 @@ def _pictures(table: pd.DataFrame, folder: Path) -> Iterator[Picture]:
             for old in folder.glob(f"{name}.*"):
                 old.unlink()
             continue
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        with replaced(folder / f"{name}.svg") as beside:
+            figure.savefig(beside, format="svg", metadata={"Date": None})
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=150)
-        (folder / f"{name}.png").write_bytes(png.getvalue())
+        with replaced(folder / f"{name}.png") as beside:
+            beside.write_bytes(png.getvalue())
         yield Picture(name, module.TITLE, module.CAPTION, base64.b64encode(png.getvalue()).decode())
 
 

@@ -22,12 +22,14 @@ import torch
 from tqdm import tqdm
 
 from ezo import methods, rows, tuned
+from ezo.cli import joined
+from ezo.files import open_streams, told, write_text
+from ezo.lock import alone_in
 from ezo.methods import Hyper
 from ezo.rows import Row
 from ezo.train import Run
 from reproduce.execute import execute
 from reproduce.experiments._runs import training
-from reproduce.folder import write_rows
 
 SEED = 1000  # of every trial; no reported run uses it
 # (lowest, highest), searched on a logarithmic scale, or the choices
@@ -95,7 +97,14 @@ def score(run_rows: list[Row]) -> float:
 
 
 def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """All rounds of every method; returns the chosen values by method."""
+    """All rounds of every method; returns the chosen values by method.
+
+    Raises:
+        ValueError: a number is out of range, or a name unknown.
+    """
+    for name, least in (("trials", 3), ("jobs", 1)):
+        if getattr(given, name) < least:
+            raise ValueError(f"expected --{name} of {least} or more, got {getattr(given, name)}")
     base = Run(given.model, given.data, "", epochs=given.epochs, seed=SEED, held_out=given.held_out)
     there = given.out / "rows.jsonl"
     known = _known([*given.known, *([there] if there.exists() else [])])
@@ -142,7 +151,7 @@ def _train_start(given: argparse.Namespace) -> str:
 def _add(path: Path, found: list[Row]) -> None:
     """Put a run's rows into a file in place of those that it has of it."""
     kept = rows.read(path) if path.exists() else []
-    write_rows(path, [*(row for row in kept if row.case != found[0].case), *found])
+    rows.write(path, [*(row for row in kept if row.case != found[0].case), *found])
 
 
 def _best(scored: dict[Hyper, float]) -> Hyper | None:
@@ -174,6 +183,7 @@ def _run_all(
 
 def main() -> int:
     """The command line."""
+    open_streams()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default="lenet5")
@@ -199,13 +209,19 @@ def main() -> int:
     add("--out", type=Path, required=True, help="folder for rows and resumable runs")
     add("--known", type=Path, nargs="+", default=[], help="rows of trials that were done before")
     add("--write", action="store_true", help=f"update {TUNED.name}")
-    given = parser.parse_args()
-    chosen = search(given)
+    given = parser.parse_args(list(joined(sys.argv[1:])))
+    try:
+        with alone_in(given.out):
+            chosen = search(given)
+    except (ValueError, OSError) as error:
+        text = told(error) if isinstance(error, OSError) else error
+        print(f"search: {text}", file=sys.stderr)
+        return 2
     if given.write:
         table = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.exists() else {}
         for method, values in chosen.items():
             table[f"{given.model}/{tuned.task(given.data, given.start)}/{method}"] = values
-        TUNED.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(TUNED, json.dumps(table, indent=2, sort_keys=True) + "\n")
     return 0
 
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 from pathlib import Path
 
+from ezo.files import write_text
 from ezo.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent / "ezo"
@@ -30,13 +31,14 @@ def note(folder: Path, begun: bool) -> None:
     """Before a run is trained in its folder: what trains it, after what did where it was begun."""
     made = (of(folder) or UNKNOWN).split("+") if begun else []
     lines = dict.fromkeys([*made, here()])
-    (folder / FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text(folder / FILE, "".join(f"{line}\n" for line in lines))
 
 
 def of(folder: Path) -> str:
     """What trained the run in a folder; several, joined by +, where the code changed on the way."""
     path = folder / FILE
-    return "+".join(path.read_text(encoding="utf-8").split()) if path.exists() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return "+".join(text.split())
 
 
 def ended(part: list[Row]) -> bool:

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ezo import rows
+from ezo.lock import held
 from ezo.rows import Row
 from ezo.train import Run
 from reproduce import cost
-from reproduce.execute import LOCK
 from reproduce.folder import asked, has_rows, read_rows, run_rows
 from reproduce.presets import PRESETS
 
@@ -67,13 +65,8 @@ def _joined(out: Path) -> dict[str, str]:
 def _state(run: Run, out: Path, found: list[Row], failed: dict[str, Row]) -> str:
     if found and found[-1].metric in ("finished", "diverged"):
         return found[-1].metric
-    lock = out / "runs" / run.case / LOCK
-    if lock.exists():
-        try:
-            with FileLock(lock, timeout=0):
-                pass
-        except Timeout:
-            return "running"
+    if held(out / "runs" / run.case):
+        return "running"
     if run.case in failed:
         return "failed"
     return "stopped" if found else "waiting"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ezo.files import write_text
 from ezo.rows import Row
 from reproduce.figures._style import order
 from reproduce.judge import Claim, Finding, interval
@@ -232,7 +233,8 @@ def latex(folder: Path, claims: list[Judged], accuracy: list[Accuracy]) -> None:
         ),
     }
     for name, table in tables.items():
-        (folder / f"{name}.tex").unlink(missing_ok=True)  # of rows that are there no more
-        if not table.empty:
+        if table.empty:
+            (folder / f"{name}.tex").unlink(missing_ok=True)  # of rows that are there no more
+        else:
             text = table.style.format(escape="latex").hide(axis="index").to_latex(hrules=True)
-            (folder / f"{name}.tex").write_text(text, encoding="utf-8")
+            write_text(folder / f"{name}.tex", text)

@@ -16,9 +16,9 @@ from bench import __main__ as command
 from bench import accuracy, conformance, grid, isolate, memory, peers, smoke
 from bench import time as step_time
 from bench.grid import Grid, Kept
-from bench.lock import alone_in
 from bench.workload import Workload
 from ezo import rows
+from ezo.lock import alone_in
 from ezo.phases import PHASES, phase
 from ezo.rows import Row
 

@@ -207,10 +207,14 @@ def test_out_keeps_rows_and_the_same_command_reads_them(
 @pytest.mark.parametrize(
     ("in_the_way", "make", "message"),
     [
-        ("out", Path.touch, "expected a folder, or a place for one, got .*run: .*; give another"),
-        ("out/run", Path.touch, "expected a folder, .*, got .*run: .*; give another --out"),
-        ("out/run/rows.jsonl", Path.mkdir, ".*: '.*rows.jsonl'"),
-        ("out/run/checkpoint.safetensors.tmp", Path.mkdir, ".*expected a place to write .* --out"),
+        (
+            "out",
+            Path.touch,
+            "expected a folder that can be written to, got .*run: .*; give another",
+        ),
+        ("out/run", Path.touch, "expected a folder that .*, got .*run: .*; give another --out"),
+        ("out/run/rows.jsonl", Path.mkdir, ".*rows.jsonl: expected to read or write it, got: .*; "),
+        ("out/run/checkpoint.safetensors", Path.mkdir, "expected a checkpoint, got: .*; name one"),
     ],
 )
 def test_an_out_that_cannot_be_written_ends_with_2_and_one_line(

@@ -21,7 +21,7 @@ from ezo.rows import Row
 from ezo.train import Run
 from reproduce import kill, parts, presets, report, stamp, status
 from reproduce.__main__ import main
-from reproduce.execute import LOCK, execute
+from reproduce.execute import execute
 from reproduce.experiments import Experiment
 from reproduce.folder import Asked, asked, read_rows
 from reproduce.merge import merge
@@ -112,7 +112,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
         from pathlib import Path
         folder = Path({str(tmp_path / FIRST.case)!r})
         folder.mkdir()
-        with FileLock(folder / {LOCK!r}):
+        with FileLock(folder / "lock"):
             print("held", flush=True)
             time.sleep(1.0)
             (folder / "rows.jsonl").write_text("left behind")
@@ -314,9 +314,10 @@ def test_status_tells_running_stopped_and_waiting_runs_apart(tiny, tmp_path):
     folder = tmp_path / "runs" / FIRST.case
     begun = train.train(FIRST, out=folder)
     next(begun)
+    begun.close()
     text = "\n".join(status.lines(tmp_path))
     assert "1 stopped, 1 waiting" in text and "left: about" in text and "2 jobs" in text
-    with FileLock(folder / LOCK):
+    with FileLock(folder / "lock"):
         text = "\n".join(status.lines(tmp_path))
     assert "1 running, 1 waiting" in text and f"running    0%  {FIRST.case}" in text
     with (folder / "rows.jsonl").open("a") as file:

@@ -375,7 +375,7 @@ def test_a_finished_run_is_read_again_and_not_trained(
 ) -> None:
     first = list(train(RUN, out=tmp_path))
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert set(files) == {"rows.jsonl", "checkpoint.safetensors"}
+    assert set(files) == {"rows.jsonl", "checkpoint.safetensors", "lock"}
 
     def refuse(*_: Any) -> None:
         raise AssertionError("trained")

@@ -32,6 +32,7 @@ from bench.gate.measuring import Gate, Settings
 from bench.gate.report import Report
 from bench.gate.sides import NotMeasured, build_sides
 from bench.workload import Workload
+from ezo.files import write_text
 
 METHODS = ("inference", "full-zo", "elastic-1", "full-bp")  # of a grid in place of `CELLS`
 CELLS = (
@@ -79,7 +80,7 @@ def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
                 if given.repeat > 1:
                     if given.json is not None:
                         one = given.json.with_stem(f"{given.json.stem}-{n + 1}")
-                        one.write_text(report.json(), encoding="utf-8")
+                        write_text(one, report.json())
                     print(f"run {n + 1}: status {report.status}", flush=True)
                     if report.status:
                         print(report.markdown(), flush=True)
@@ -101,9 +102,8 @@ def _write(given: argparse.Namespace, json: str, markdown: str) -> None:
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                write_text(path, text)
         except OSError as error:
             raise ValueError(
-                f"expected --{name} to be a file that can be written to, got '{path}': "
-                f"{error.strerror}"
+                f"expected --{name} to be a file that can be written to, got '{path}': {error}"
             ) from error

@@ -92,7 +92,10 @@ def build(source: Path, site: Path) -> None:
 
 
 def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise NotMeasured("expected git on PATH, got none; install it, or set PATH") from None
     if done.returncode:
         raise NotMeasured(f"git {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout.strip()

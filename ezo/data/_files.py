@@ -60,15 +60,20 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
             ``shape``.
     """
     path = path if path.is_file() else _zipped(path)
+    start, size = 4 * (1 + len(shape)), math.prod(shape)
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(start + size + 1)  # no more: a small file may unpack to a huge one
     except FileNotFoundError:
         raise FileNotFoundError(
             f"expected {path.with_suffix('')} or the same with .gz, got neither; {WHERE}"
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise bad(path, "a whole gzip file", str(error)) from error
-    start = 4 * (1 + len(shape))
+    except OSError as error:
+        raise OSError(
+            f"{path}: expected a file that can be read, got: {error.strerror}; {WHERE}"
+        ) from error
     if len(data) < start:
         raise bad(path, f"a header of {start} bytes", f"{len(data)} bytes in all")
     magic, *sizes = struct.unpack_from(f">{1 + len(shape)}I", data)
@@ -77,8 +82,9 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise bad(path, f"the magic number {expected:#010x} ({kind})", f"{magic:#010x}")
     if tuple(sizes) != shape:
         raise bad(path, f"the shape {shape}", f"{tuple(sizes)}")
-    if len(data) - start != math.prod(shape):
-        raise bad(path, f"{math.prod(shape)} bytes after the header", f"{len(data) - start}")
+    if len(data) - start != size:
+        more = " or more" if len(data) - start > size else ""
+        raise bad(path, f"{size} bytes after the header", f"{len(data) - start}{more}")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
 
 
@@ -123,6 +129,7 @@ def unzip(archive: Path, folder: Path) -> None:
     Raises:
         ValueError: it is no whole zip file, or a member would land outside ``folder``; in the
             latter case nothing is written.
+        OSError: a member can't be written.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -132,9 +139,24 @@ def unzip(archive: Path, folder: Path) -> None:
                         f"{archive}: expected members inside {folder}, got '{name}'; "
                         "don't use this archive"
                     )
+            for member in file.infolist():
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise bad(archive, "members stored or deflated", str(member))
             file.extractall(folder)
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        LookupError,
+        RuntimeError,
+        UnicodeError,
+    ) as error:
         raise bad(archive, "a whole zip file", str(error)) from error
+    except OSError as error:
+        raise OSError(
+            f"{archive}: expected to unpack it under {folder}, got: {error}; make room, or fetch "
+            "the file again"
+        ) from error
 
 
 def _zipped(path: Path) -> Path:

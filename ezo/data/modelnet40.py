@@ -83,23 +83,33 @@ def _read_file(path: Path, points: int) -> tuple[np.ndarray, np.ndarray]:
     h5py = extra("h5py")
     if not path.is_file():
         raise _missing(path)
+    most = max(CLOUDS.values())
     try:
         with h5py.File(path, "r") as file:
             for key in ("data", "label"):
-                if not isinstance(file.get(key), h5py.Dataset):
+                # The format can also name other files, whose bytes are not ours to read.
+                if (
+                    not isinstance(file.get(key, getlink=True), h5py.HardLink)
+                    or not isinstance(file[key], h5py.Dataset)
+                    or file[key].is_virtual
+                    or file[key].external
+                ):
                     raise _bad(path, "the arrays 'data' and 'label'", str(sorted(file)))
-            n = len(file["label"])
+            n = file["label"].shape[0] if file["label"].shape else 0
+            if not 1 <= n <= most:
+                raise _bad(path, f"1 to {most} clouds", str(n))
             for key, shape, kind in ("data", (n, LARGEST, 3), "f"), ("label", (n, 1), "iu"):
                 if file[key].shape != shape or file[key].dtype.kind not in kind:
                     wanted = (
                         f"'{key}' of shape {shape}, of {'floats' if kind == 'f' else 'integers'}"
                     )
                     raise _bad(path, wanted, f"{file[key].shape}, {file[key].dtype}")
-            data = file["data"][:, :points].astype(np.float32)
+            with np.errstate(over="ignore"):  # infinity is refused below
+                data = file["data"][:, :points].astype(np.float32)
             labels = file["label"][:, 0].astype(np.int64)
-    except OSError as error:
+    except (OSError, RuntimeError, LookupError, TypeError, UnicodeError) as error:
         raise _bad(path, "a whole HDF5 file", str(error)) from error
-    if n and not 0 <= labels.min() <= labels.max() < CLASSES:
+    if not 0 <= labels.min() <= labels.max() < CLASSES:
         worst = labels.max() if labels.max() >= CLASSES else labels.min()
         raise _bad(path, f"labels 0 to {CLASSES - 1}", str(worst))
     if not np.isfinite(data).all():

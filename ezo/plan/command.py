@@ -10,8 +10,10 @@ from ezo import catalogue
 from ezo.export.describe import describe
 from ezo.export.plan import splits, table
 from ezo.int8 import Int8Tensor, from_float
+from ezo.plan import drawing
 from ezo.plan.prediction import METHODS, parse_bytes, plan
 
+LARGEST = 2**31  # of the numbers
 CLASSES = {"image": 10, "points": 40}
 
 
@@ -48,16 +50,20 @@ def command(given: argparse.Namespace) -> int:
     module = catalogue.find("model", given.model)
     for name in ("batch", "points", "classes"):
         value = getattr(given, name)
-        if value is not None and value < 1:
-            raise ValueError(f"expected --{name} of 1 or more, got {value}")
+        if value is not None and not 1 <= value < LARGEST:
+            least = "1 or more" if value < 1 else f"less than {LARGEST:,}"
+            raise ValueError(f"expected --{name} of {least}, got {value}; give another number")
     if given.lean and given.methods:
         raise ValueError("expected --methods or --lean, got both; leave out --lean")
     if given.budget is not None:
         parse_bytes(given.budget)  # before the work
+    if given.plot is not None:
+        drawing.blank(given.plot)
     if module.INPUT == "image":
         if given.points is not None:
             raise ValueError(
-                f"expected no --points for {given.model}, a model of images; leave it out"
+                f"expected no --points for {given.model}, a model of images, got "
+                f"{given.points}; leave it out"
             )
         example = getattr(module, "IMAGE", (1, 28, 28))
         channels = example[0]

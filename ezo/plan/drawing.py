@@ -1,7 +1,7 @@
 """A plan as a plot."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ezo.data._files import extra
 from ezo.livebytes import KINDS
@@ -10,9 +10,29 @@ if TYPE_CHECKING:
     from ezo.plan.prediction import Plan
 
 
+def blank(path: Path) -> Any:
+    """An empty figure, which matplotlib could write to a path.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        ValueError: it does not write such a file, or the folder is not there.
+    """
+    make = extra("matplotlib.figure", "reproduce").Figure
+    figure = make(figsize=(7.4, 5), layout="constrained")
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise ValueError(
+            f"expected a file that matplotlib writes, {', '.join(known)}, got '{path}'; name it "
+            "for example plan.svg"
+        )
+    if not path.parent.is_dir():
+        raise ValueError(f"expected a file in a folder, got '{path}'; make its folder first")
+    return figure
+
+
 def draw(found: "Plan", path: Path | str) -> None:
     """As `ezo.plan.Plan.draw` says."""
-    figure = extra("matplotlib.figure", "reproduce").Figure(figsize=(7.4, 5), layout="constrained")
+    figure = blank(Path(path))
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     places = range(len(found.predictions))
     bottom = [0.0] * len(places)

@@ -123,7 +123,7 @@ class Plan:
 
         Raises:
             ModuleNotFoundError: matplotlib is not installed.
-            ValueError: matplotlib does not write such a file.
+            ValueError: matplotlib does not write such a file, or its folder is not there.
         """
         from ezo.plan.drawing import draw
 
@@ -303,8 +303,11 @@ def parse_bytes(text: str) -> int:
 
     >>> parse_bytes("300KB"), parse_bytes("1.5 MiB")
     (300000, 1572864)
+
+    Raises:
+        ValueError: the text is none.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?)?B", text.strip())
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMG]i?)?B", text.strip())
     if found is None:
         raise ValueError(
             f"expected an amount of memory, a number with one of {', '.join(UNITS)}, got '{text}'; "

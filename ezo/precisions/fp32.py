@@ -28,7 +28,7 @@ def check(method: str, hyper: Hyper) -> None:
     """
     for name, value in asdict(hyper).items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"expected {name} to be finite, got {value}")
+            raise ValueError(f"expected {name} to be finite, got {value}; give a number")
     schedule(hyper.schedule, 0.0)
 
 
