@@ -340,10 +340,10 @@ def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
     chosen = {
         "lr": 0.003, "eps": 0.01, "clip": None, "queries": 2, "noise": "rademacher",
         "bp_gradient": "plus", "bp_lr": 0.02, "momentum": 0.5, "weight_decay": 0.1,
-        "schedule": "constant",
+        "schedule": "constant", "lr_node": 0.002, "sigma": 0.05,
     }  # fmt: skip
     assert set(chosen) == {field.name for field in fields(Hyper)}
-    options = []
+    options = ["--method", "elastic-node-1"]  # which reads them all
     for name, value in chosen.items():
         options += ["--" + name.replace("_", "-"), "none" if value is None else str(value)]
     options += ["--seed", "4", "--train-examples", "32", "--held-out", "12", "--threads", "1"]
