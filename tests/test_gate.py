@@ -210,7 +210,7 @@ def test_a_metric_of_two_definitions_is_not_measured(repository: Path) -> None:
 def test_a_probe_that_names_no_version_speaks_the_first(repository: Path) -> None:
     """As those did that were written before there was one."""
     path = repository / "bench" / "probe.py"
-    named = '            "protocol": PROTOCOL,\n            "definitions": DEFINITIONS,\n'
+    named = ", **spoken"
     assert named in path.read_text()
     path.write_text(path.read_text().replace(named, ""))
     assert run_gate("--only", "exact")[0] == OK

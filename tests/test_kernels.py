@@ -100,11 +100,10 @@ def test_what_a_backend_lacks_or_refuses_the_next_one_serves() -> None:
 
 
 def test_every_operation_of_the_room_is_the_reference_s() -> None:
-    """What ``ezo.kernels`` documents is what its last backend can do."""
-    documented = set(kernels.__doc__.split("Index letters")[0].replace("`", " ").split())
+    """``ezo.kernels`` has a function for each thing that its last backend can do, and says what."""
     operations = {name for name in vars(reference.Backend) if not name.startswith("_")}
     for name in operations - {"name", "simulated", "bits", "pieces"}:
-        assert callable(getattr(kernels, name)) and {name, f"{name},"} & documented, name
+        assert getattr(kernels, name).__doc__, name
 
 
 def test_the_seam_of_the_batch_s_shift_is_where_every_backend_decides(
