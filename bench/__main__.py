@@ -29,7 +29,7 @@ from bench.isolate import measure_or_say_why
 from bench.workload import Workload
 from ezo import check
 from ezo.cli import joined
-from ezo.files import open_streams, told
+from ezo.files import run_command
 from ezo.lock import alone_in
 from ezo.rows import Row
 
@@ -45,7 +45,10 @@ def benchmarks() -> list[str]:
 
 def main() -> int:
     """The command line."""
-    open_streams()
+    return run_command("python -m bench", _command)
+
+
+def _command() -> int:
     shown = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -69,31 +72,31 @@ def main() -> int:
     small = commands.add_parser("smoke", help="every benchmark once, small; keeps nothing")
     smoke.add_arguments(small)
     given = parser.parse_args(list(joined(sys.argv[1:])))
+    if given.command == "smoke":
+        return smoke.run(given, benchmarks())
+    if given.command == "gate":
+        return _gate(given)
+    if given.out is None and not given.list:
+        run.error("expected --out, a folder for rows.jsonl, or --list")
+    benchmark = importlib.import_module(f"bench.{given.benchmark}")
+    cells = _grid(given, benchmark).cells(benchmark)
+    jobs = _jobs(benchmark, cells, given.jobs)
+    if given.list:
+        _list(benchmark, cells, grid.Kept(given.out, given.benchmark), jobs)
+        return 0
+    for device in {case.device for case in cells if hasattr(case, "device")}:
+        check.device(device)
+    with alone_in(given.out):  # before its rows are read
+        kept = grid.Kept(given.out, given.benchmark)
+        return _measure(benchmark, cells, kept, given.retry_failed, jobs)
+
+
+def _gate(given: argparse.Namespace) -> int:
     try:
-        if given.command == "smoke":
-            return smoke.run(given, benchmarks())
-        if given.command == "gate":
-            return gate.run(given, _gate_cells(given))
-        if given.out is None and not given.list:
-            run.error("expected --out, a folder for rows.jsonl, or --list")
-        benchmark = importlib.import_module(f"bench.{given.benchmark}")
-        cells = _grid(given, benchmark).cells(benchmark)
-        jobs = _jobs(benchmark, cells, given.jobs)
-        if given.list:
-            _list(benchmark, cells, grid.Kept(given.out, given.benchmark), jobs)
-            return 0
-        for device in {case.device for case in cells if hasattr(case, "device")}:
-            check.device(device)
-        with alone_in(given.out):  # before its rows are read
-            kept = grid.Kept(given.out, given.benchmark)
-            return _measure(benchmark, cells, kept, given.retry_failed, jobs)
-    except (ValueError, OSError) as error:
-        text = told(error) if isinstance(error, OSError) else error
-        print(f"python -m bench: {text}", file=sys.stderr)
-        return 2
+        return gate.run(given, _gate_cells(given))
+    except (ValueError, OSError, ModuleNotFoundError):
+        raise  # told in a line
     except Exception:
-        if given.command != "gate":
-            raise
         traceback.print_exc()
         return 2  # not 1, which says that something regressed
 

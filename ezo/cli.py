@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import torch
 
 from ezo import catalogue, check, rows, train
 from ezo.export import command as export
-from ezo.files import open_streams, told
+from ezo.files import run_command
 from ezo.plan import command as plan
 from ezo.run import Run, option
 
@@ -26,7 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0, 1 (diverged, or no method fits), 2 (unusable arguments), 130 (stopped by the user) or 141
     (the reader is gone).
     """
-    open_streams()
     parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
     parser.add_argument("--version", action="version", version=f"ezo {rows.version_of('ezo')}")
     commands = parser.add_subparsers(dest="command")
@@ -53,26 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command is None:
         parser.print_help(sys.stderr)
         parser.exit(2)
-    try:
-        if given.command == "plan":
-            status = plan.command(given)
-        elif given.command == "export":
-            status = export.command(given)
-        else:
-            status = _list() if given.command == "list" else _train(given)
-        sys.stdout.flush()  # a reader that is gone shows here, not at exit
-        return status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 128 + 13  # as a shell counts an end by SIGPIPE
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"ezo: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        on = "; the same command goes on from the last checkpoint"
-        kept = given.command == "train" and given.out
-        print(f"ezo: stopped{on if kept else ''}", file=sys.stderr)
-        return 130
+    work = {"train": _train, "plan": plan.command, "export": export.command, "list": _list}
+    on = "; the same command goes on from the last checkpoint"
+    stopped = f"stopped{on if given.command == 'train' and given.out else ''}"
+    return run_command("ezo", lambda: work[given.command](given), stopped)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -180,7 +162,7 @@ def _train(given: argparse.Namespace) -> int:
     return 0
 
 
-def _list() -> int:
+def _list(_: argparse.Namespace) -> int:
     width = max(len(name) for kind in catalogue.KINDS for name in catalogue.names(kind))
     for kind in catalogue.KINDS:
         print(f"{kind}:")

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -33,12 +33,43 @@ def write_text(path: Path, text: str) -> None:
         raise unwritten(path, error) from error
 
 
-def open_streams() -> None:
+def run_command(name: str, work: Callable[[], int], stopped: str = "stopped") -> int:
+    """Do a command line's work; its exit status. An error is one line that begins with ``name``.
+
+    2 (unusable arguments or files), 130 (stopped by the user) or 141 (the reader is gone).
+    """
+    _open_streams()
+    try:
+        status = work()
+        sys.stdout.flush()  # a reader that is gone, or a full disk, shows here and not at exit
+        return status
+    except BrokenPipeError:
+        _drop_output()
+        return 128 + 13  # as a shell counts an end by SIGPIPE
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"{name}: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print(f"{name}: {stopped}", file=sys.stderr)
+        status = 130
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    return status
+
+
+def _open_streams() -> None:
     """Where a process was started with closed standard streams, say into nothing."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             nothing = os.open(os.devnull, os.O_WRONLY)
             setattr(sys, name, os.fdopen(nothing, "w", closefd=False))
+
+
+def _drop_output() -> None:
+    """What can't be written shall not be tried again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def told(error: OSError) -> str:

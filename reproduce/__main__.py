@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ezo.cli import joined
-from ezo.files import open_streams, told
+from ezo.files import run_command
 from ezo.lock import alone_in
 from reproduce.folder import Asked, asked, read_rows
 from reproduce.presets import PRESETS
@@ -13,20 +13,12 @@ from reproduce.presets import PRESETS
 
 def main() -> int:
     """The command line; returns 0, 1 when a run failed or diverged, or 2 for unusable arguments."""
-    open_streams()
-    try:
-        if sys.argv[1:2] == ["status"]:
-            return _status(sys.argv[2:])
-        if sys.argv[1:2] == ["merge"]:
-            return _merge(sys.argv[2:])
-        return _reproduce(sys.argv[1:])
-    except (ValueError, OSError) as error:
-        text = told(error) if isinstance(error, OSError) else error
-        print(f"reproduce: {text}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("reproduce: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    words = sys.argv[1:]
+    work = {"status": _status, "merge": _merge}.get(words[0]) if words else None
+    stopped = "stopped; the same command goes on from here"
+    if work is None:
+        return run_command("reproduce", lambda: _reproduce(words), stopped)
+    return run_command("reproduce", lambda: work(words[1:]), stopped)
 
 
 def _reproduce(words: list[str]) -> int:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ezo import methods, rows, tuned
 from ezo.cli import joined
-from ezo.files import open_streams, told, write_text
+from ezo.files import run_command, write_text
 from ezo.lock import alone_in
 from ezo.methods import Hyper
 from ezo.rows import Row
@@ -183,7 +183,10 @@ def _run_all(
 
 def main() -> int:
     """The command line."""
-    open_streams()
+    return run_command("search", _command)
+
+
+def _command() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default="lenet5")
@@ -210,13 +213,8 @@ def main() -> int:
     add("--known", type=Path, nargs="+", default=[], help="rows of trials that were done before")
     add("--write", action="store_true", help=f"update {TUNED.name}")
     given = parser.parse_args(list(joined(sys.argv[1:])))
-    try:
-        with alone_in(given.out):
-            chosen = search(given)
-    except (ValueError, OSError) as error:
-        text = told(error) if isinstance(error, OSError) else error
-        print(f"search: {text}", file=sys.stderr)
-        return 2
+    with alone_in(given.out):
+        chosen = search(given)
     if given.write:
         table = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.exists() else {}
         for method, values in chosen.items():

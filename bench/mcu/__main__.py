@@ -18,6 +18,7 @@ from bench.mcu.elf import Elf
 from bench.mcu.emulator import Device
 from bench.mcu.native import Native
 from ezo import rows
+from ezo.files import run_command
 from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "tail-only-2")
@@ -35,6 +36,11 @@ LARGER = 1.01  # what `check` lets pass, for another release of a compiler
 
 
 def main() -> int:
+    """The command line."""
+    return run_command("python -m bench.mcu", _command)
+
+
+def _command() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.mcu", description=__doc__)
     choices = ("native", "boards", "instructions", "check", "emulate")
     parser.add_argument("what", choices=choices)
