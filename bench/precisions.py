@@ -112,11 +112,11 @@ class Whole(compiled.Backend):
         return *self._requantized(x, layer, after), None
 
     def error(
-        self, err: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
+        self, grad_output: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
     ) -> Any:
-        if where is not None or not err.numel():
-            return super().error(err, layer, guess, where, points)
-        return self._requantized(err, compiled.turned(layer), After())
+        if where is not None or not grad_output.numel():
+            return super().error(grad_output, layer, guess, where, points)
+        return self._requantized(grad_output, compiled.turned(layer), After())
 
     def _requantized(self, x: Tensor, layer: Layer, after: After) -> tuple[Tensor, int]:
         acc, bits = self._product(x, layer, after, -1)

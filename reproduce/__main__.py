@@ -7,7 +7,7 @@ from pathlib import Path
 from ezo.cli import joined
 from ezo.files import run_command
 from ezo.lock import alone_in
-from reproduce.folder import Asked, asked, read_rows
+from reproduce.folder import Request, asked, read_rows
 from reproduce.presets import PRESETS
 
 
@@ -75,7 +75,7 @@ def _reproduce(words: list[str]) -> int:
     from reproduce import driver, report  # slow to import, and `status` need not
 
     out = given.out or Path("reports") / given.preset
-    want = Asked(given.preset, tuple(given.experiments), given.jobs)
+    want = Request(given.preset, tuple(given.experiments), given.jobs)
     with alone_in(out):
         want.write(out)
         report.check(out)

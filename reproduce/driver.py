@@ -13,7 +13,7 @@ from ezo import rows
 from ezo.rows import Row, provenance
 from reproduce import cost, parts
 from reproduce.execute import execute
-from reproduce.folder import Asked
+from reproduce.folder import Request
 from reproduce.parts import Cell
 from reproduce.presets import PRESETS
 from reproduce.progress import Progress
@@ -23,7 +23,7 @@ from reproduce.stamp import ended
 SIDE_BY_SIDE = ("memory", "float_operations")
 
 
-def run(asked: Asked, out: Path, *, root: Path | None, device: str, again: bool = False) -> str:
+def run(asked: Request, out: Path, *, root: Path | None, device: str, again: bool = False) -> str:
     """Measure, then train; in the end ``rows.jsonl`` is in the preset's order.
 
     What lies in ``out`` is not done again, and rows of other parts stay there.

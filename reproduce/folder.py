@@ -11,7 +11,7 @@ from reproduce.presets import PRESETS
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What a folder's rows come from.
 
     Attributes:
@@ -39,7 +39,7 @@ class Asked:
         write_text(out / "preset.json", json.dumps(asdict(self)) + "\n")
 
 
-def asked(out: Path) -> Asked:
+def asked(out: Path) -> Request:
     """What ``out`` was asked for.
 
     Raises:
@@ -54,7 +54,7 @@ def asked(out: Path) -> Asked:
         )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        want = Asked(found["preset"], tuple(found.get("experiments", ())), found.get("jobs", 1))
+        want = Request(found["preset"], tuple(found.get("experiments", ())), found.get("jobs", 1))
         known = PRESETS[want.preset].experiments
         if unknown := [name for name in want.experiments if name not in known]:
             raise ValueError(f"{unknown[0]!r:.80} is no experiment of {want.preset}")

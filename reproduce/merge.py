@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ezo import rows
 from ezo.rows import Row
-from reproduce.folder import Asked, asked, has_rows, read_rows
+from reproduce.folder import Request, asked, has_rows, read_rows
 from reproduce.select import BOOKKEEPING, KINDS, Key, experiment, key
 
 ENDS = ("finished", "diverged")
@@ -49,7 +49,7 @@ def merge(folders: list[Path], out: Path) -> None:
             f"expected folders of one preset, got {', '.join(presets) or 'none'}; merge those of "
             "each preset by themselves"
         )
-    Asked(presets[0]).write(out)
+    Request(presets[0]).write(out)
     rows.write(out / "rows.jsonl", (row for part in chosen.values() for row in part))
 
 

@@ -269,7 +269,7 @@ def make_preset(chance: random.Random, folder: Path) -> Path:
     return folder
 
 
-def sane_asked(found: folders.Asked) -> bool:
+def sane_asked(found: folders.Request) -> bool:
     known = PRESETS[found.preset].experiments
     return found.jobs >= 1 and all(name in known for name in found.experiments)
 
@@ -279,7 +279,7 @@ def make_folder(chance: random.Random, folder: Path) -> Path:
     if chance.randrange(2):
         make_preset(chance, folder)
     else:
-        folders.Asked("smoke").write(folder)
+        folders.Request("smoke").write(folder)
     kept = folder / chance.choice(("rows.jsonl", "rows.jsonl", "rows.jsonl.gz"))
     data = lines(chance, *ENDED)
     kept.write_bytes(gzip.compress(data) if kept.suffix == ".gz" else data)
@@ -309,7 +309,7 @@ def read_folder(folder: Path) -> Any:
 def make_two(chance: random.Random, folder: Path) -> Path:
     for name in ("a", "b"):
         (folder / name).mkdir()
-        folders.Asked(chance.choice(("smoke", "smoke", "quick"))).write(folder / name)
+        folders.Request(chance.choice(("smoke", "smoke", "quick"))).write(folder / name)
         (folder / name / "rows.jsonl").write_bytes(lines(chance, *ENDED))
     return folder
 

@@ -43,7 +43,7 @@ from ezo.train import Run
 from reproduce import __main__ as reproduce_main
 from reproduce import presets
 from reproduce.experiments import Experiment
-from reproduce.folder import Asked
+from reproduce.folder import Request
 from reproduce.presets import Preset
 
 SAVES = 30  # of a checkpoint, and of a file of rows
@@ -181,7 +181,7 @@ def prepare_two(folder: Path) -> None:
             for metric, unit in (("test_accuracy", "%"), ("test_loss", "nat"), ("finished", "step"))
         ]
         rows.write(folder / name / "rows.jsonl", found)
-        Asked("tiny").write(folder / name)
+        Request("tiny").write(folder / name)
 
 
 def merge(folder: Path, done: Done) -> None:

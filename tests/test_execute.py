@@ -23,7 +23,7 @@ from reproduce import kill, parts, presets, report, stamp, status
 from reproduce.__main__ import main
 from reproduce.execute import execute
 from reproduce.experiments import Experiment
-from reproduce.folder import Asked, asked, read_rows
+from reproduce.folder import Request, asked, read_rows
 from reproduce.merge import merge
 from reproduce.presets import Preset
 from reproduce.progress import Progress
@@ -171,10 +171,10 @@ def test_a_run_into_a_merged_folder_keeps_what_lies_there(tiny, tmp_path, monkey
 
 
 def test_a_folder_of_another_preset_is_refused(tiny, tmp_path, monkeypatch, capsys):
-    Asked("smoke").write(tmp_path)
+    Request("smoke").write(tmp_path)
     assert call(monkeypatch, "--preset", "tiny", "--out", tmp_path) == 2
     assert "expected the folder of preset tiny, got one of smoke" in capsys.readouterr().err
-    assert asked(tmp_path) == Asked("smoke")
+    assert asked(tmp_path) == Request("smoke")
 
 
 def test_what_other_code_made_is_kept_said_and_done_again_when_asked(
@@ -275,7 +275,7 @@ def test_a_part_alone_brings_what_it_starts_from(tiny, tmp_path, monkeypatch):
     words = ("--preset", "tiny", "--experiments", "second", "--jobs", 1, "--out", tmp_path)
     assert call(monkeypatch, *words) == 0
     assert {row.case for row in read_rows(tmp_path)} == {FIRST.case, SECOND.case}
-    assert asked(tmp_path) == Asked("tiny", ("second",), 1)
+    assert asked(tmp_path) == Request("tiny", ("second",), 1)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_unusable_arguments_say_what_is_known(words, message, tiny, tmp_path, mo
 
 
 def test_status_tells_running_stopped_and_waiting_runs_apart(tiny, tmp_path):
-    Asked("tiny", (), 2).write(tmp_path)
+    Request("tiny", (), 2).write(tmp_path)
     assert "2 waiting; 2 runs" in status.lines(tmp_path)
     folder = tmp_path / "runs" / FIRST.case
     begun = train.train(FIRST, out=folder)
@@ -326,7 +326,7 @@ def test_status_tells_running_stopped_and_waiting_runs_apart(tiny, tmp_path):
 
 
 def test_status_names_what_failed(tiny, tmp_path):
-    Asked("tiny").write(tmp_path)
+    Request("tiny").write(tmp_path)
     rows.write(tmp_path / "rows.jsonl", [Row(FIRST.case, "failed", None, "", note="no room")])
     text = "\n".join(status.lines(tmp_path))
     assert "1 failed, 1 waiting" in text and f"failed: {FIRST.case}: no room" in text
@@ -334,7 +334,7 @@ def test_status_names_what_failed(tiny, tmp_path):
 
 def folder(path, *parts, preset="quick"):
     rows.write(path / "rows.jsonl", [row for part in parts for row in part])
-    Asked(preset).write(path)
+    Request(preset).write(path)
     return path
 
 
@@ -345,7 +345,7 @@ def test_merging_keeps_each_run_once_and_prefers_the_one_that_ended(tmp_path, ca
     b = folder(tmp_path / "b", bp, [replace(row, note="other weights") for row in zo])
     merge([a, b], tmp_path / "out")
     assert read_rows(tmp_path / "out") == [*zo, *bp]
-    assert asked(tmp_path / "out") == Asked("quick")
+    assert asked(tmp_path / "out") == Request("quick")
     assert "ended otherwise" in capsys.readouterr().err
 
 
@@ -475,7 +475,7 @@ def test_training_from_given_weights_leaves_the_global_generator_alone(tmp_path)
 
 
 def test_status_counts_runs_whose_rows_were_joined_from_elsewhere(tmp_path):
-    Asked("smoke").write(tmp_path)
+    Request("smoke").write(tmp_path)
     run, *_ = (r for found in presets.PRESETS["smoke"].runs().values() for r in found)
     rows.write(tmp_path / "rows.jsonl", [Row(run.case, "finished", 1, "step", seed=0)])
     assert "1 finished, 2 waiting; 3 runs" in status.lines(tmp_path)

@@ -21,7 +21,7 @@ from ezo import checkpoint, rows
 from ezo.files import write_text
 from ezo.lock import alone_in, held
 from ezo.rows import Row
-from reproduce.folder import Asked
+from reproduce.folder import Request
 
 SMALL = ["ezo", "train", "--model", "lenet5", "--data", "digits", "--method", "elastic-1"]
 SMALL += ["--epochs", "1", "--train-examples", "64", "--out"]
@@ -111,7 +111,7 @@ def fill(folder: Path) -> None:
     """A folder of a reproduction, with more rows than half of a small disk."""
     row = {"case": "a", "metric": "finished", "value": 1, "unit": "step", "seed": 0}
     rows.write(folder / "rows.jsonl", [Row(**row, note="n" * 900) for _ in range(200)])
-    Asked("smoke").write(folder)
+    Request("smoke").write(folder)
 
 
 def test_a_full_disk_is_said_and_loses_nothing(disk: Path, tmp_path: Path) -> None:

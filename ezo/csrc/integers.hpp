@@ -40,28 +40,28 @@ void error_of_loss(const std::int32_t* logits, std::size_t n, std::size_t classe
 
 // gradients.cpp
 
-// err^T x and the column sums of err, from (n, outputs) and (n, inputs); the latter may be null.
-// With `where` (n, outputs), which may be null too: from x (n, points, inputs), of which each error
-// has the point that it came from; without it there is one point. Here and below, Sum is int32, or
-// int64 where so many products could overflow that.
+// grad_output^T x and the column totals of grad_output, from (n, outputs) and (n, inputs); the
+// latter may be null. With `where` (n, outputs), which may be null too: from x (n, points, inputs),
+// of which each error has the point that it came from; without it there is one point. Here and
+// below, Sum is int32, or int64 where so many products could overflow that.
 template <class Sum>
-void linear_gradient(const std::int8_t* err, const std::int32_t* where, const std::int8_t* x,
-                     Sum* gradient, Sum* bias_gradient, std::size_t n, std::size_t points,
-                     std::size_t outputs, std::size_t inputs);
+void linear_gradient(const std::int8_t* grad_output, const std::int32_t* where,
+                     const std::int8_t* x, Sum* gradient, Sum* bias_gradient, std::size_t n,
+                     std::size_t points, std::size_t outputs, std::size_t inputs);
 
-// The same for a convolution: err (n, h', w', outputs) and x (n, h, w, channels) to the gradient
-// (outputs, kernel, kernel, channels) and its bias's.
+// The same for a convolution: grad_output (n, h', w', outputs) and x (n, h, w, channels) to the
+// gradient (outputs, kernel, kernel, channels) and its bias's.
 template <class Sum>
-void convolution_gradient(const std::int8_t* err, const std::int8_t* x, Sum* gradient,
+void convolution_gradient(const std::int8_t* grad_output, const std::int8_t* x, Sum* gradient,
                           Sum* bias_gradient, int n, int height, int width, int channels,
                           int outputs, int kernel, int padding);
 
 // Errors (n, outputs), each of the point `where` says, to errors of the input (n, points, inputs),
 // zero at other points, requantized by `shift`, one point at a time; returns the accumulators'
 // largest magnitude.
-std::uint32_t error_at_points(const ProductKernels&, const std::int8_t* err,
+std::uint32_t error_at_points(const ProductKernels&, const std::int8_t* grad_output,
                               const std::int32_t* where, const std::int8_t* weight,
-                              std::int8_t* below, std::size_t n, std::size_t points,
+                              std::int8_t* grad_input, std::size_t n, std::size_t points,
                               std::size_t outputs, std::size_t inputs, int shift);
 
 // pooling.cpp
@@ -72,8 +72,9 @@ void max_pool(const std::int8_t* x, std::int8_t* y, std::uint8_t* where, int n, 
               int width, int channels, int size);
 
 // Errors of the largest to errors of x, zero but for the largest.
-void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::int8_t* below, int n,
-                       int height, int width, int channels, int size);
+void max_pool_backward(const std::int8_t* grad_output, const std::uint8_t* where,
+                       std::int8_t* grad_input, int n, int height, int width, int channels,
+                       int size);
 
 // (n, positions, channels) to (n, channels, positions).
 void flatten(const std::int8_t* x, std::int8_t* out, std::size_t n, std::size_t positions,

@@ -176,13 +176,13 @@ void bind_layers(nb::class_<Handle>& handle) {
   handle.def("requantize", [](Handle h, Address in, Address out, std::size_t n, int shift) {
     h.kernels.products->requantize(at<const std::int32_t>(in), at<std::int8_t>(out), n, shift);
   });
-  handle.def("point_error", [](Handle h, Address err, Address where, Address weight, Address below,
-                               std::size_t n, std::size_t points, std::size_t outputs,
-                               std::size_t inputs, int shift) {
+  handle.def("point_error", [](Handle h, Address grad_output, Address where, Address weight,
+                               Address grad_input, std::size_t n, std::size_t points,
+                               std::size_t outputs, std::size_t inputs, int shift) {
     nb::gil_scoped_release release;
-    return error_at_points(*h.kernels.products, at<const std::int8_t>(err),
+    return error_at_points(*h.kernels.products, at<const std::int8_t>(grad_output),
                            at<const std::int32_t>(where), at<const std::int8_t>(weight),
-                           at<std::int8_t>(below), n, points, outputs, inputs, shift);
+                           at<std::int8_t>(grad_input), n, points, outputs, inputs, shift);
   });
 }
 
@@ -195,23 +195,24 @@ void in_type(bool wide, Run run) {
 }
 
 void bind_backward(nb::class_<Handle>& handle) {
-  handle.def("linear_gradient", [](Handle, Address err, Address where, Address x, Address gradient,
-                                   Address of_bias, std::size_t n, std::size_t points,
-                                   std::size_t outputs, std::size_t inputs, bool wide) {
+  handle.def("linear_gradient", [](Handle, Address grad_output, Address where, Address x,
+                                   Address gradient, Address of_bias, std::size_t n,
+                                   std::size_t points, std::size_t outputs, std::size_t inputs,
+                                   bool wide) {
     in_type(wide, [&](auto acc) {
       using Acc = decltype(acc);
-      linear_gradient(at<const std::int8_t>(err), at<const std::int32_t>(where),
+      linear_gradient(at<const std::int8_t>(grad_output), at<const std::int32_t>(where),
                       at<const std::int8_t>(x), at<Acc>(gradient), at<Acc>(of_bias), n, points,
                       outputs, inputs);
     });
   });
-  handle.def("convolution_gradient", [](Handle, Address err, Images x, Layer layer, Address gradient,
-                                        Address of_bias, bool wide) {
+  handle.def("convolution_gradient", [](Handle, Address grad_output, Images x, Layer layer,
+                                        Address gradient, Address of_bias, bool wide) {
     in_type(wide, [&](auto acc) {
       using Acc = decltype(acc);
-      convolution_gradient(at<const std::int8_t>(err), x.data, at<Acc>(gradient), at<Acc>(of_bias),
-                           x.images, x.height, x.width, layer.channels, layer.outputs,
-                           layer.kernel, layer.padding);
+      convolution_gradient(at<const std::int8_t>(grad_output), x.data, at<Acc>(gradient),
+                           at<Acc>(of_bias), x.images, x.height, x.width, layer.channels,
+                           layer.outputs, layer.kernel, layer.padding);
     });
   });
   handle.def("bp_update", [](Handle, Address weight, Address fraction, Address gradient,
@@ -246,11 +247,11 @@ void bind_rest(nb::class_<Handle>& handle) {
     max_pool(x.data, at<std::int8_t>(y), at<std::uint8_t>(where), x.images, x.height, x.width,
              channels, size);
   });
-  handle.def("max_pool_backward", [](Handle, Address err, Address where, Address below, int n,
-                                     int height, int width, int channels, int size) {
+  handle.def("max_pool_backward", [](Handle, Address grad_output, Address where, Address grad_input,
+                                     int n, int height, int width, int channels, int size) {
     nb::gil_scoped_release release;
-    max_pool_backward(at<const std::int8_t>(err), at<const std::uint8_t>(where),
-                      at<std::int8_t>(below), n, height, width, channels, size);
+    max_pool_backward(at<const std::int8_t>(grad_output), at<const std::uint8_t>(where),
+                      at<std::int8_t>(grad_input), n, height, width, channels, size);
   });
 }
 

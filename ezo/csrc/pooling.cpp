@@ -26,16 +26,17 @@ void max_pool(const std::int8_t* x, std::int8_t* y, std::uint8_t* where, int n, 
   }
 }
 
-void max_pool_backward(const std::int8_t* err, const std::uint8_t* where, std::int8_t* below, int n,
-                       int height, int width, int channels, int size) {
+void max_pool_backward(const std::int8_t* grad_output, const std::uint8_t* where,
+                       std::int8_t* grad_input, int n, int height, int width, int channels,
+                       int size) {
   const std::size_t row = static_cast<std::size_t>(width) * channels;
-  std::fill_n(below, n * height * row, 0);
-  for (int image = 0; image < n; ++image, below += height * row) {
+  std::fill_n(grad_input, n * height * row, 0);
+  for (int image = 0; image < n; ++image, grad_input += height * row) {
     for (int i = 0; i < height / size; ++i) {
       for (int j = 0; j < width / size; ++j) {
-        std::int8_t* block = below + i * size * row + j * size * channels;
-        for (int c = 0; c < channels; ++c, ++err, ++where) {
-          block[*where / size * row + *where % size * channels + c] = *err;
+        std::int8_t* block = grad_input + i * size * row + j * size * channels;
+        for (int c = 0; c < channels; ++c, ++grad_output, ++where) {
+          block[*where / size * row + *where % size * channels + c] = *grad_output;
         }
       }
     }

@@ -68,11 +68,11 @@ class Layer(nn.Module):
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         raise NotImplementedError
 
-    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
+    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         """Errors of the output to errors of the input; adds to the weights' gradient.
 
         Without ``to_input`` nobody needs the errors of the input, and a layer with weights returns
-        ``err`` as it came.
+        ``grad_output`` as it came.
         """
         raise NotImplementedError
 
@@ -165,20 +165,24 @@ class Weighted(Layer):
         return Int8Tensor(m, e + s) if where is None else AtPoints(m, e + s, where, x.m.shape[1])
 
     @_work
-    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
+    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         x, exponent = self._take()
-        layer = self._layer(err.e + self.weight_exponent)
-        where, points = (err.where, err.points) if isinstance(err, AtPoints) else (None, 1)
-        weight, bias = kernels.gradients(err.m, x, layer, where)
-        products = points * err.m.numel() // max(weight.shape[0], 1)
+        layer = self._layer(grad_output.e + self.weight_exponent)
+        where, points = (
+            (grad_output.where, grad_output.points)
+            if isinstance(grad_output, AtPoints)
+            else (None, 1)
+        )
+        weight, bias = kernels.gradients(grad_output.m, x, layer, where)
+        products = points * grad_output.m.numel() // max(weight.shape[0], 1)
         room = int(ops.LONGEST_SUM // 2 < products <= ops.LONGEST_SUM)  # int64 has enough
-        self.weight_gradient = _sum(self.weight_gradient, weight, err.e + exponent, room)
+        self.weight_gradient = _sum(self.weight_gradient, weight, grad_output.e + exponent, room)
         if bias is not None:
-            self.bias_gradient = _sum(self.bias_gradient, bias, err.e, room)
+            self.bias_gradient = _sum(self.bias_gradient, bias, grad_output.e, room)
         if not to_input:
-            return err
-        m, self._error_shift = kernels.error(err.m, layer, self._error_shift, where, points)
-        return Int8Tensor(m, err.e + self.weight_exponent + self._error_shift)
+            return grad_output
+        m, self._error_shift = kernels.error(grad_output.m, layer, self._error_shift, where, points)
+        return Int8Tensor(m, grad_output.e + self.weight_exponent + self._error_shift)
 
     def _static_shift(self, e: int) -> int:
         if self.static_exponents is None:
@@ -272,8 +276,8 @@ class ReLU(Layer):
         self._kept = y.m
 
     @_work
-    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
-        return replace(err, m=ops.relu_backward(err.m, self._take()))
+    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
+        return replace(grad_output, m=ops.relu_backward(grad_output.m, self._take()))
 
 
 class MaxPool2d(Layer):
@@ -291,9 +295,11 @@ class MaxPool2d(Layer):
         return Int8Tensor(y, x.e)
 
     @_work
-    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
+    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         where, shape = self._take()
-        return Int8Tensor(kernels.max_pool2d_backward(err.m, where, shape, self.size), err.e)
+        return Int8Tensor(
+            kernels.max_pool2d_backward(grad_output.m, where, shape, self.size), grad_output.e
+        )
 
 
 class MaxOverPoints(Layer):
@@ -312,11 +318,11 @@ class MaxOverPoints(Layer):
         self._kept = y.where, y.points, True
 
     @_work
-    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
+    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         where, points, stay = self._take()
         if stay:
-            return AtPoints(err.m, err.e, where, points)
-        return Int8Tensor(ops.max_over_points_backward(err.m, where, points), err.e)
+            return AtPoints(grad_output.m, grad_output.e, where, points)
+        return Int8Tensor(ops.max_over_points_backward(grad_output.m, where, points), grad_output.e)
 
 
 class Flatten(Layer):
@@ -329,6 +335,6 @@ class Flatten(Layer):
         return Int8Tensor(kernels.flatten(x.m), x.e)
 
     @_work
-    def backward(self, err: Int8Tensor, to_input: bool = True) -> Int8Tensor:
+    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         (shape,) = self._take()
-        return Int8Tensor(err.m.view(shape), err.e)
+        return Int8Tensor(grad_output.m.view(shape), grad_output.e)

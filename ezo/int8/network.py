@@ -145,11 +145,11 @@ class Network(nn.Module):
             if layer.keeping != (i >= first):  # setting a module's attribute is slow
                 layer.keeping = i >= first
 
-    def backward(self, err: Int8Tensor, bp_layers: int) -> None:
+    def backward(self, grad_output: Int8Tensor, bp_layers: int) -> None:
         """Errors of the logits (N, classes) back to the last ``bp_layers`` layers."""
         first = self._first(bp_layers)
         for i in range(len(self.layers) - 1, first - 1, -1):
-            err = self.layers[i].backward(err, i > first)
+            grad_output = self.layers[i].backward(grad_output, i > first)
 
     def _first(self, bp_layers: int) -> int:
         if not 0 <= bp_layers < len(self._first_bp):

@@ -100,14 +100,16 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return matmul(x.flatten(0, -2), weight).view(*x.shape[:-1], len(weight))
 
 
-def linear_error(err: Tensor, weight: Tensor) -> Tensor:
+def linear_error(grad_output: Tensor, weight: Tensor) -> Tensor:
     """Errors (..., O) to errors of x (..., I), int32."""
-    return matmul(err.flatten(0, -2), weight.t()).view(*err.shape[:-1], weight.shape[1])
+    return matmul(grad_output.flatten(0, -2), weight.t()).view(
+        *grad_output.shape[:-1], weight.shape[1]
+    )
 
 
-def linear_gradient(err: Tensor, x: Tensor) -> Tensor:
+def linear_gradient(grad_output: Tensor, x: Tensor) -> Tensor:
     """Errors (..., O) and x (..., I) to the gradient of W (O, I), of `sum_type`."""
-    return matmul_of_any_length(err.flatten(0, -2).t(), x.flatten(0, -2).t())
+    return matmul_of_any_length(grad_output.flatten(0, -2).t(), x.flatten(0, -2).t())
 
 
 def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
@@ -120,22 +122,22 @@ def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
     return acc.view(n, h, w, len(weight)).permute(0, 3, 1, 2).contiguous()
 
 
-def conv2d_error(err: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
+def conv2d_error(grad_output: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
     """Errors (N, O, H', W') to errors of x (N, C, H, W), int32."""
     k = weight.shape[2]
     # convolved with the kernels turned round, inputs and outputs swapped
-    below = conv2d(err, weight.flip(2, 3).transpose(0, 1).contiguous(), k - 1)
+    grad_input = conv2d(grad_output, weight.flip(2, 3).transpose(0, 1).contiguous(), k - 1)
     if padding:
-        below = below[:, :, padding:-padding, padding:-padding].contiguous()
-    return below
+        grad_input = grad_input[:, :, padding:-padding, padding:-padding].contiguous()
+    return grad_input
 
 
-def conv2d_gradient(err: Tensor, x: Tensor, kernel: int, padding: int = 0) -> Tensor:
+def conv2d_gradient(grad_output: Tensor, x: Tensor, kernel: int, padding: int = 0) -> Tensor:
     """Errors (N, O, H', W') and x (N, C, H, W) to the gradient of W (O, C, K, K), of `sum_type`."""
     patches, _ = _patches(x, (kernel, kernel), padding)  # (n h w, c k k)
-    flat_err = err.permute(1, 0, 2, 3).flatten(1)  # (o, n h w)
+    flat_err = grad_output.permute(1, 0, 2, 3).flatten(1)  # (o, n h w)
     gradient = matmul_of_any_length(flat_err, patches.t())
-    return gradient.view(err.shape[1], x.shape[1], kernel, kernel)
+    return gradient.view(grad_output.shape[1], x.shape[1], kernel, kernel)
 
 
 def _patches(
@@ -171,9 +173,9 @@ def relu(x: Tensor) -> Tensor:
     return x.clamp(min=0)
 
 
-def relu_backward(err: Tensor, y: Tensor) -> Tensor:
+def relu_backward(grad_output: Tensor, y: Tensor) -> Tensor:
     """Errors of the output to errors of the input; ``y`` is the output."""
-    return torch.ops.aten.threshold_backward(err, y, 0)  # without a mask
+    return torch.ops.aten.threshold_backward(grad_output, y, 0)  # without a mask
 
 
 def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -189,15 +191,15 @@ def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return _first_largest(blocks)
 
 
-def max_pool2d_backward(err: Tensor, where: Tensor, shape: torch.Size, size: int) -> Tensor:
+def max_pool2d_backward(grad_output: Tensor, where: Tensor, shape: torch.Size, size: int) -> Tensor:
     """Errors (N, C, H', W') to errors of ``shape`` (N, C, H, W), zero but for the largest."""
-    n, c, h, w = err.shape
-    blocks = err.new_zeros(n, c, h, w, size * size)
-    blocks.scatter_(4, where.unsqueeze(4), err.unsqueeze(4))
+    n, c, h, w = grad_output.shape
+    blocks = grad_output.new_zeros(n, c, h, w, size * size)
+    blocks.scatter_(4, where.unsqueeze(4), grad_output.unsqueeze(4))
     blocks = blocks.view(n, c, h, w, size, size).permute(0, 1, 2, 4, 3, 5)
-    below = err.new_zeros(shape)
-    below[:, :, : h * size, : w * size] = blocks.reshape(n, c, h * size, w * size)
-    return below
+    grad_input = grad_output.new_zeros(shape)
+    grad_input[:, :, : h * size, : w * size] = blocks.reshape(n, c, h * size, w * size)
+    return grad_input
 
 
 def max_over_points(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,10 +207,10 @@ def max_over_points(x: Tensor) -> tuple[Tensor, Tensor]:
     return _first_largest(x.transpose(1, 2))
 
 
-def max_over_points_backward(err: Tensor, where: Tensor, points: int) -> Tensor:
+def max_over_points_backward(grad_output: Tensor, where: Tensor, points: int) -> Tensor:
     """Errors (N, C) to errors (N, P, C), zero but for the largest."""
-    below = err.new_zeros(len(err), points, err.shape[1])
-    return below.scatter_(1, where.unsqueeze(1), err.unsqueeze(1))
+    grad_input = grad_output.new_zeros(len(grad_output), points, grad_output.shape[1])
+    return grad_input.scatter_(1, where.unsqueeze(1), grad_output.unsqueeze(1))
 
 
 def _first_largest(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -224,21 +224,21 @@ def product(
 
 
 def error(
-    err: Tensor, layer: Layer, guess: int, where: Tensor | None = None, points: int = 1
+    grad_output: Tensor, layer: Layer, guess: int, where: Tensor | None = None, points: int = 1
 ) -> tuple[Tensor, int]:
     """Errors of a layer's output to errors of its input, requantized as in `product`; the shift.
 
-    ``err`` is int8, (N, O, H', W') or (..., O); or (N, O), each of the one of ``points`` points
-    that ``where``, int32, (N, O), says.
+    ``grad_output`` is int8, (N, O, H', W') or (..., O); or (N, O), each of the one of ``points``
+    points that ``where``, int32, (N, O), says.
     """
-    return _call("error", err, layer, guess, where, points)
+    return _call("error", grad_output, layer, guess, where, points)
 
 
 def gradients(
-    err: Tensor, x: Tensor, layer: Layer, where: Tensor | None = None
+    grad_output: Tensor, x: Tensor, layer: Layer, where: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of weight and bias, of `ezo.int8.ops.sum_type`; arguments as for `error`."""
-    return _call("gradients", err, x, layer, where)
+    return _call("gradients", grad_output, x, layer, where)
 
 
 def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -246,9 +246,9 @@ def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return _call("max_pool2d", x, size)
 
 
-def max_pool2d_backward(err: Tensor, where: Tensor, shape: torch.Size, size: int) -> Tensor:
+def max_pool2d_backward(grad_output: Tensor, where: Tensor, shape: torch.Size, size: int) -> Tensor:
     """`ezo.int8.ops.max_pool2d_backward`, with the places that `max_pool2d` gave."""
-    return _call("max_pool2d_backward", err, where, shape, size)
+    return _call("max_pool2d_backward", grad_output, where, shape, size)
 
 
 def flatten(x: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Native:
         self._spend(n * outputs * inputs * GRADIENT_SECONDS)
 
     def convolution_gradient(
-        self, err: int, x: tuple[int, ...], layer: tuple[int, ...], *_: Any
+        self, grad_output: int, x: tuple[int, ...], layer: tuple[int, ...], *_: Any
     ) -> None:
         places, products = _sizes(x, layer)
         self._spend(places * products * GRADIENT_SECONDS)

@@ -116,37 +116,43 @@ class Backend:
             m, _ = self._product(x, layer, after, s, where)
         return m, s, where
 
-    def error(self, err: Tensor, layer: Layer, guess: int, where: Any, points: int) -> Any:
-        if not _takes(err):
+    def error(self, grad_output: Tensor, layer: Layer, guess: int, where: Any, points: int) -> Any:
+        if not _takes(grad_output):
             return NotImplemented
         if where is None:
-            return self.product(err, turned(layer), NOTHING, guess)[:2]
-        m, bits = self._point_error(err, layer.weight, where, points, guess)
+            return self.product(grad_output, turned(layer), NOTHING, guess)[:2]
+        m, bits = self._point_error(grad_output, layer.weight, where, points, guess)
         if (s := batch_shift(bits)) != guess:
             del m
-            m, _ = self._point_error(err, layer.weight, where, points, s)
+            m, _ = self._point_error(grad_output, layer.weight, where, points, s)
         return m, s
 
-    def gradients(self, err: Tensor, x: Tensor, layer: Layer, where: Tensor | None) -> Any:
-        if not _takes(err):
+    def gradients(self, grad_output: Tensor, x: Tensor, layer: Layer, where: Tensor | None) -> Any:
+        if not _takes(grad_output):
             return NotImplemented
         shape = layer.weight.shape
         outputs, inputs = shape[:2]
         images = len(shape) == 4
-        kind = sum_type((err.numel() // outputs) if images else x.numel() // inputs)
+        kind = sum_type((grad_output.numel() // outputs) if images else x.numel() // inputs)
         wide = kind is torch.int64
         bias = None if layer.bias is None else torch.empty(outputs, dtype=kind)
         if images:
-            x, err, kernel = _images(x), _images(err), shape[2]
+            x, grad_output, kernel = _images(x), _images(grad_output), shape[2]
             weight = torch.empty((outputs, kernel, kernel, inputs), dtype=kind)
             images_of = (_described(x), _numbers(layer, shape))
             to = (weight.data_ptr(), _address(bias), wide)
-            self._native.convolution_gradient(err.data_ptr(), *images_of, *to)
+            self._native.convolution_gradient(grad_output.data_ptr(), *images_of, *to)
             return weight.permute(0, 3, 1, 2).contiguous(), bias
-        x, err = x.contiguous(), err.contiguous()
+        x, grad_output = x.contiguous(), grad_output.contiguous()
         weight = torch.empty(shape, dtype=kind)
-        sizes = (err.numel() // outputs, 1 if where is None else x.shape[1], *shape, wide)
-        what = (err.data_ptr(), _address(where), x.data_ptr(), weight.data_ptr(), _address(bias))
+        sizes = (grad_output.numel() // outputs, 1 if where is None else x.shape[1], *shape, wide)
+        what = (
+            grad_output.data_ptr(),
+            _address(where),
+            x.data_ptr(),
+            weight.data_ptr(),
+            _address(bias),
+        )
         self._native.linear_gradient(*what, *sizes)
         return weight, bias
 
@@ -161,13 +167,15 @@ class Backend:
         self._native.max_pool(_described(x), channels, size, y.data_ptr(), where.data_ptr())
         return y, where
 
-    def max_pool2d_backward(self, err: Tensor, where: Tensor, shape: torch.Size, size: int) -> Any:
-        if not _takes(err) or where.dtype != torch.uint8:
+    def max_pool2d_backward(
+        self, grad_output: Tensor, where: Tensor, shape: torch.Size, size: int
+    ) -> Any:
+        if not _takes(grad_output) or where.dtype != torch.uint8:
             return NotImplemented
         n, channels, *sizes = shape
-        err = _images(err)
+        grad_output = _images(grad_output)
         found = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
-        addresses = [t.data_ptr() for t in (err, where, found)]
+        addresses = [t.data_ptr() for t in (grad_output, where, found)]
         self._native.max_pool_backward(*addresses, n, *sizes, channels, size)
         return found
 
@@ -232,13 +240,13 @@ class Backend:
         return out, largest.bit_length()
 
     def _point_error(
-        self, err: Tensor, weight: Tensor, where: Tensor, points: int, shift: int
+        self, grad_output: Tensor, weight: Tensor, where: Tensor, points: int, shift: int
     ) -> tuple[Tensor, int]:
         check_length(len(weight))
-        err = err.contiguous()
-        found = torch.empty((len(err), points, weight.shape[1]), dtype=torch.int8)
-        addresses = [t.data_ptr() for t in (err, where, weight, found)]
-        sizes = (len(err), points, *weight.shape)
+        grad_output = grad_output.contiguous()
+        found = torch.empty((len(grad_output), points, weight.shape[1]), dtype=torch.int8)
+        addresses = [t.data_ptr() for t in (grad_output, where, weight, found)]
+        sizes = (len(grad_output), points, *weight.shape)
         return found, self._native.point_error(*addresses, *sizes, shift).bit_length()
 
     def _requantize(self, acc: Tensor, s: int) -> Tensor:

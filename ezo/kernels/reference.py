@@ -111,34 +111,39 @@ class Backend:
         return m, s, where
 
     def error(
-        self, err: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
+        self, grad_output: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
     ) -> tuple[Tensor, int]:
         if where is not None:
-            err = ops.max_over_points_backward(err, where.to(torch.int64), points)
+            grad_output = ops.max_over_points_backward(grad_output, where.to(torch.int64), points)
         if layer.weight.dim() == 4:
-            return self._requantized(ops.conv2d_error(err, layer.weight, layer.padding))
-        return self._requantized(ops.linear_error(err, layer.weight))
+            return self._requantized(ops.conv2d_error(grad_output, layer.weight, layer.padding))
+        return self._requantized(ops.linear_error(grad_output, layer.weight))
 
     def gradients(
-        self, err: Tensor, x: Tensor, layer: Layer, where: Tensor | None
+        self, grad_output: Tensor, x: Tensor, layer: Layer, where: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         if where is not None:
-            err = ops.max_over_points_backward(err, where.to(torch.int64), x.shape[1])
+            grad_output = ops.max_over_points_backward(
+                grad_output, where.to(torch.int64), x.shape[1]
+            )
         if layer.weight.dim() == 4:
-            weight, channel = ops.conv2d_gradient(err, x, layer.weight.shape[2], layer.padding), 1
+            weight, channel = (
+                ops.conv2d_gradient(grad_output, x, layer.weight.shape[2], layer.padding),
+                1,
+            )
         else:
-            weight, channel = ops.linear_gradient(err, x), -1
+            weight, channel = ops.linear_gradient(grad_output, x), -1
         if layer.bias is None:
             return weight, None
-        return weight, err.movedim(channel, 0).flatten(1).sum(1, dtype=weight.dtype)
+        return weight, grad_output.movedim(channel, 0).flatten(1).sum(1, dtype=weight.dtype)
 
     def max_pool2d(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
         return ops.max_pool2d(x, size)
 
     def max_pool2d_backward(
-        self, err: Tensor, where: Tensor, shape: torch.Size, size: int
+        self, grad_output: Tensor, where: Tensor, shape: torch.Size, size: int
     ) -> Tensor:
-        return ops.max_pool2d_backward(err, where.to(torch.int64), shape, size)
+        return ops.max_pool2d_backward(grad_output, where.to(torch.int64), shape, size)
 
     def flatten(self, x: Tensor) -> Tensor:
         return x.flatten(1)

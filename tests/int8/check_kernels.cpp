@@ -197,23 +197,23 @@ static void check_sweeps(int trial) {
 
 static void check_tail(int trial) {
   const std::size_t n = draw(1, 9), outputs = draw(1, 9), inputs = draw(1, 9);
-  const auto err = numbers(n * outputs, -127), x = numbers(n * inputs, -127);
+  const auto grad_output = numbers(n * outputs, -127), x = numbers(n * inputs, -127);
   std::vector<std::int32_t> gradient(outputs * inputs), of_bias(outputs);
-  linear_gradient(err.data(), nullptr, x.data(), gradient.data(), of_bias.data(), n, 1, outputs,
-                  inputs);
+  linear_gradient(grad_output.data(), nullptr, x.data(), gradient.data(), of_bias.data(), n, 1,
+                  outputs, inputs);
   for (std::size_t o = 0; o < outputs; ++o) {
     std::int32_t sum = 0;
-    for (std::size_t i = 0; i < n; ++i) sum += err[i * outputs + o];
+    for (std::size_t i = 0; i < n; ++i) sum += grad_output[i * outputs + o];
     if (sum != of_bias[o]) fail("the bias's gradient", trial);
     for (std::size_t j = 0; j < inputs; ++j) {
       sum = 0;
-      for (std::size_t i = 0; i < n; ++i) sum += err[i * outputs + o] * x[i * inputs + j];
+      for (std::size_t i = 0; i < n; ++i) sum += grad_output[i * outputs + o] * x[i * inputs + j];
       if (sum != gradient[o * inputs + j]) fail("the weight's gradient", trial);
     }
   }
   std::vector<std::int64_t> long_sums(outputs * inputs), long_bias(outputs);
-  linear_gradient(err.data(), nullptr, x.data(), long_sums.data(), long_bias.data(), n, 1, outputs,
-                  inputs);
+  linear_gradient(grad_output.data(), nullptr, x.data(), long_sums.data(), long_bias.data(), n, 1,
+                  outputs, inputs);
   if (!std::equal(long_sums.begin(), long_sums.end(), gradient.begin()) ||
       !std::equal(long_bias.begin(), long_bias.end(), of_bias.begin())) {
     fail("the gradient in int64", trial);
@@ -226,7 +226,7 @@ static void check_tail(int trial) {
     pseudo_stochastic_update(weight.data(), also, gradient.data(), weight.size(), mu, 127);
     pseudo_stochastic_update(weight.data(), also, long_sums.data(), weight.size(), mu, 127);
   }
-  aligned(err.data(), static_cast<int>(outputs), draw(-60, 60));
+  aligned(grad_output.data(), static_cast<int>(outputs), draw(-60, 60));
   std::vector<std::int64_t> exp2(257), log2(257), target(n), words(n * outputs, 5);
   for (int j = 0; j <= 256; ++j) {
     exp2[j] = (std::int64_t{1} << 30) - j * (std::int64_t{1} << 21);
@@ -247,14 +247,14 @@ static void check_tail(int trial) {
 
 static void check_points(int trial) {
   const int n = draw(1, 3), points = draw(1, 6), o = draw(1, 9), c = draw(1, 9);
-  const auto err = numbers(n * o, -127), x = numbers(n * points * c, -127);
+  const auto grad_output = numbers(n * o, -127), x = numbers(n * points * c, -127);
   const auto weight = numbers(o * c, -127);
   std::vector<std::int32_t> where(n * o), gradient(o * c), of_bias(o);
   for (auto& p : where) p = draw(0, points - 1);
   std::vector<int> dense(n * points * o), sums(n * points * c);
-  for (int i = 0; i < n * o; ++i) dense[(i / o * points + where[i]) * o + i % o] = err[i];
-  linear_gradient(err.data(), where.data(), x.data(), gradient.data(), of_bias.data(), n, points, o,
-                  c);
+  for (int i = 0; i < n * o; ++i) dense[(i / o * points + where[i]) * o + i % o] = grad_output[i];
+  linear_gradient(grad_output.data(), where.data(), x.data(), gradient.data(), of_bias.data(), n,
+                  points, o, c);
   std::vector<int> wanted(o * c), of_errors(o);
   int largest = 0, shift = 0;
   for (int p = 0; p < n * points; ++p) {
@@ -273,9 +273,9 @@ static void check_points(int trial) {
   }
   while (largest >> shift > 127) ++shift;
   std::vector<std::int8_t> below(sums.size(), 1);
-  if (error_at_points(checked::product_kernels, err.data(), where.data(), weight.data(),
-                      below.data(), n, points, o, c, shift) !=
-      static_cast<std::uint32_t>(largest)) {
+  if (error_at_points(checked::product_kernels, grad_output.data(), where.data(), weight.data(),
+                      below.data(), n, points, o, c,
+                      shift) != static_cast<std::uint32_t>(largest)) {
     fail("the largest of errors at points", trial);
   }
   for (std::size_t i = 0; i < sums.size(); ++i) {
@@ -289,10 +289,10 @@ static void check_backward(int trial) {
   const int w = std::max(size, draw(k, k + 5));
   const int rows = h + 2 * padding - k + 1, columns = w + 2 * padding - k + 1;
   const auto x = numbers(static_cast<std::size_t>(n) * h * w * c, -127);
-  const auto err = numbers(static_cast<std::size_t>(n) * rows * columns * o, -127);
+  const auto grad_output = numbers(static_cast<std::size_t>(n) * rows * columns * o, -127);
   std::vector<std::int32_t> gradient(static_cast<std::size_t>(o) * k * k * c), of_bias(o);
-  convolution_gradient(err.data(), x.data(), gradient.data(), of_bias.data(), n, h, w, c, o, k,
-                       padding);
+  convolution_gradient(grad_output.data(), x.data(), gradient.data(), of_bias.data(), n, h, w, c, o,
+                       k, padding);
   for (std::size_t g = 0; g < gradient.size(); ++g) {
     const int j = g % c, dx = g / c % k, dy = g / c / k % k, q = g / c / k / k;
     std::int32_t sum = 0;
@@ -301,15 +301,16 @@ static void check_backward(int trial) {
         for (int p = 0; p < columns; ++p) {
           const int yy = y + dy - padding, xx = p + dx - padding;
           if (yy < 0 || yy >= h || xx < 0 || xx >= w) continue;
-          sum += err[((i * rows + y) * columns + p) * o + q] * x[((i * h + yy) * w + xx) * c + j];
+          sum += grad_output[((i * rows + y) * columns + p) * o + q] *
+                 x[((i * h + yy) * w + xx) * c + j];
         }
       }
     }
     if (sum != gradient[g]) fail("a convolution's gradient", trial);
   }
   std::vector<std::int64_t> long_sums(gradient.size()), long_bias(o);
-  convolution_gradient(err.data(), x.data(), long_sums.data(), long_bias.data(), n, h, w, c, o, k,
-                       padding);
+  convolution_gradient(grad_output.data(), x.data(), long_sums.data(), long_bias.data(), n, h, w, c,
+                       o, k, padding);
   if (!std::equal(long_sums.begin(), long_sums.end(), gradient.begin()) ||
       !std::equal(long_bias.begin(), long_bias.end(), of_bias.begin())) {
     fail("a convolution's gradient in int64", trial);
