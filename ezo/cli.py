@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (the reader is gone).
     """
     parser = argparse.ArgumentParser(prog="ezo", description="Train networks by ElasticZO.")
-    parser.add_argument("--version", action="version", version=f"ezo {rows.version_of('ezo')}")
+    parser.add_argument(
+        "--version", action="version", version=f"ezo {rows.version_of('elasticzo')}"
+    )
     commands = parser.add_subparsers(dest="command")
     about = (
         "Train a model. With --out, rows.jsonl and a checkpoint stay there, and the same command "

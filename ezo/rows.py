@@ -170,7 +170,7 @@ def provenance() -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
         "versions": {
-            "ezo": version_of("ezo"),
+            "ezo": version_of("elasticzo"),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

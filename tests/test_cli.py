@@ -175,7 +175,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"ezo {version('ezo')}\n"
+    assert capsys.readouterr().out == f"ezo {version('elasticzo')}\n"
 
 
 def test_a_stop_by_the_user_says_how_to_go_on(

@@ -87,7 +87,8 @@ def zig() -> list[str]:
     """
     if importlib.util.find_spec("ziglang") is None:
         raise ModuleNotFoundError(
-            "expected PyPI's ziglang, which has a C compiler, got none; pip install 'ezo[test]'"
+            "expected PyPI's ziglang, which has a C compiler, got none; "
+            "pip install -e '.[mcu]' -c constraints.txt"
         )
     return [sys.executable, "-m", "ziglang", "cc"]
 
