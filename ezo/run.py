@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ezo import catalogue, checkpoint, rows, tuned
+from ezo import catalogue, check, checkpoint, rows, tuned
 from ezo.data import Dataset
 from ezo.methods._hyper import about
 
@@ -56,8 +56,10 @@ class Run:
         for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} of {least} or more, got {getattr(self, name)}")
-        if self.seed >= 2**63:
-            raise ValueError(f"expected a seed below 2**63, got {self.seed}; give a smaller one")
+            if getattr(self, name) > check.LARGEST:
+                raise ValueError(
+                    f"expected {name} below 2**63, got {getattr(self, name)}; give a smaller one"
+                )
         if self.train_examples is not None and self.train_examples < 1:
             raise ValueError(
                 f"expected train_examples of 1 or more, or None for all, got {self.train_examples}"
