@@ -160,10 +160,6 @@ class Elastic(Optimizer):
                 f"expected a state dict of the groups {_shown(found)}, got {_shown(given)}; give "
                 "the same bp and zo_groups, and add the same groups in the same order"
             )
-        for group, loaded in zip(self.param_groups, state["param_groups"], strict=True):
-            self._expect_group(group, loaded)
-        check.seed(ours["seed"])
-        check.integer("steps", ours["steps"], 0, MOST_STEPS)
         settings = self._settings()
         for name, value in ours.get("settings", {}).items():
             if settings.get(name) != value:
@@ -171,6 +167,10 @@ class Elastic(Optimizer):
                     f"expected a state dict of {name}={settings.get(name)!r}, got one of "
                     f"{name}={value!r}; make the optimiser with that"
                 )
+        for group, loaded in zip(self.param_groups, state["param_groups"], strict=True):
+            self._expect_group(group, loaded)
+        check.seed(ours["seed"])
+        check.integer("steps", ours["steps"], 0, MOST_STEPS)
 
     def _expect_group(self, group: dict[str, Any], loaded: dict[str, Any]) -> None:
         """Raises:

@@ -148,7 +148,10 @@ def load(run: Run | Settled, root: Path | None = None) -> Dataset:
     kind = "image" if data.train_x.dim() == 4 else "points"
     wanted = settled.files["model"].INPUT
     if kind != wanted:
-        raise ValueError(f"expected data of {wanted} for {run.model}, got {kind} from {run.data}")
+        raise ValueError(
+            f"expected data of {wanted} for {run.model}, got {kind} from {run.data}; give other "
+            "data or another model, as `ezo list` names them"
+        )
     size, given = getattr(settled.files["model"], "SIZE", None), tuple(data.train_x.shape[2:])
     if size not in (None, given):
         raise ValueError(
@@ -197,7 +200,8 @@ def load_start(model: nn.Module, settled: Settled, runs: Path | None) -> None:
     theirs = (ended[-1].model, ended[-1].precision)
     if theirs != (run.model, "fp32"):
         raise ValueError(
-            f"expected start to be a run of {run.model} in fp32, got one of {' in '.join(theirs)}"
+            f"expected start to be a run of {run.model} in fp32, got one of {' in '.join(theirs)}; "
+            "start from another"
         )
     path = folder / "checkpoint.safetensors"
     state = checkpoint.load(path)

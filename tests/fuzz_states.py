@@ -235,6 +235,7 @@ def warm() -> None:
         read_state((n, taken(n)))
     for n in range(len(RUNS)):
         begun(n)
+        list(train.train(RUNS[n]))
     saved(), written()
 
 

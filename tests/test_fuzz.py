@@ -198,7 +198,9 @@ def test_a_checkpoint_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None
     (tmp_path / "c").write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(ValueError, match="expected a checkpoint that ezo wrote.*; remove it"):
         checkpoint.load(tmp_path / "c")
-    with pytest.raises(FileNotFoundError, match="expected a checkpoint, got: .*; name one"):
+    with pytest.raises(
+        FileNotFoundError, match="expected a checkpoint that ezo wrote, got: .*; name one"
+    ):
         checkpoint.load(tmp_path / "none")
 
 
