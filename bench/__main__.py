@@ -29,7 +29,7 @@ from bench.isolate import measure_or_say_why
 from bench.workload import Workload
 from ezo import check
 from ezo.cli import joined
-from ezo.files import run_command
+from ezo.files import run_command, write_text
 from ezo.lock import alone_in
 from ezo.rows import Row
 
@@ -150,10 +150,11 @@ def _jobs(benchmark: ModuleType, cells: list[Any], wanted: int | None) -> int:
     if wanted is None:
         able = able and all(case.device == "cpu" for case in cells)
         return (os.cpu_count() or 1) if able else 1
-    if wanted < 1 or (wanted > 1 and not able):
+    check.jobs(wanted)
+    if wanted > 1 and not able:
         raise ValueError(
-            f"expected --jobs {'of 1 or more' if able else '1'} for {benchmark.__name__}, got "
-            f"{wanted}{'' if able else ': cells side by side would disturb its times'}"
+            f"expected --jobs 1 for {benchmark.__name__}, got {wanted}: cells side by side would "
+            "disturb its times"
         )
     return wanted
 
@@ -193,7 +194,7 @@ def _measure(
             side_by_side.shutdown(cancel_futures=True)  # interrupted: start no more
     if hasattr(benchmark, "table"):
         text = benchmark.table([row for case in cells for row in kept.of(case)])
-        (kept.path.parent / f"{name}.md").write_text(text, encoding="utf-8")
+        write_text(kept.path.parent / f"{name}.md", text)
         print(text, end="")
     return int(any(failed.values()))
 

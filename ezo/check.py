@@ -7,6 +7,9 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+MOST_JOBS = 1024
+LARGEST = 2**63 - 1  # integer that a row or a run may hold
+
 
 def expect(name: str, value: object, holds: bool, expected: str) -> None:
     """Raises:
@@ -41,9 +44,20 @@ def whole(value: object) -> bool:
 
 def finite(value: object) -> bool:
     """Whether it is one finite number, or a tensor of one, as a learning rate may be."""
-    if isinstance(value, Tensor):
-        return value.numel() == 1 and math.isfinite(value)
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
+        return False
+    try:
+        return (not isinstance(value, Tensor) or value.numel() == 1) and math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
+
+
+def jobs(value: int) -> None:
+    """Processes side by side."""
+    if not 1 <= value <= MOST_JOBS:
+        raise ValueError(
+            f"expected --jobs from 1 to {MOST_JOBS}, got {value}; give as many as there are cores"
+        )
 
 
 def device(name: str) -> None:

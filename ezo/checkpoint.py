@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ezo import check
+from ezo.files import TEMPORARY, remove
 
 
 def save(path: Path, state: Any) -> None:
@@ -27,9 +30,11 @@ def save(path: Path, state: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_encode(state, tensors))
-    beside = path.with_name(path.name + ".tmp")  # a folder, so that all that a kill leaves is ours
+    beside = path.with_name(
+        path.name + TEMPORARY
+    )  # a folder, so that all that a kill leaves is ours
     try:
-        _remove(beside)
+        remove(beside)
         beside.mkdir()
         save_file(tensors, beside / path.name, metadata={"ezo": text})
         os.replace(beside / path.name, path)
@@ -39,16 +44,7 @@ def save(path: Path, state: Any) -> None:
             "another --out"
         ) from error
     finally:
-        _remove(beside)
-
-
-def _remove(path: Path) -> None:
-    """A folder, or the file that an earlier version wrote there, if any."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+        remove(beside)
 
 
 def load(path: Path) -> Any:
@@ -58,26 +54,52 @@ def load(path: Path) -> Any:
         ValueError: the file is no checkpoint of ours, or damaged.
         OSError: the file can't be read.
     """
+    with reading(path, "a checkpoint that ezo wrote", "remove it to start this run again"):
+        metadata, found = opened(path)
+        return _decode(json.loads(metadata["ezo"]), found)
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on CPU.
+
+    Raises:
+        ValueError: the file is none, or damaged.
+        OSError: the file can't be read.
+    """
+    with reading(path, "a safetensors file", "give one that is whole"):
+        return opened(path)[1]
+
+
+def opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """A safetensors file's metadata and tensors, within `reading`."""
+    with safe_open(path, framework="pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        return file.metadata() or {}, found
+
+
+@contextlib.contextmanager
+def reading(path: Path, what: str, fix: str) -> Iterator[None]:
+    """Within, a safetensors file is read as ``what``.
+
+    Raises:
+        ValueError: it is not that; the message has the ``fix``.
+        OSError: it can't be read.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        return _decode(json.loads(metadata["ezo"]), tensors)
+        yield
     except OSError as error:
-        raise type(error)(
-            f"expected a checkpoint, got: {error}; name one that can be read"
-        ) from error
+        raise type(error)(f"expected {what}, got: {error}; name one that can be read") from error
     except (
         SafetensorError,
-        LookupError,
+        ArithmeticError,
         AttributeError,
+        LookupError,
+        RuntimeError,  # also of too deep a nesting
         TypeError,
         ValueError,
-        RecursionError,
     ) as error:
         raise ValueError(
-            f"{path}: expected a checkpoint that ezo wrote, got a damaged or foreign file "
-            f"({error}); remove it to start this run again"
+            f"{path}: expected {what}, got a damaged or foreign file ({error}); {fix}"
         ) from error
 
 
@@ -90,7 +112,14 @@ def expected(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         told = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{path}: expected {what}, got another or a damaged one ({type(error).__name__}: "
@@ -137,6 +166,32 @@ def with_exponents(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
     own = model.state_dict()
     exponents = {name: own[name] for name in own if _is_exponent(name, own)}
     return state if exponents.keys() & state.keys() else {**state, **exponents}
+
+
+def restore(model: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Give a run's model and optimiser what its checkpoint holds of them.
+
+    Raises:
+        ValueError, TypeError, LookupError: it is another's.
+    """
+    model.load_state_dict(with_exponents(state["model"], model))
+    optimizer.load_state_dict(state["optimizer"])
+    _expect_state(optimizer)
+
+
+def _expect_state(optimizer: Optimizer) -> None:
+    """Raises:
+    TypeError: an optimiser's state that was loaded does not fit its parameters.
+    """
+    for one in filter(None, (optimizer, getattr(optimizer, "bp_optimizer", None))):
+        if len({frozenset(kept) for kept in one.state.values()}) > 1:
+            raise TypeError("the states of two parameters hold other things")
+        for p, kept in one.state.items():
+            for name, value in kept.items():
+                shape = value.shape if isinstance(value, Tensor) else None
+                counts = name == "step" and check.finite(value)
+                if value is not None and shape != p.shape and not counts:
+                    raise TypeError(f"{name} is {value!r:.40}")
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -13,6 +13,7 @@ from ezo import catalogue, check
 from ezo.step import BP_GRADIENTS, SIDES, Perturbation, replay
 
 P = TypeVar("P", bound=Tensor)
+MOST_STEPS = (1 << 32) - 1  # that the noise stream tells apart
 
 
 class Elastic(Optimizer):
@@ -166,6 +167,34 @@ class Elastic(Optimizer):
                     f"expected a state dict of {name}={settings.get(name)!r}, got one of "
                     f"{name}={value!r}; make the optimiser with that"
                 )
+        for group, loaded in zip(self.param_groups, state["param_groups"], strict=True):
+            self._expect_group(group, loaded)
+        check.seed(ours["seed"])
+        check.integer("steps", ours["steps"], 0, MOST_STEPS)
+
+    def _expect_group(self, group: dict[str, Any], loaded: dict[str, Any]) -> None:
+        """Raises:
+        ValueError: a loaded group lacks a value of ours, or has one of another kind.
+        """
+        for name in group.keys() - {"params", "initial_lr"}:
+            if name not in loaded or not (name == "clip" or _alike(group[name], loaded[name])):
+                got = f"{loaded[name]!r:.40}" if name in loaded else "none"
+                raise ValueError(
+                    f"expected a state dict with a {name} such as {group[name]!r:.40}, got {got}; "
+                    "take one from this optimiser, or make the optimiser as that one was made"
+                )
+
+
+def _alike(ours: Any, theirs: Any) -> bool:
+    """Whether a value may stand for ours: a finite number for one, and a truth for one."""
+    if isinstance(ours, (bool, str)):
+        return type(theirs) is type(ours)
+    if isinstance(ours, (list, tuple)):
+        same = isinstance(theirs, (list, tuple)) and len(theirs) == len(ours)
+        return same and all(map(_alike, ours, theirs))
+    if check.finite(ours):
+        return check.finite(theirs)
+    return True
 
 
 def runs(

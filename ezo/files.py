@@ -2,15 +2,33 @@
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+TEMPORARY = ".ezo-tmp"  # ends what is being written, in a folder where one process works
+
+
+def clean(folder: Path) -> None:
+    """Remove what a kill left half written in a folder, in which nobody writes now."""
+    for path in folder.glob(f"*{TEMPORARY}"):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there and may be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A file to write, which takes the place of ``path`` in the end; a failure leaves none."""
-    beside = path.parent / f"{path.name}.tmp"
+    beside = path.parent / f"{path.name}{TEMPORARY}"
     try:
         yield beside
         os.replace(beside, path)

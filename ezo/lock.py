@@ -6,22 +6,27 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ezo.files import clean
+
 LOCK = "lock"
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def alone_in(folder: Path, name: str = LOCK, *, wait: bool = False) -> Iterator[None]:
     """Within, ``folder`` is held by this process; it is made where there is none.
+
+    What a process that was killed had half written there is removed.
 
     Args:
         folder: that is worked in.
+        name: of the lock's file there.
         wait: until another process has ended.
 
     Raises:
         ValueError: another process works there, or it can't be written to.
     """
     try:
-        lock = FileLock(folder / LOCK)
+        lock = FileLock(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
@@ -35,6 +40,7 @@ def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
             f"{getattr(error, 'strerror', error)}; give another --out"
         ) from error
     try:
+        clean(folder)
         yield
     finally:
         lock.release()

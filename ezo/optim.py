@@ -292,15 +292,32 @@ class ElasticZO(Elastic):
         return {**own, "ezo": {**own["ezo"], "bp": bp, "feedback": feedback}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        feedback = self._feedback_in(state_dict.get("ezo", {}))
         super().load_state_dict(state_dict)
-        feedback = state_dict["ezo"].get("feedback", {})
-        self._feedback = {int(number): f.clone() for number, f in feedback.items()}
+        self._feedback = feedback
         if self.bp_optimizer is not None:
             self.bp_optimizer.load_state_dict(state_dict["ezo"]["bp"])
             loaded = iter(self.bp_optimizer.param_groups)  # each takes its old place
             self.param_groups = [
                 g if g.get("zo", False) else next(loaded) for g in self.param_groups
             ]
+
+    def _expect_group(self, group: dict[str, Any], loaded: dict[str, Any]) -> None:
+        super()._expect_group(group, loaded)
+        if group.get("zo", False):
+            expect_group(loaded, NODE_GROUP)
+
+    def _feedback_in(self, state: dict[str, Any]) -> dict[int, Tensor]:
+        """A copy of a state's feedback, by the layers' numbers."""
+        units = {layer.number: len(layer.parameters[0]) for of in self._layers for layer in of}
+        found = {int(number): f.clone() for number, f in state.get("feedback", {}).items()}
+        for number, f in found.items():
+            if number not in units or f.dim() != 2 or len(f) != units[number]:
+                raise ValueError(
+                    f"expected feedback (U, C) of the layers with nodes, got {tuple(f.shape)} of "
+                    f"number {number}; make the optimiser with the same nodes"
+                )
+        return found
 
 
 class _Weights:

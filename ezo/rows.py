@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ezo import files
+from ezo import check, files
 
 LONGEST = 1 << 20  # bytes of a line
 
@@ -146,7 +146,10 @@ def parse(path: Path, n: int, line: bytes) -> Row:
             raise TypeError("a config is flat")
         if not all(type(item) is str for item in row.versions.values()):
             raise TypeError("versions are texts")
-        math.isfinite(row.value or 0)  # an integer that no float holds raises
+        whole = [(name, item) for name, item in told.items() if type(item) is int]
+        for name, item in [*whole, *row.config.items()]:
+            if type(item) is int and abs(item) > check.LARGEST:
+                raise TypeError(f"{name} can't be {item!r:.40}, which 64 bits don't hold")
         return row
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         shown = line[:80].decode("utf-8", "replace").rstrip()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ezo import catalogue, checkpoint, rows, tuned
+from ezo import catalogue, check, checkpoint, rows, tuned
 from ezo.data import Dataset
 from ezo.methods._hyper import about
 
@@ -56,8 +56,10 @@ class Run:
         for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} of {least} or more, got {getattr(self, name)}")
-        if self.seed >= 2**63:
-            raise ValueError(f"expected a seed below 2**63, got {self.seed}; give a smaller one")
+            if getattr(self, name) > check.LARGEST:
+                raise ValueError(
+                    f"expected {name} below 2**63, got {getattr(self, name)}; give a smaller one"
+                )
         if self.train_examples is not None and self.train_examples < 1:
             raise ValueError(
                 f"expected train_examples of 1 or more, or None for all, got {self.train_examples}"
@@ -146,7 +148,10 @@ def load(run: Run | Settled, root: Path | None = None) -> Dataset:
     kind = "image" if data.train_x.dim() == 4 else "points"
     wanted = settled.files["model"].INPUT
     if kind != wanted:
-        raise ValueError(f"expected data of {wanted} for {run.model}, got {kind} from {run.data}")
+        raise ValueError(
+            f"expected data of {wanted} for {run.model}, got {kind} from {run.data}; give other "
+            "data or another model, as `ezo list` names them"
+        )
     size, given = getattr(settled.files["model"], "SIZE", None), tuple(data.train_x.shape[2:])
     if size not in (None, given):
         raise ValueError(
@@ -195,7 +200,8 @@ def load_start(model: nn.Module, settled: Settled, runs: Path | None) -> None:
     theirs = (ended[-1].model, ended[-1].precision)
     if theirs != (run.model, "fp32"):
         raise ValueError(
-            f"expected start to be a run of {run.model} in fp32, got one of {' in '.join(theirs)}"
+            f"expected start to be a run of {run.model} in fp32, got one of {' in '.join(theirs)}; "
+            "start from another"
         )
     path = folder / "checkpoint.safetensors"
     state = checkpoint.load(path)

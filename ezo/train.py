@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ezo import checkpoint, rows
+from ezo import check, checkpoint, rows
 from ezo.data import Dataset
 from ezo.lock import alone_in
 from ezo.precisions import EVALUATION_BATCH, Step
@@ -225,7 +225,10 @@ class _Loop:
             },
         )
 
-    _COUNTERS = ("step", "seconds", "forward_passes", "loss_sum", "rows_bytes", "ended")
+    _COUNTERS = {
+        **{"step": int, "seconds": float, "forward_passes": int},
+        **{"loss_sum": float, "rows_bytes": int, "ended": bool},
+    }
 
     def resume(self, out: Path) -> None:
         """Go on from what lies in a folder, if anything does."""
@@ -236,13 +239,13 @@ class _Loop:
         state = checkpoint.load(path)
         self._refuse_another(path, state)
         with checkpoint.expected(path, f"the state of {self.settled.case}"):
-            self.model.load_state_dict(checkpoint.with_exponents(state["model"], self.model))
-            self.optimizer.load_state_dict(state["optimizer"])
+            checkpoint.restore(self.model, self.optimizer, state)
             self.random_state = torch.Generator().set_state(state["random_state"]).get_state()
-            for name in self._COUNTERS:
-                if not isinstance(state[name], (int, float)) or state[name] < 0:
-                    raise TypeError(f"{name} is {state[name]!r:.40}")
+            for name, kind in self._COUNTERS.items():
+                _expect_counter(name, state[name], kind)
                 setattr(self, name, state[name])
+            if self.step > self.total_steps:
+                raise ValueError(f"step {self.step:,} of {self.total_steps:,}")
         size = rows_path.stat().st_size if rows_path.exists() else None
         if size is None or size < self.rows_bytes:
             raise ValueError(
@@ -285,6 +288,17 @@ class _Loop:
                 torch.cuda.manual_seed(_seed(self.run.seed, self.step))
             yield
             self.random_state = torch.get_rng_state()
+
+
+def _expect_counter(name: str, value: Any, kind: type) -> None:
+    """Raises:
+    TypeError: a checkpoint can't hold that; a sum of integer losses stands for a float.
+    """
+    kinds = (int, float) if kind is float else (kind,)
+    if type(value) not in kinds or not (kind is bool or check.finite(value)) or value < 0:
+        raise TypeError(f"{name} is {value!r:.40}")
+    if kind is int and value > check.LARGEST:
+        raise TypeError(f"{name} is {value!r:.40}, which 64 bits don't hold")
 
 
 class _Examples:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ezo import check
 from ezo.cli import joined
 from ezo.files import run_command
 from ezo.lock import alone_in
@@ -70,8 +71,7 @@ def _reproduce(words: list[str]) -> int:
             parser.error(
                 f"unknown experiment '{name}' of {given.preset}; known: {', '.join(known)}"
             )
-    if given.jobs < 1:
-        parser.error(f"expected --jobs of 1 or more, got {given.jobs}")
+    check.jobs(given.jobs)
     from reproduce import driver, report  # slow to import, and `status` need not
 
     out = given.out or Path("reports") / given.preset

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ezo import check
 from ezo import rows as rows_module
 from ezo.files import write_text
 from ezo.rows import Row
@@ -58,7 +59,7 @@ def asked(out: Path) -> Request:
         known = PRESETS[want.preset].experiments
         if unknown := [name for name in want.experiments if name not in known]:
             raise ValueError(f"{unknown[0]!r:.80} is no experiment of {want.preset}")
-        if type(want.jobs) is not int or want.jobs < 1:
+        if type(want.jobs) is not int or not 1 <= want.jobs <= check.MOST_JOBS:
             raise ValueError(f"{want.jobs!r:.80} jobs")
         return want
     except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import reproduce.figures
-from ezo.files import replaced, write_text
+from ezo.files import clean, replaced, write_text
 from ezo.rows import Row
 from reproduce import coverage, ledger, tables
 from reproduce.cost import clock
@@ -189,6 +189,7 @@ def _write_claims(path: Path, findings: list[Finding]) -> None:
 
 def _pictures(table: pd.DataFrame, folder: Path) -> Iterator[Picture]:
     folder.mkdir(parents=True, exist_ok=True)
+    clean(folder)
     for module in figures():
         name = module.__name__.rsplit(".", 1)[1]
         figure = module.draw(table)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ezo import methods, rows, tuned
+from ezo import check, methods, rows, tuned
 from ezo.cli import joined
 from ezo.files import run_command, write_text
 from ezo.lock import alone_in
@@ -102,9 +102,9 @@ def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: a number is out of range, or a name unknown.
     """
-    for name, least in (("trials", 3), ("jobs", 1)):
-        if getattr(given, name) < least:
-            raise ValueError(f"expected --{name} of {least} or more, got {getattr(given, name)}")
+    if given.trials < 3:
+        raise ValueError(f"expected --trials of 3 or more, got {given.trials}")
+    check.jobs(given.jobs)
     base = Run(given.model, given.data, "", epochs=given.epochs, seed=SEED, held_out=given.held_out)
     there = given.out / "rows.jsonl"
     known = _known([*given.known, *([there] if there.exists() else [])])
@@ -216,11 +216,16 @@ def _command() -> int:
     with alone_in(given.out):
         chosen = search(given)
     if given.write:
-        table = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.exists() else {}
-        for method, values in chosen.items():
-            table[f"{given.model}/{tuned.task(given.data, given.start)}/{method}"] = values
-        write_text(TUNED, json.dumps(table, indent=2, sort_keys=True) + "\n")
+        task = f"{given.model}/{tuned.task(given.data, given.start)}"
+        _write({f"{task}/{method}": values for method, values in chosen.items()})
     return 0
+
+
+def _write(chosen: dict[str, dict[str, Any]]) -> None:
+    """Put values into the table; what other searches put there meanwhile stays."""
+    with alone_in(TUNED.parent, f"{TUNED.name}.lock", wait=True):
+        table = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.exists() else {}
+        write_text(TUNED, json.dumps({**table, **chosen}, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

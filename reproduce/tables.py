@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ezo.files import write_text
+from ezo.files import clean, write_text
 from ezo.rows import Row
 from reproduce.figures._style import order
 from reproduce.judge import Claim, Finding, interval
@@ -232,6 +232,7 @@ def latex(folder: Path, claims: list[Judged], accuracy: list[Accuracy]) -> None:
             for line in accuracy
         ),
     }
+    clean(folder)
     for name, table in tables.items():
         if table.empty:
             (folder / f"{name}.tex").unlink(missing_ok=True)  # of rows that are there no more

@@ -35,6 +35,8 @@ import torch
 from fuzz_input import Target
 from fuzz_targets import TARGETS
 
+from ezo.rows import provenance
+
 CPU_SECONDS = 10.0  # of an input, at most
 IDLE_SECONDS = 120  # that an input may wait
 MEMORY = 2 << 30  # bytes that an input may take, beside what the process has
@@ -283,7 +285,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             print(target.name, attempt(target, chance, Path(folder)))
         return 0
+    commit, changed = (provenance()[name] for name in ("commit", "dirty"))
+    state = f"commit {commit or 'unknown'}{', with changes' if changed else ''}"
+    words = " ".join(sys.argv[1:])
     head = f"seed {given.seed}, source {fuzz_targets.source()}"
+    about = f"{state}, python tests/fuzz.py {words}"
     lines = (
         given.log.read_text(encoding="utf-8").splitlines()
         if given.log and given.log.exists()
@@ -292,7 +298,8 @@ def main() -> int:
     if lines and lines[0] != head:
         raise SystemExit(f"{given.log}: expected the log of {head}, got {lines[0]}; remove it")
     done = {int(line.split()[1]) for line in lines if line.startswith("chunk ")}
-    lines = lines or [head]
+    if lines[1:2] != [about]:  # the first time, or it goes on by another commit or command
+        lines = [head, about, *lines[1:]]
     for start in range(0, given.inputs, CHUNK):
         if start in done:
             continue
@@ -300,7 +307,7 @@ def main() -> int:
         if given.log:
             given.log.parent.mkdir(parents=True, exist_ok=True)
             given.log.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    lines = [line for line in lines if line.startswith(("seed", "chunk", "fault"))]
+    lines = [line for line in lines if line.startswith(("seed", "commit", "chunk", "fault"))]
     text = summary(lines)
     if given.log:
         given.log.write_text("\n".join([*lines, text]) + "\n", encoding="utf-8")

@@ -15,10 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import fuzz_states
 import h5py
 import numpy as np
 import torch
 from fuzz_input import Target, bend, damage, text
+from fuzz_states import STATES
 from fuzz_words import WORDS
 from torch import Tensor
 
@@ -339,6 +341,7 @@ def source() -> str:
 def warm() -> None:
     """Once before inputs are tried: what is imported late."""
     import_torchvision()
+    fuzz_states.warm()
     for target in TARGETS.values():
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Exception, SystemExit):
             target.read(target.make(random.Random(1), Path(folder)))
@@ -373,5 +376,6 @@ TARGETS = {
         Target("merge", 100, make_two, read_two, sane_rows),
         Target("report", 40, make_folder, read_judged, lambda _: True),
         *WORDS,
+        *STATES,
     )
 }

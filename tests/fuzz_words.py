@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import json
 import os
 import random
@@ -15,14 +14,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-from fuzz_input import NUMBERS, Target, bend, damage, text
+from fuzz_input import NUMBERS, Target, damage, text
 
 from bench import __main__ as bench_main
 from bench import gate, grid, smoke
 from bench.gate.judging import Finding
-from ezo import checkpoint, cli, plan, train, tuned
+from ezo import cli, plan, train, tuned
 from ezo.plan import command as plan_command
-from ezo.rows import Row
 from ezo.run import Run
 from reproduce import __main__ as reproduce_main
 from reproduce import driver, report, search
@@ -261,21 +259,6 @@ def sane_tuned(found: list[Any]) -> bool:
     )
 
 
-def make_resumed(chance: random.Random, folder: Path) -> Path:
-    out = folder / "out"
-    for _ in itertools.islice(train.train(RUN, out=out), 2):
-        pass
-    kept = checkpoint.load(out / "checkpoint.safetensors")
-    for _ in range(chance.choice((0, 1, 1, 2))):
-        kept = bend(chance, kept)
-    checkpoint.save(out / "checkpoint.safetensors", kept)
-    return out
-
-
-def read_resumed(out: Path) -> list[Row]:
-    return list(train.train(RUN, out=out))
-
-
 WORDS = (
     Target("budget", 700, make_budget, plan.parse_bytes, lambda n: type(n) is int and n >= 0),
     Target("tuned", 150, make_tuned, read_tuned, sane_tuned),
@@ -283,5 +266,4 @@ WORDS = (
     Target("reproduce", 50, maker(REPRODUCE), read_reproduce, lambda status: status in (0, 1)),
     Target("search", 20, maker(SEARCH), read_search, lambda status: status == 0),
     Target("bench", 30, maker(BENCH), read_bench, lambda status: status in (0, 1)),
-    Target("resume", 5, make_resumed, read_resumed, lambda found: found[-1].metric == "finished"),
 )

@@ -12,6 +12,7 @@ kill comes
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import mmap
@@ -35,13 +36,13 @@ from unittest import mock
 import torch
 
 from bench import __main__ as bench_main
-from bench import gate, isolate
+from bench import gate, grid, isolate
 from bench.gate.judging import Finding
 from ezo import checkpoint, cli, rows
 from ezo.rows import Row
 from ezo.train import Run
 from reproduce import __main__ as reproduce_main
-from reproduce import presets
+from reproduce import presets, stamp
 from reproduce.experiments import Experiment
 from reproduce.folder import Request
 from reproduce.presets import Preset
@@ -372,6 +373,18 @@ def play(scene: Scene, kills: int, chance: random.Random, root: Path) -> Iterato
         assert not differing, f"other bits than without kills: {differing}"
 
 
+def same_source() -> str:
+    """Let every process stamp its rows with the sources of now, and say which those are.
+
+    Each would look for itself, and see what is committed or edited while this runs.
+    """
+    found = rows.provenance()
+    stamp.here()
+    grid.source_digest = functools.cache(grid.source_digest)
+    grid.source_digest()
+    return f"commit {found['commit'] or 'unknown'}{', with changes' if found['dirty'] else ''}"
+
+
 def _new(scene: Scene, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -396,16 +409,18 @@ def main() -> int:
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
     given = parser.parse_args()
     torch.set_num_threads(1)  # a process that has threads can't be forked
-    chance, lines = random.Random(given.seed), []
+    chance = random.Random(given.seed)
+    lines = [f"{same_source()}, python tests/kills.py {' '.join(sys.argv[1:])}"]
+    print(lines[0], flush=True)
     shares = sum(SCENES[name].share for name in given.scenes)
     with tiny_preset(), tempfile.TemporaryDirectory(prefix="ezo-kills-") as root:
         for name in given.scenes:
             kills = max(1, round(given.kills * SCENES[name].share / shares))
             for line in play(SCENES[name], kills, chance, Path(root) / name):
-                lines.append(f"kill {len(lines) + 1}: {name}: {line}")
+                lines.append(f"kill {len(lines)}: {name}: {line}")
                 print(lines[-1], flush=True)
     end = "nothing that had finished was lost, and every end has the bits of one without kills"
-    lines.append(f"{len(lines)} kills: {end}")
+    lines.append(f"{len(lines) - 1} kills: {end}")
     print(lines[-1])
     if given.log:
         given.log.parent.mkdir(parents=True, exist_ok=True)

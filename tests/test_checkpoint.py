@@ -169,7 +169,7 @@ def test_a_foreign_file_is_named_with_the_fix(
 
 
 def test_a_file_that_cannot_be_written_is_named_with_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"gone/c\.tmp: expected a place to write .*; make room"):
+    with pytest.raises(OSError, match=r"gone/c\.ezo-tmp: expected a place to write .*; make room"):
         checkpoint.save(tmp_path / "gone" / "c", {"step": 1})
 
 

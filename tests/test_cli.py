@@ -214,7 +214,11 @@ def test_out_keeps_rows_and_the_same_command_reads_them(
         ),
         ("out/run", Path.touch, "expected a folder that .*, got .*run: .*; give another --out"),
         ("out/run/rows.jsonl", Path.mkdir, ".*rows.jsonl: expected to read or write it, got: .*; "),
-        ("out/run/checkpoint.safetensors", Path.mkdir, "expected a checkpoint, got: .*; name one"),
+        (
+            "out/run/checkpoint.safetensors",
+            Path.mkdir,
+            "expected a checkpoint that ezo wrote, got: .*; name one",
+        ),
     ],
 )
 def test_an_out_that_cannot_be_written_ends_with_2_and_one_line(

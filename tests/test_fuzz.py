@@ -99,7 +99,8 @@ def test_the_script_counts_every_input_and_goes_on_where_it_was(tmp_path: Path) 
     told = subprocess.run([*words, "1100"], capture_output=True, text=True, check=True).stdout
     first = log.read_text().splitlines()
     assert told.endswith("\n".join(first[-len(TARGETS) - 2 :]) + "\n")
-    assert [line.split()[:2] for line in first[1:3]] == [["chunk", "0"], ["chunk", "1000"]]
+    assert first[1].startswith("commit ") and "fuzz.py --log" in first[1]
+    assert [line.split()[:2] for line in first[2:4]] == [["chunk", "0"], ["chunk", "1000"]]
     assert first[-1].split()[1] == "1,100" and first[-1].split()[-1] == "0"
 
 
@@ -197,7 +198,9 @@ def test_a_checkpoint_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None
     (tmp_path / "c").write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(ValueError, match="expected a checkpoint that ezo wrote.*; remove it"):
         checkpoint.load(tmp_path / "c")
-    with pytest.raises(FileNotFoundError, match="expected a checkpoint, got: .*; name one"):
+    with pytest.raises(
+        FileNotFoundError, match="expected a checkpoint that ezo wrote, got: .*; name one"
+    ):
         checkpoint.load(tmp_path / "none")
 
 

@@ -32,7 +32,9 @@ def test_a_few_kills_lose_nothing() -> None:
     words = [sys.executable, kills.__file__, "--kills", "10", "--scenes", *scenes]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith(f"{len(done.stdout.splitlines()) - 1} kills: ")
+    first, *kills_met, last = done.stdout.splitlines()
+    assert first.startswith("commit ") and "tests/kills.py --kills 10" in first
+    assert last.startswith(f"{len(kills_met)} kills: ")
 
 
 def torn(folder: Path, done: Done) -> None:
@@ -134,7 +136,7 @@ def test_a_full_disk_is_said_and_loses_nothing(disk: Path, tmp_path: Path) -> No
         assert status == 2 and "Traceback" not in error
         assert "expected a place to write" in error and "make room" in error
     assert (disk / "m" / "rows.jsonl").read_bytes() == before
-    assert not list(disk.rglob("*.tmp"))  # a part of a file only takes room
+    assert not list(disk.rglob("*.ezo-tmp"))  # a part of a file only takes room
     if not limited:
         mount(disk, "-o", "remount,size=20m")
     again, merged = run([[*SMALL, str(disk / "run")], merge])
@@ -223,10 +225,10 @@ def test_a_lock_can_be_waited_for_and_looked_at(tmp_path: Path) -> None:
 def test_what_an_earlier_version_left_in_the_place_of_a_checkpoint_is_no_hindrance(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "c.tmp").write_bytes(b"half")
+    (tmp_path / "c.ezo-tmp").write_bytes(b"half")
     checkpoint.save(tmp_path / "c", {"step": 1})
-    (tmp_path / "c.tmp").mkdir()
-    (tmp_path / "c.tmp" / ".tmpA1").write_bytes(b"half")
+    (tmp_path / "c.ezo-tmp").mkdir()
+    (tmp_path / "c.ezo-tmp" / ".tmpA1").write_bytes(b"half")
     checkpoint.save(tmp_path / "c", {"step": 2})
     assert checkpoint.load(tmp_path / "c") == {"step": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["c"]

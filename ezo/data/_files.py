@@ -163,8 +163,12 @@ def _zipped(path: Path) -> Path:
     return path.with_name(path.name + ".gz")
 
 
+class BadFile(ValueError):
+    """A file is not what it should be."""
+
+
 def bad(
     path: Path, expected: str, got: str, fix: str = "delete the file and fetch it again"
-) -> ValueError:
+) -> BadFile:
     """What is wrong with a file, and what to do."""
-    return ValueError(f"{path}: expected {expected}, got {got}; {fix}, or {WHERE}")
+    return BadFile(f"{path}: expected {expected}, got {got}; {fix}, or {WHERE}")

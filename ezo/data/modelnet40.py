@@ -2,6 +2,7 @@
 
 import functools
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from ezo.catalogue import number
 from ezo.data._dataset import Dataset
-from ezo.data._files import WHERE, bad, data_root, download, extra, unzip
+from ezo.data._files import WHERE, BadFile, bad, data_root, download, extra, unzip
 from ezo.data._points import augment
+from ezo.files import remove
 
 NAMES = ("modelnet40", "modelnet40-<points>")
 FOLDER = "modelnet40_ply_hdf5_2048"
@@ -20,7 +22,12 @@ DIGEST = "md5:c9ab8e6dfb16f67afdab25e155c79e59"
 CLOUDS = {"train": 9_840, "test": 2_468}
 POINTS, LARGEST = 1024, 2048
 CLASSES = 40
+_UNPACK, _DAY = ".unpack-", 86_400  # seconds that nobody's download takes
 _bad = functools.partial(bad, fix="delete its folder and load again to download all")
+_OF_HDF5 = (  # what h5py raises of damaged files
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError),
+)
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
@@ -52,7 +59,10 @@ def _download(folder: Path) -> None:
     """Fetch, check and unpack; ``folder`` appears only whole."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as unpacked:
+        for left in folder.parent.glob(f"{_UNPACK}*"):  # by a process that was killed
+            if time.time() - left.stat().st_mtime > _DAY:
+                remove(left)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_UNPACK) as unpacked:
             archive = Path(unpacked) / f"{FOLDER}.zip"
             download(URL, archive, DIGEST)
             unzip(archive, Path(unpacked))
@@ -107,7 +117,9 @@ def _read_file(path: Path, points: int) -> tuple[np.ndarray, np.ndarray]:
             with np.errstate(over="ignore"):  # infinity is refused below
                 data = file["data"][:, :points].astype(np.float32)
             labels = file["label"][:, 0].astype(np.int64)
-    except (OSError, RuntimeError, LookupError, TypeError, UnicodeError) as error:
+    except BadFile:
+        raise
+    except _OF_HDF5 as error:
         raise _bad(path, "a whole HDF5 file", str(error)) from error
     if not 0 <= labels.min() <= labels.max() < CLASSES:
         worst = labels.max() if labels.max() >= CLASSES else labels.min()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ezo import checkpoint
 from ezo.export.as_onnx import _shaped
 from ezo.export.describe import describe
 from ezo.int8 import Int8Tensor
@@ -38,9 +39,18 @@ def write(network: Network, x: Int8Tensor, path: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """(the header's object, the tensors by name)."""
-    from safetensors import safe_open
+    """(the header's object, the tensors by name).
 
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        return json.loads(file.metadata()["ezo"]), tensors
+    Raises:
+        ValueError: it is no file that `write` wrote, or damaged.
+        OSError: it can't be read.
+    """
+    with checkpoint.reading(path, "an exported network", "export it again"):
+        metadata, tensors = checkpoint.opened(path)
+        header = json.loads(metadata["ezo"])
+        if header["format"] != 1 or type(header["input_exponent"]) is not int:
+            raise ValueError(f"format {header['format']!r:.40}")
+        for i, layer in enumerate(header["layers"]):
+            if (f"{i}.weight" in tensors) != (layer["kind"] != "MaxPool2d"):
+                raise ValueError(f"the weight of layer {i}")
+        return header, tensors

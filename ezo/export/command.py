@@ -12,6 +12,7 @@ from ezo.export.write import write
 from ezo.int8 import ElasticZO, Int8Tensor, quantize
 from ezo.int8.network import Network
 from ezo.plan.prediction import parse_bytes
+from ezo.rows import json_types
 from ezo.run import Run, Settled, build, load
 
 EXAMPLES = 8  # of the training set, for the self-test
@@ -67,33 +68,53 @@ def _fresh(given: argparse.Namespace) -> Trained:
 def _from_run(given: argparse.Namespace) -> Trained:
     path = given.run / "checkpoint.safetensors"
     if not path.exists():
-        raise ValueError(f"expected a run's folder, with checkpoint.safetensors, got {given.run}")
-    state = checkpoint.load(path)
-    settings = dict(state.get("settings", {}))
-    if settings.get("precision") != "int8":
         raise ValueError(
-            f"{path}: expected a run in int8, got {settings.get('precision', 'one of old')}; "
-            "train with --precision int8"
+            f"expected a run's folder, with checkpoint.safetensors, got {given.run}; give the "
+            "--out of `ezo train --precision int8`"
+        )
+    state = checkpoint.load(path)
+    with checkpoint.expected(path, "the state of a run"):
+        settings = dict(state.get("settings", {}))
+        precision = settings.get("precision", "one of old")
+    if precision != "int8":
+        raise ValueError(
+            f"{path}: expected a run in int8, got {precision!r:.40}; train with --precision int8"
         )
     kind = catalogue.find("precision", "int8").HYPER
+    with checkpoint.expected(path, "the settings of a run in int8"):
+        settled = _settled(kind, settings)
+    return _made(settled, given.data_root, None, state, path)
+
+
+def _settled(kind: Any, settings: dict[str, Any]) -> Settled:
+    """The run that a checkpoint's settings name; what it started from counts no more."""
+    settings = {name: value for name, value in settings.items() if name != "start"}
+    types = {field.name: json_types(field.type) for of in (Run, kind) for field in fields(of)}
+    for name, value in settings.items():
+        if type(value) not in types[name]:
+            raise TypeError(f"{name} is {value!r:.40}")
     names = {field.name for field in fields(kind)}
-    hyper = kind(**{name: settings.pop(name) for name in list(settings) if name in names})
-    settings.pop("start", None)
-    return _made(Run(**settings, hyper=hyper).settled(), given.data_root, None, state)
+    hyper = kind(**{name: value for name, value in settings.items() if name in names})
+    own = {name: value for name, value in settings.items() if name not in names}
+    return Run(**own, hyper=hyper).settled()
 
 
 def _made(
-    settled: Settled, root: Path | None, weights: Path | None, state: dict[str, Any]
+    settled: Settled,
+    root: Path | None,
+    weights: Path | None,
+    state: dict[str, Any],
+    path: Path | None = None,
 ) -> Trained:
     run, data = settled.run, load(settled, root)
     model = build(settled, data.classes, data.train_x.shape[1 if data.train_x.dim() == 4 else 2])
     if weights is not None:
-        from safetensors.torch import load_file
-
-        model.load_state_dict(load_file(weights))
+        found = checkpoint.tensors(weights)
+        with checkpoint.expected(weights, f"float weights of {run.model}"):
+            model.load_state_dict(found)
     step = settled.files["precision"].make_step("int8", model, run.method, run.hyper, run.seed)
     x = quantize(data.train_x)  # one exponent for all, as in training
-    if state:
-        step.model.load_state_dict(checkpoint.with_exponents(state["model"], step.model))
-        step.optimizer.load_state_dict(state["optimizer"])
+    if path is not None:
+        with checkpoint.expected(path, f"the state of {settled.case}"):
+            checkpoint.restore(step.model, step.optimizer, state)
     return step.model, step.optimizer, Int8Tensor(x.m[:EXAMPLES], x.e)

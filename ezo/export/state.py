@@ -41,7 +41,10 @@ def load(state: bytes | Path, network: Network, optimizer: ElasticZO, x: Int8Ten
     """
     body = state.read_bytes() if isinstance(state, Path) else state
     if len(body) < _HEAD.size + 4 or _HEAD.unpack_from(body)[0] != MAGIC:
-        raise ValueError("expected a state that a device saved, which begins with EZO1, got others")
+        raise ValueError(
+            "expected a state that a device saved, which begins with EZO1, got other bytes; give "
+            "what ezo_save wrote"
+        )
     if zlib.crc32(body[:-4]) != struct.unpack("<I", body[-4:])[0]:
         raise ValueError("expected a whole state, got one whose CRC differs; save it again")
     problem = describe(network, optimizer, x)

@@ -13,6 +13,7 @@ import torch
 from ezo.export import arena, kinds, templates
 from ezo.export.arena import Arena
 from ezo.export.describe import Problem, describe, exponents, twin
+from ezo.files import write_text
 from ezo.int8 import ElasticZO, Int8Tensor, Loss
 from ezo.int8.network import Network
 
@@ -75,7 +76,7 @@ def write(
         **templates.projects(sources),
     }
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     return planned
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ezo import kernels, phases
 from ezo.int8 import ops
 from ezo.int8.rounding import shift
-from ezo.int8.tensor import AtPoints, Int8Tensor
+from ezo.int8.tensor import AtPoints, Int8Tensor, exponents
 from ezo.kernels import After
 
 _after = functools.cache(After)  # twice as fast as a new one
@@ -215,15 +215,19 @@ class Weighted(Layer):
         for name, _ in self.named_parameters(recurse=False):
             key = f"{prefix}{name}_exponent"
             if key in state_dict:
-                setattr(self, f"{name}_exponent", int(state_dict.pop(key)))
+                (e,) = exponents(key, state_dict.pop(key), 1)
+                setattr(self, f"{name}_exponent", e)
             elif prefix + name in state_dict:
                 raise ValueError(
                     f"expected an exponent to each int8 tensor, got a state dict without {key}; "
                     "take an integer network's state_dict(), or, where this network was built as "
                     "theirs was, load ezo.checkpoint.with_exponents(state, network)"
                 )
-        static = state_dict.pop(f"{prefix}static_exponents", None)
-        self.static_exponents = None if static is None else tuple(static.tolist())
+        static = state_dict.pop(key := f"{prefix}static_exponents", None)
+        self.static_exponents = None
+        if static is not None:
+            before, after = exponents(key, static, 2)
+            self.static_exponents = before, after
         super()._load_from_state_dict(state_dict, prefix, *how)
 
 

@@ -168,8 +168,24 @@ class ElasticZO(Elastic):
         super().add_param_group(_Group(param_group))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._refuse_other(state_dict)
+        kept = state_dict["state"]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for number, p in enumerate(parameters if self.state else ()):
+            f = kept.get(number, {}).get("fraction")
+            if not isinstance(f, Tensor) or (f.dtype, f.shape) != (torch.uint8, p.shape):
+                got = (f.dtype, tuple(f.shape)) if isinstance(f, Tensor) else type(f).__name__
+                raise ValueError(
+                    f"expected a fraction of uint8 and {tuple(p.shape)} for parameter {number}, "
+                    f"got {got}; take the state dict of an optimiser with fraction=True"
+                )
         super().load_state_dict(state_dict)
         self.param_groups = [_Group(group) for group in self.param_groups]
+
+    def _expect_group(self, group: dict[str, Any], loaded: dict[str, Any]) -> None:
+        super()._expect_group(group, loaded)
+        for name, low, high in (("rate", 0, self._largest_rate), ("mu", -20, 6)):
+            check.integer(name, loaded[name], low, high)
 
     @torch.no_grad()
     def _step(self, closure: Callable[[], Loss]) -> Loss:

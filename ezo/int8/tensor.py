@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ezo.int8.rounding import LARGEST
+
+LARGEST_EXPONENT = 1 << 12  # that a state dict may give
 
 
 @dataclass(frozen=True)
@@ -66,3 +69,19 @@ def quantize_at(x: Tensor, e: int) -> Int8Tensor:
     """
     m = torch.round(x.to(torch.float64) * 2.0**-e).clamp_(-LARGEST, LARGEST)
     return Int8Tensor(m.to(torch.int8), e)
+
+
+def exponents(name: str, found: Any, n: int) -> list[int]:
+    """Of a state dict.
+
+    Raises:
+        ValueError: they are not ``n`` that an int8 tensor can have.
+    """
+    whole = isinstance(found, Tensor) and found.dtype in (torch.int32, torch.int64)
+    if not whole or found.numel() != n or found.abs().max() > LARGEST_EXPONENT:
+        got = found if not isinstance(found, Tensor) else (found.dtype, tuple(found.shape))
+        raise ValueError(
+            f"expected {name} to hold {n} integers within {LARGEST_EXPONENT}, got {got!r:.80}; "
+            "take an integer network's state_dict()"
+        )
+    return [int(e) for e in found.flatten().tolist()]
