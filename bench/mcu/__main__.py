@@ -50,7 +50,7 @@ def _command() -> int:
     choices = ("native", "boards", "instructions", "onnx", "emulate", "table", "check")
     parser.add_argument("what", choices=choices)
     parser.add_argument("folder", nargs="?", type=Path, help="of emulate: what was exported")
-    parser.add_argument("--steps", type=int, help="native 1,000, on boards 100, counted 4")
+    parser.add_argument("--steps", type=int, help="native 1,000, on boards 100, counted 2")
     parser.add_argument("--only", default="", help="cases and boards whose names hold this")
     parser.add_argument("--out", type=Path, help="folder for rows; by default none are kept")
     given = parser.parse_args()
@@ -134,7 +134,7 @@ def _boards(steps: int | None, only: str) -> Iterator[Row]:
 
 def _instructions(steps: int | None, only: str) -> Iterator[Row]:
     """Of one step, the mean of those after the first; and the code's size."""
-    steps = steps or 4
+    steps = steps or 2
     cases = [SMALL, Case("lenet5", "full-zo", 1), Case("lenet5", "elastic-2", 8), MLP]
     for case in cases:
         for compiler in ("gcc", "zig"):
