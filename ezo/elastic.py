@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,10 +15,30 @@ from ezo.step import BP_GRADIENTS, SIDES, Perturbation, replay
 P = TypeVar("P", bound=Tensor)
 
 
+class Drawn(NamedTuple):
+    """What the noise of an optimiser's next step moves, in the order of the noise stream.
+
+    Fields:
+        tensors: the weights, frozen ones too: the t-th is tensor t of the stream.
+        groups: of each, the number of its group in an update.
+        free: of each, whether it moves.
+        noise: its distribution, as the arithmetic names it.
+        held: the row of a tensor that stays, by tensor.
+        fraction: whether updates are kept finer than the weights.
+    """
+
+    tensors: list[Tensor]
+    groups: list[int]
+    free: list[bool]
+    noise: Any
+    held: dict[Tensor, int]
+    fraction: bool
+
+
 class Elastic(Optimizer):
     """An optimiser whose step is `ezo.step.step`.
 
-    A subclass has ``_step(closure)``, ``_perturbations()`` and ``_settings()``.
+    A subclass has ``_step(closure)``, ``_perturbations()``, ``drawn()`` and ``_settings()``.
 
     Attributes:
         applied: the last step's updates of the ZO part, for `replay`: of each query, in the order
@@ -85,6 +105,10 @@ class Elastic(Optimizer):
 
     def _perturbations(self) -> Sequence[Perturbation]:
         """What a step perturbs, at the place of the next step."""
+        raise NotImplementedError
+
+    def drawn(self) -> Drawn:
+        """The weights that noise moves: what a record of updates is about."""
         raise NotImplementedError
 
     @torch.no_grad()

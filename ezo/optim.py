@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from ezo import check, perturb
 from ezo.buffers import Buffers
-from ezo.elastic import Elastic, runs
+from ezo.elastic import Drawn, Elastic, runs
 from ezo.groups import NODE_GROUP, checked, expect_group, made, zo_groups_of
 from ezo.nodes.feedback import FeedbackPerturbation, feedback_of
 from ezo.nodes.layers import Nodes, groups_of
@@ -270,6 +270,14 @@ class ElasticZO(Elastic):
         if self._how is not None:
             return [weights, FeedbackPerturbation(self._model, self._how, self._feedback, *what)]
         return [weights, NodePerturbation(*what)]
+
+    def drawn(self) -> Drawn:
+        groups = [g for g in self.param_groups if g.get("zo", False) and "sigma" not in g]
+        groups = [group["params"] for group in groups if group["params"]]
+        tensors = [p for own in groups for p in own]
+        numbers = [i for i, own in enumerate(groups) for _ in own]
+        free = [p.requires_grad for p in tensors]
+        return Drawn(tensors, numbers, free, self._noise, self._padding, False)
 
     def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
         if self._layers:

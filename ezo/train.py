@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ezo import checkpoint, rows
 from ezo.data import Dataset
+from ezo.journal import Journal, weights
 from ezo.lock import alone_in
 from ezo.precisions import EVALUATION_BATCH, Step
 from ezo.rows import Row
@@ -31,6 +32,7 @@ def train(
     checkpoint_steps: int = 1000,
     progress: bool = False,
     wait: bool = False,
+    journal: Path | None = None,
 ) -> Iterator[Row]:
     """Train, and yield a row for each number measured, when it is.
 
@@ -49,6 +51,8 @@ def train(
         checkpoint_steps: steps between checkpoints, besides one after each epoch.
         progress: show a progress bar on stderr.
         wait: until another process that works in ``out`` has ended, in place of an error.
+        journal: file that keeps what each step applied (`ezo.journal`); beside it, under its name
+            with ``.init.safetensors`` in place of the suffix, come the weights that it began with.
 
     Raises:
         ValueError: what is asked for can't be trained, or another process works in ``out``, or what
@@ -64,6 +68,8 @@ def train(
         yield from loop.earlier_rows
         if loop.ended:
             return
+        if journal is not None:
+            loop.keep_journal(journal)
         steps["initial"] = loop.step
         with tqdm(**steps, desc=settled.case, disable=not progress, mininterval=0.5) as bar:
             yield from loop.rows(bar)
@@ -106,6 +112,7 @@ class _Loop:
         self.ended = False
         self.earlier_rows: list[Row] = []
         self.rows_bytes = 0
+        self.journal: Journal | None = None
 
     def rows(self, bar: tqdm) -> Iterator[Row]:
         measured = self.earlier_rows
@@ -136,8 +143,8 @@ class _Loop:
                 self._checkpoint()
         self.ended = True
         if all(row.value is not None and math.isfinite(row.value) for row in measured[-1:]):
-            weights = checkpoint.digest(self.model.state_dict())
-            yield from self._keep([self._row("finished", self.step, "step", weights)])
+            digest = checkpoint.digest(self.model.state_dict())
+            yield from self._keep([self._row("finished", self.step, "step", digest)])
         else:
             yield from self._keep([self._diverged("the test loss is not finite")])
 
@@ -206,10 +213,19 @@ class _Loop:
             path = self.out / "rows.jsonl"
             rows.write(path, measured, append=True)
             self.rows_bytes = path.stat().st_size
-            self._checkpoint()
+        self._checkpoint()
         return measured
 
+    def keep_journal(self, path: Path) -> None:
+        """From here on."""
+        if self.step == 0:
+            weights.save(path.with_suffix(".init.safetensors"), self.model.state_dict())
+        about = {"case": self.settled.case, "data_checksum": self.data_checksum[:16]}
+        self.journal = Journal(path, self.model, self.optimizer, about=about, resume=self.step > 0)
+
     def _checkpoint(self) -> None:
+        if self.journal is not None:
+            self.journal.close() if self.ended else self.journal.mark()
         if self.out is None:
             return
         checkpoint.save(

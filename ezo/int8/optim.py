@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ezo import check, kernels
-from ezo.elastic import Elastic, runs
+from ezo.elastic import Drawn, Elastic, runs
 from ezo.int8 import perturb
 from ezo.int8.layers import Weighted
 from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
@@ -205,6 +205,11 @@ class ElasticZO(Elastic):
         moves = [free for layer in self._zo_layers for free in layer.moving()]
         found = [(list(runs(group["params"], moves)), group) for group in zo]
         return [_Weights(self, some, group) for some, group in found if some]
+
+    def drawn(self) -> Drawn:
+        tensors = [p for group in self.param_groups if group["zo"] for p in group["params"]]
+        free = [free for layer in self._zo_layers for free in layer.moving()]
+        return Drawn(tensors, [0] * len(tensors), free, self._noise, {}, bool(self.state))
 
     def _rate(self, rate: int, difference: int, examples: int) -> int:
         """A query's share of the rate, for the difference that it found."""
