@@ -17,7 +17,8 @@ from ezo.export import command as export
 from ezo.files import run_command
 from ezo.journal import command as journal
 from ezo.plan import command as plan
-from ezo.run import Run, option
+from ezo.ranks import SPLITS, Ranks, ranks_of
+from ezo.run import Run, Settled, option
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,6 +95,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--out", type=Path, help="folder for rows.jsonl and the checkpoint; by default none")
     add("--journal", type=Path, help="file that keeps what each step applied, for `ezo replay`")
+    add(
+        "--ranks",
+        choices=SPLITS,
+        help="train with the other processes that torchrun started: what they share, the examples "
+        "of a batch or the queries of a step; by default one process",
+    )
     add("--device", default="cpu", help="cpu, cuda or another torch device")
     add("--threads", type=int, help="CPU threads; by default torch's choice")
     add("--checkpoint-steps", type=int, default=1000, help="steps between checkpoints")
@@ -157,6 +164,11 @@ def _train(given: argparse.Namespace) -> int:
         for names in ([f.name for f in fields(Run)], hyper)
     )
     settled = Run(**own).settled(changes)
+    with ranks_of(given.ranks, given.device) as ranks:
+        return _report(given, settled, ranks)
+
+
+def _report(given: argparse.Namespace, settled: Settled, ranks: Ranks | None) -> int:
     steps = train.train(
         settled,
         root=given.data_root,
@@ -164,8 +176,11 @@ def _train(given: argparse.Namespace) -> int:
         device=given.device,
         checkpoint_steps=given.checkpoint_steps,
         journal=given.journal,
+        ranks=ranks,
         progress=sys.stderr.isatty(),
     )
+    if ranks is not None and torch.distributed.get_rank():  # rank 0 tells
+        return int([row.metric for row in steps][-1] == "diverged")
     first = next(steps, None)  # what can't be trained is an error before anything is said
     print(f"ezo: hyperparameters: {settled.source}", file=sys.stderr)
     for row in chain([first] if first else [], steps):
@@ -177,6 +192,8 @@ def _train(given: argparse.Namespace) -> int:
         else:
             value = math.nan if row.value is None else row.value  # rows on disk have no NaN
             print(f"step {row.step:>7,}  {row.metric:<15} {value:>12,.4f} {row.unit}", flush=True)
+            if row.metric == "sent_bytes":
+                print(f"ezo: {row.note}", file=sys.stderr)
     return 0
 
 

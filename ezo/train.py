@@ -17,6 +17,7 @@ from ezo.data import Dataset
 from ezo.journal import Journal, weights
 from ezo.lock import alone_in
 from ezo.precisions import EVALUATION_BATCH, Step
+from ezo.ranks import Exchange, Ranks
 from ezo.rows import Row
 from ezo.run import Run, Settled, build, load, load_start
 
@@ -33,6 +34,7 @@ def train(
     progress: bool = False,
     wait: bool = False,
     journal: Path | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[Row]:
     """Train, and yield a row for each number measured, when it is.
 
@@ -40,7 +42,8 @@ def train(
     ``test_accuracy_static``, of predictions that depend on no other example; after each epoch also
     ``train_loss`` (mean over its steps), ``train_seconds`` (since the start, without evaluation)
     and ``forward_passes`` (of a batch, since the start). Last: ``finished``, whose note is the
-    weights' digest, or ``diverged``, whose note is the reason; both give the step.
+    weights' digest, or ``diverged``, whose note is the reason; both give the step. By several ranks
+    also ``sent_bytes``, of a step and rank, before that.
 
     Args:
         root: where data sets lie; None for ``EZO_DATA``, else ``data``.
@@ -53,6 +56,8 @@ def train(
         wait: until another process that works in ``out`` has ended, in place of an error.
         journal: file that keeps what each step applied (`ezo.journal`); beside it, under its name
             with ``.init.safetensors`` in place of the suffix, come the weights that it began with.
+        ranks: train with the other ranks of `torch.distributed`; rank 0 alone writes, and all read
+            the checkpoint in ``out``.
 
     Raises:
         ValueError: what is asked for can't be trained, or another process works in ``out``, or what
@@ -60,17 +65,18 @@ def train(
         OSError: ``out`` can't be written to.
     """
     settled = run.settled()
-    loop = _Loop(settled, root, out, torch.device(device), checkpoint_steps)
+    loop = _Loop(settled, root, out, torch.device(device), checkpoint_steps, ranks)
     steps: dict[str, Any] = {"total": loop.total_steps, "unit": "step"}
-    with contextlib.nullcontext() if out is None else alone_in(out, wait=wait):
+    alone = out is not None and loop.writes
+    with alone_in(out, wait=wait) if alone and out else contextlib.nullcontext():
         if out is not None:
-            loop.resume(out)
+            loop.resume_in_turn(out)
         yield from loop.earlier_rows
         if loop.ended:
             return
-        if journal is not None:
+        if journal is not None and loop.writes:
             loop.keep_journal(journal)
-        steps["initial"] = loop.step
+        steps["initial"] = loop.begun = loop.step
         with tqdm(**steps, desc=settled.case, disable=not progress, mininterval=0.5) as bar:
             yield from loop.rows(bar)
 
@@ -85,6 +91,7 @@ class _Loop:
         out: Path | None,
         device: torch.device,
         checkpoint_steps: int,
+        ranks: Ranks | None = None,
     ) -> None:
         if checkpoint_steps < 1:
             raise ValueError(f"expected checkpoint_steps of 1 or more, got {checkpoint_steps}")
@@ -97,10 +104,22 @@ class _Loop:
         model = build(settled, data.classes, channels)
         if run.start:
             load_start(model, settled, out.parent if out else None)
+        how: dict[str, Any] = {"device": device, **({"ranks": ranks} if ranks else {})}
         self.take_step: Step = precision.make_step(
-            run.precision, model, run.method, run.hyper, run.seed, device=device
+            run.precision, model, run.method, run.hyper, run.seed, **how
         )
         self.model, self.optimizer = self.take_step.model, self.take_step.optimizer
+        self.exchange: Exchange | None = self.optimizer.exchange if ranks else None
+        self.writes = self.exchange is None or self.exchange.rank == 0
+        self.share = slice(None)  # of a batch, this rank's
+        if self.exchange is not None and self.exchange.by_example:
+            size, rest = divmod(run.batch_size, self.exchange.size)
+            if rest:
+                raise ValueError(
+                    f"expected a batch size that {self.exchange.size} ranks divide, got "
+                    f"{run.batch_size}; give {self.exchange.size * max(size, 1)}"
+                )
+            self.share = slice(self.exchange.rank * size, (self.exchange.rank + 1) * size)
         self.examples = _Examples(data, self.take_step, device)
         self.steps_per_epoch = len(data.train_x) // run.batch_size
         self.total_steps = run.epochs * self.steps_per_epoch
@@ -113,6 +132,7 @@ class _Loop:
         self.earlier_rows: list[Row] = []
         self.rows_bytes = 0
         self.journal: Journal | None = None
+        self.begun = 0  # the step at which this process began
 
     def rows(self, bar: tqdm) -> Iterator[Row]:
         measured = self.earlier_rows
@@ -141,6 +161,8 @@ class _Loop:
                 yield from self._keep(measured)
             else:
                 self._checkpoint()
+        if self.exchange is not None:
+            yield from self._keep([self._sent(self.exchange)])
         self.ended = True
         if all(row.value is not None and math.isfinite(row.value) for row in measured[-1:]):
             digest = checkpoint.digest(self.model.state_dict())
@@ -164,7 +186,7 @@ class _Loop:
                     chosen = order[k * batch : (k + 1) * batch]
                     x, y = self.examples.batch(chosen, _generator(self.run.seed, epoch, k))
                     take_step.schedule(self.step, self.total_steps)
-                    loss = take_step(x, y)
+                    loss = take_step(x[self.share], y[self.share])
                     loss = loss.item() if isinstance(loss, Tensor) else loss
                     if not math.isfinite(loss):
                         return f"the loss is {loss}"
@@ -177,6 +199,8 @@ class _Loop:
                 self.forward_passes += take_step.passes - passes
 
     def _evaluate(self) -> list[Row]:
+        if self.exchange is not None:
+            self.optimizer.synchronise()
         accuracy, loss = self.take_step.evaluate(self.examples.test_x, self.examples.test_y)
         note = "on held-out training examples" if self.run.held_out else ""
         of = (self.examples.test_x, self.examples.test_y, self.examples.seen)
@@ -185,6 +209,16 @@ class _Loop:
         if alone is not None:
             found.insert(1, ("test_accuracy_static", alone, "%"))
         return [self._row(*of, note) for of in found]
+
+    def _sent(self, exchange: Exchange) -> Row:
+        """What a rank sent in a step, but for checks, since the run began or went on."""
+        sent = {kind: n for kind, n in exchange.sent.items() if kind != "checks"}
+        steps = max(self.step - self.begun, 1)
+        ring = 2 * (exchange.size - 1) / exchange.size
+        theirs = ring * sum(4 * p.numel() for p in self.model.parameters())
+        told = ", ".join(f"{kind} {n / steps:,.0f}" for kind, n in sent.items())
+        note = f"a step and rank: {told}; DistributedDataParallel's gradients: {theirs:,.0f}"
+        return self._row("sent_bytes", sum(sent.values()) / steps, "B", note)
 
     def _diverged(self, reason: str) -> Row:
         note = f"{reason} at step {self.step}; lower the learning rate or clip g"
@@ -209,7 +243,7 @@ class _Loop:
 
     def _keep(self, measured: list[Row]) -> list[Row]:
         """Write rows and a checkpoint that knows of them."""
-        if self.out is not None:
+        if self.out is not None and self.writes:
             path = self.out / "rows.jsonl"
             rows.write(path, measured, append=True)
             self.rows_bytes = path.stat().st_size
@@ -224,9 +258,11 @@ class _Loop:
         self.journal = Journal(path, self.model, self.optimizer, about=about, resume=self.step > 0)
 
     def _checkpoint(self) -> None:
+        if self.exchange is not None:
+            self.optimizer.synchronise()
         if self.journal is not None:
             self.journal.close() if self.ended else self.journal.mark()
-        if self.out is None:
+        if self.out is None or not self.writes:
             return
         checkpoint.save(
             self.out / "checkpoint.safetensors",
@@ -242,6 +278,21 @@ class _Loop:
         )
 
     _COUNTERS = ("step", "seconds", "forward_passes", "loss_sum", "rows_bytes", "ended")
+
+    def resume_in_turn(self, out: Path) -> None:
+        """`resume`, on rank 0 first: what it has to put right there, the others find so."""
+        if self.exchange is None:
+            self.resume(out)
+            return
+        for turn in (True, False):
+            if self.writes == turn:
+                self.resume(out)
+            found = self.exchange.gathered([self.step], "checks")
+        if len({step for (step,) in found}) > 1:
+            raise ValueError(
+                f"expected all ranks to go on from one checkpoint, got steps "
+                f"{', '.join(str(step) for (step,) in found)}; give an --out that all of them reach"
+            )
 
     def resume(self, out: Path) -> None:
         """Go on from what lies in a folder, if anything does."""
