@@ -7,7 +7,7 @@ from pathlib import Path
 
 from joblib import Parallel, delayed
 
-from bench import grid
+from bench import engines, grid
 from bench.isolate import measure_alone
 from ezo import rows
 from ezo.rows import Row, provenance
@@ -23,7 +23,15 @@ from reproduce.stamp import ended
 SIDE_BY_SIDE = ("memory", "float_operations")
 
 
-def run(asked: Asked, out: Path, *, root: Path | None, device: str, again: bool = False) -> str:
+def run(
+    asked: Asked,
+    out: Path,
+    *,
+    root: Path | None,
+    device: str,
+    again: bool = False,
+    engine: str = engines.USUAL,
+) -> str:
     """Measure, then train; in the end ``rows.jsonl`` is in the preset's order.
 
     What lies in ``out`` is not done again, and rows of other parts stay there.
@@ -34,6 +42,8 @@ def run(asked: Asked, out: Path, *, root: Path | None, device: str, again: bool 
         root: where data sets lie.
         device: where to train.
         again: do again what other code made.
+        engine: what trains the runs (`bench.engines`). Measurements stay on this machine, and no
+            run is trained beside them.
 
     Returns:
         What the reader must know of it, or nothing.
@@ -73,7 +83,8 @@ def run(asked: Asked, out: Path, *, root: Path | None, device: str, again: bool 
             keep(parts.of_cell(cell), part)
             progress.done(seconds[cell])
         progress.doing = "training"
-        for part in execute(runs, out / "runs", root=root, jobs=asked.jobs, device=device):
+        how = {"root": root, "jobs": asked.jobs, "device": device, "engine": engine}
+        for part in execute(runs, out / "runs", **how):
             case = part[0].case
             keep(("", case), parts.stamped(part, kinds[case], out))
             progress.done(weights[case])
