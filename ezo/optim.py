@@ -297,9 +297,9 @@ class ElasticZO(Elastic):
 
     def drawn(self) -> Drawn:
         groups = [g for g in self.param_groups if g.get("zo", False) and "sigma" not in g]
-        groups = [group["params"] for group in groups if group["params"]]
-        tensors = [p for own in groups for p in own]
-        numbers = [i for i, own in enumerate(groups) for _ in own]
+        own = [group["params"] for group in groups if group["params"]]
+        tensors = [p for params in own for p in params]
+        numbers = [i for i, params in enumerate(own) for _ in params]
         free = [p.requires_grad for p in tensors]
         return Drawn(tensors, numbers, free, self._noise, self._padding, False)
 

@@ -95,6 +95,30 @@ class Exchange:
     def by_example(self) -> bool:
         return self.ranks.split == "examples"
 
+    def share(self, batch_size: int) -> slice:
+        """This rank's examples of a batch.
+
+        Raises:
+            ValueError: the ranks do not divide it.
+        """
+        if not self.by_example:
+            return slice(None)
+        size, rest = divmod(batch_size, self.size)
+        if rest:
+            raise ValueError(
+                f"expected a batch size that {self.size} ranks divide, got {batch_size}; give "
+                f"{self.size * max(size, 1)}"
+            )
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+    def told(self, steps: int, weights: int) -> tuple[float, str]:
+        """The bytes of a step but for checks, and in words, beside those of float32 gradients."""
+        sent = {kind: n / steps for kind, n in self.sent.items() if kind != "checks"}
+        theirs = 2 * (self.size - 1) * 4 * weights / self.size
+        of = ", ".join(f"{kind} {n:,.0f}" for kind, n in sent.items())
+        note = f"a step and rank: {of}; DistributedDataParallel's gradients: {theirs:,.0f}"
+        return sum(sent.values()), note
+
     def mine(self, visits: Sequence[Visit]) -> list[Visit]:
         """Those of a step's passes that this rank makes.
 

@@ -144,7 +144,7 @@ def step(
             taken.append((visit, passes.loss(visit)))
         every = passes.together(taken)
         finite = passes.finite([loss for _, loss in every])
-        at_theta = {visit.point: loss for visit, loss in every if not visit.point}
+        at_theta: dict[int, Any] = {v.point: loss for v, loss in every if not v.point}
         for visit, loss in every:
             if visit.point:
                 by_query.setdefault(visit.query, dict(at_theta))[visit.point] = loss

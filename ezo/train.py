@@ -111,15 +111,7 @@ class _Loop:
         self.model, self.optimizer = self.take_step.model, self.take_step.optimizer
         self.exchange: Exchange | None = self.optimizer.exchange if ranks else None
         self.writes = self.exchange is None or self.exchange.rank == 0
-        self.share = slice(None)  # of a batch, this rank's
-        if self.exchange is not None and self.exchange.by_example:
-            size, rest = divmod(run.batch_size, self.exchange.size)
-            if rest:
-                raise ValueError(
-                    f"expected a batch size that {self.exchange.size} ranks divide, got "
-                    f"{run.batch_size}; give {self.exchange.size * max(size, 1)}"
-                )
-            self.share = slice(self.exchange.rank * size, (self.exchange.rank + 1) * size)
+        self.share = self.exchange.share(run.batch_size) if self.exchange else slice(None)
         self.examples = _Examples(data, self.take_step, device)
         self.steps_per_epoch = len(data.train_x) // run.batch_size
         self.total_steps = run.epochs * self.steps_per_epoch
@@ -212,13 +204,9 @@ class _Loop:
 
     def _sent(self, exchange: Exchange) -> Row:
         """What a rank sent in a step, but for checks, since the run began or went on."""
-        sent = {kind: n for kind, n in exchange.sent.items() if kind != "checks"}
-        steps = max(self.step - self.begun, 1)
-        ring = 2 * (exchange.size - 1) / exchange.size
-        theirs = ring * sum(4 * p.numel() for p in self.model.parameters())
-        told = ", ".join(f"{kind} {n / steps:,.0f}" for kind, n in sent.items())
-        note = f"a step and rank: {told}; DistributedDataParallel's gradients: {theirs:,.0f}"
-        return self._row("sent_bytes", sum(sent.values()) / steps, "B", note)
+        weights = sum(p.numel() for p in self.model.parameters())
+        value, note = exchange.told(max(self.step - self.begun, 1), weights)
+        return self._row("sent_bytes", value, "B", note)
 
     def _diverged(self, reason: str) -> Row:
         note = f"{reason} at step {self.step}; lower the learning rate or clip g"
@@ -287,11 +275,11 @@ class _Loop:
         for turn in (True, False):
             if self.writes == turn:
                 self.resume(out)
-            found = self.exchange.gathered([self.step], "checks")
-        if len({step for (step,) in found}) > 1:
+            found = [step for (step,) in self.exchange.gathered([self.step], "checks")]
+        if len({*found}) > 1:
             raise ValueError(
-                f"expected all ranks to go on from one checkpoint, got steps "
-                f"{', '.join(str(step) for (step,) in found)}; give an --out that all of them reach"
+                f"expected all ranks to go on from one checkpoint, got steps {found}; give an --out "
+                "that all of them reach"
             )
 
     def resume(self, out: Path) -> None:

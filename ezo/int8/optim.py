@@ -323,9 +323,9 @@ class _Passes:
         self._closure, self._model, self._layers = closure, of._model, of._bp_layers
         self._seed, self._step, self._last = of._seed, of._steps, way.visits[-1].query
         self._many = way.taken > 2
-        self._exchange = of.exchange
-        shared = of.exchange is not None and of.exchange.by_example
-        self._rank, self._size = (of.exchange.rank, of.exchange.size) if shared else (0, 1)
+        self._exchange, self._rank, self._size = of.exchange, 0, 1
+        if of.exchange is not None and of.exchange.by_example:
+            self._rank, self._size = of.exchange.rank, of.exchange.size
 
     def together(self, taken: list[tuple[Visit, Loss]]) -> list[tuple[Visit, Any]]:
         """Of all ranks' passes: the sums over the ranks, or the passes that each of them made."""

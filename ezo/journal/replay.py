@@ -37,7 +37,7 @@ class Replayed:
 
 
 @torch.no_grad()
-def replay(path: Path, init: Mapping[str, Tensor]) -> Replayed:
+def replay(path: Path | str, init: Mapping[str, Tensor]) -> Replayed:
     """The weights that a journal's run ended with, to the same bits.
 
     Where the file is damaged or ends within a record, they are those of the last step before that
@@ -51,6 +51,7 @@ def replay(path: Path, init: Mapping[str, Tensor]) -> Replayed:
         ValueError: the file is no journal, or its run began with other weights.
         OSError: it can't be read.
     """
+    path = Path(path)
     found, note = records.read(path)
     if not found or found[0].kind != "H":
         raise ValueError(f"{note or path}: nothing can be repeated from it")
