@@ -233,7 +233,7 @@ def main() -> None:
     add("--clip", type=float, default=5.0, help="bound on a scalar")
     setting = Setting(**vars(parser.parse_args()))
     dask.config.set({"distributed.worker.daemon": False})
-    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with LocalCluster(**how) as cluster, Client(cluster) as client:
         report(setting, client)
 

@@ -278,8 +278,8 @@ class _Loop:
             found = [step for (step,) in self.exchange.gathered([self.step], "checks")]
         if len({*found}) > 1:
             raise ValueError(
-                f"expected all ranks to go on from one checkpoint, got steps {found}; give an --out "
-                "that all of them reach"
+                f"expected all ranks to go on from one checkpoint, got steps {found}; give an "
+                "--out that all of them reach"
             )
 
     def resume(self, out: Path) -> None:

@@ -51,7 +51,7 @@ def engine_of(name: str) -> Iterator[tuple[str, Callable[[], list[int]]]]:
     from distributed import Client, LocalCluster
 
     dask.config.set({"distributed.scheduler.allowed-failures": 3})
-    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with LocalCluster(**how) as cluster, Client(cluster) as client:
         yield (
             f"dask:{cluster.scheduler_address}",

@@ -28,7 +28,7 @@ def run(
         if where:
             client = stack.enter_context(Client(where))
         else:
-            how: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None}
+            how: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": ":0"}
             cluster = stack.enter_context(LocalCluster(n_workers=jobs, **how))
             client = stack.enter_context(Client(cluster))
         futures = {client.submit(work, task, pure=False): n for n, task in enumerate(tasks)}
