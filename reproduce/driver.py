@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from joblib import Parallel, delayed
 
@@ -83,7 +84,7 @@ def run(
             keep(parts.of_cell(cell), part)
             progress.done(seconds[cell])
         progress.doing = "training"
-        how = {"root": root, "jobs": asked.jobs, "device": device, "engine": engine}
+        how: dict[str, Any] = {"root": root, "jobs": asked.jobs, "device": device, "engine": engine}
         for part in execute(runs, out / "runs", **how):
             case = part[0].case
             keep(("", case), parts.stamped(part, kinds[case], out))

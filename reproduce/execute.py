@@ -91,6 +91,5 @@ def _train(run: Run, out: Path, how: dict[str, Any]) -> list[Row]:
 def _failed(run: Run, note: str, device: str) -> Row:
     own = ("model", "data", "method", "precision", "seed")
     named = {name: getattr(run, name) for name in own}
-    config = run.settled().config
-    what = {"note": note, "config": config, "device": device}
+    what: dict[str, Any] = {"note": note, "config": run.settled().config, "device": device}
     return Row(run.case, "failed", None, "", **named, **what, **provenance())

@@ -97,7 +97,7 @@ def run(line: str, folder: Path) -> str:
     if words[0] == "torchrun":
         arguments = words[words.index("-m") :]
     if LONG.search(line):
-        options = [word for word in words if word.startswith("--")]
+        options = [word for word in arguments if word.startswith("--")]
         told = python([*arguments, "--help"], folder)
         assert all(option.split("=")[0] in told for option in options), told
         return ""

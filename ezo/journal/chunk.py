@@ -81,7 +81,8 @@ def unpack(body: bytes, seed: int) -> Iterator[Any]:
     n *= queries
     if len(found) == 2:
         g, rate = columns.read_signs(found[0], n), columns.read_integers(found[1], n)
-        yield from (IntegerUpdate(*at, *of) for at, *of in zip(places, g, rate, strict=True))
+        for place, sign, by in zip(places, g, rate, strict=True):
+            yield IntegerUpdate(*place, sign, by)
         return
     read = [columns.read_floats(column, n, float_bytes == _WIDE) for column in found]
     for i in range(1, len(read), 3) if float_bytes == _NARROW else ():

@@ -42,7 +42,7 @@ def signs(values: Sequence[int]) -> bytes:
     return _shortest({"ternary": ternary, "sparse": sparse})
 
 
-def floats(values: Sequence[float], wide: bool) -> bytes:
+def floats(values: Sequence[float] | np.ndarray, wide: bool) -> bytes:
     """Of 64 bits where ``wide``, else of 32, to which they are rounded."""
     column = np.asarray(values, "<f8" if wide else "<f4")
     raw = column.tobytes()

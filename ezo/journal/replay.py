@@ -64,11 +64,11 @@ def replay(path: Path | str, init: Mapping[str, Tensor]) -> Replayed:
     steps = _sweep(found, tensors, until)
     if tails:
         tensors.update(tail.unpack(tails[-1]))
-    end = records.value(found[-1].body) if found[-1].kind == "E" else None
-    final = None if end is None else digest(tensors, told["names"]) == end["final"]
+    ends = [records.value(record.body)["final"] for record in found[-1:] if record.kind == "E"]
+    final = digest(tensors, told["names"]) == ends[0] if ends else None
     if final is False:
         note = (
-            f"{path}: expected the digest {end['final'][:16]} in the end, got another: something "
+            f"{path}: expected the digest {ends[0][:16]} in the end, got another: something "
             "else moved the weights while it was written, or a sweep rounded"
         )
     elif note:
@@ -143,7 +143,8 @@ def _sweeps(
 
     def apply(update: Any) -> None:
         for group, sweeper in sweepers:
-            sweeper.update(update[:3], *update.groups[group], restore=False)
+            eps, rate, decay = update.groups[group]
+            sweeper.update(update[:3], eps, rate, decay, restore=False)
         for row, value in held:
             row.copy_(value)
 

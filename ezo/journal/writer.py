@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -82,7 +82,7 @@ class Journal:
         self._end = self._written = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("wb")
+            self._file: IO[bytes] = self.path.open("wb")
             self._file.write(records.START)
         except OSError as error:
             raise unwritten(self.path, error) from error
