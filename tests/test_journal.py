@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,22 @@ def test_a_record_that_is_missing_is_noticed(made):
     data, (first, second, _) = path.read_bytes(), ends(path)
     path.write_bytes(data[:first] + data[second:])
     assert "CRC differs; the weights are those of step 8" in replay(path, init).note
+
+
+@pytest.mark.parametrize("body", [b"", b"no deflate", records.text({}), records.text([1])])
+def test_records_of_something_else_are_an_error(made, body, capsys):
+    path, _, init = made
+    for kind in "HSCTE":
+        first = records.read(path)[0][0]
+        packed, crc = records.pack("H", first.body, zlib.crc32(records.START))
+        data = b"" if kind == "H" else packed
+        data += records.pack(kind, body, crc if data else zlib.crc32(records.START))[0]
+        other = path.with_name(f"{kind}.ezoj")
+        other.write_bytes(records.START + data)
+        with pytest.raises(ValueError, match="expected records that ezo wrote, got others"):
+            replay(other, init)
+        assert main(["journal", "info", str(other)]) in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_another_initial_checkpoint_is_refused(made):

@@ -88,8 +88,8 @@ def unpack(body: bytes, seed: int) -> Iterator[Any]:
     for i in range(1, len(read), 3) if float_bytes == _NARROW else ():
         read[i] = [eps - moved for eps, moved in zip(read[i - 1], read[i], strict=True)]
     groups = [zip(*read[i : i + 3], strict=True) for i in range(0, len(read), 3)]
-    for at, *own in zip(places, *groups, strict=True):
-        yield FloatUpdate(*at, tuple(own))
+    for (_, step, query), *own in zip(places, *groups, strict=True):
+        yield FloatUpdate(seed, step, query, tuple(own))
 
 
 def _narrowed(table: list[np.ndarray]) -> list[np.ndarray]:

@@ -37,7 +37,9 @@ def command_replay(given: argparse.Namespace) -> int:
 def command_journal(given: argparse.Namespace) -> int:
     """``ezo journal info``; returns 0, or 1 where the journal is damaged."""
     found, note = records.read(given.journal)
-    for name, value in info(found).items():
+    with records.understood(given.journal):
+        told = info(found)
+    for name, value in told.items():
         print(f"{name:<16} {value}")
     if note:
         print(f"ezo: {note}", file=sys.stderr)

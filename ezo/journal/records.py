@@ -14,9 +14,11 @@ the record before: that is how a run that was killed leaves it. Kinds:
     E   end, JSON, deflated: the steps, and the digest of the final weights
 """
 
+import contextlib
 import json
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +81,25 @@ def read(path: Path) -> tuple[list[Record], str]:
         found.append(Record(kind.decode("latin-1"), data[start : start + size], end, crc))
         at = end
     return found, ""
+
+
+_MEANT_OTHERWISE = AttributeError, LookupError, RuntimeError, TypeError, ValueError
+
+
+@contextlib.contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Within, records that are whole are read as what `ezo.journal` writes.
+
+    Raises:
+        ValueError: they hold something else.
+    """
+    try:
+        yield
+    except (*_MEANT_OTHERWISE, struct.error, zlib.error) as error:
+        raise ValueError(
+            f"{path}: expected records that ezo wrote, got others ({type(error).__name__}: "
+            f"{error}); write the journal again"
+        ) from error
 
 
 def text(value: Any) -> bytes:

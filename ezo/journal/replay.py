@@ -54,27 +54,29 @@ def replay(path: Path | str, init: Mapping[str, Tensor]) -> Replayed:
     path = Path(path)
     found, note = records.read(path)
     if not found or found[0].kind != "H":
-        raise ValueError(f"{note or path}: nothing can be repeated from it")
-    told = records.value(found[0].body)
-    if told["kind"] not in KINDS:
-        raise ValueError(f"{path}: expected a run of {' or '.join(KINDS)}, got {told['kind']}")
+        raise ValueError(f"{note or f'{path}: expected a header, got none'}; begin the run again")
+    with records.understood(path):
+        told = records.value(found[0].body)
+        kind, names = told["kind"], [list(of) for of in told["names"]]
+    if kind not in KINDS:
+        raise ValueError(f"{path}: expected a run of {' or '.join(KINDS)}, got {kind}")
     tensors = {name: t.clone() for name, t in _begun(path, told, init).items()}
-    tails = [record.body for record in found if record.kind == "T"]
-    until = tail.step(tails[-1]) if tails else None
-    steps = _sweep(found, tensors, until)
-    if tails:
-        tensors.update(tail.unpack(tails[-1]))
-    ends = [records.value(record.body)["final"] for record in found[-1:] if record.kind == "E"]
-    final = digest(tensors, told["names"]) == ends[0] if ends else None
+    with records.understood(path):
+        tails = [record.body for record in found if record.kind == "T"]
+        steps = _sweep(found, tensors, tail.step(tails[-1]) if tails else None)
+        if tails:
+            tensors.update(tail.unpack(tails[-1]))
+        ends = [records.value(record.body)["final"] for record in found[-1:] if record.kind == "E"]
+        final = digest(tensors, names) == ends[0] if ends else None
+        rides = not tails and _riding(told, found)
     if final is False:
         note = (
-            f"{path}: expected the digest {ends[0][:16]} in the end, got another: something "
-            "else moved the weights while it was written, or a sweep rounded"
+            f"{path}: expected the digest {ends[0][:16]} in the end, got another: something else "
+            "moved the weights while it was written, or a sweep rounded"
         )
     elif note:
         note += f"; the weights are those of step {steps:,}"
-        if not tails and (_riding(told, found)):
-            note += ", but for what noise does not move, which stays as it began"
+        note += ", but for what noise does not move, which stays as it began" if rides else ""
     _alias(tensors, told, init)
     return Replayed(tensors, steps, final, note)
 
