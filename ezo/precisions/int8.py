@@ -29,6 +29,7 @@ BP = ("mu", "mu_drop", "fraction", "growth")
 NODES = ("rate_node", "sigma", "node_growth", "bias_growth")
 HALVINGS = 5  # of the rate, over an exponential schedule
 FACTOR_BITS = 16
+INPUT_BITS = 10  # of a layer's number of inputs, where its bias has ``bias_growth`` bits more room
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ class Int8Hyper:
     sigma: int = about(1, "their perturbation, in last places of an output, 1 to 63", later=True)
     node_growth: int = about(1, "what zo_growth is, of those layers", later=True)
     bias_growth: int = about(
-        6, "how many bits more room their biases have than their weights, 0 to 12", later=True
+        6,
+        "how many bits more room their biases have than their weights, 0 to 12, with 512 to 1,023 "
+        "inputs; with half as many one less",
+        later=True,
     )
     bp_gradient: str = about(
         "plus",
@@ -228,7 +232,8 @@ class _Step(Step):
                 layer.make_room(hyper.growth)
             elif layer in with_nodes:
                 layer.make_room(hyper.node_growth)
-                layer.make_bias_room(hyper.bias_growth)
+                bits = hyper.bias_growth + layer.weight.shape[1].bit_length() - INPUT_BITS
+                layer.make_bias_room(bits)
             elif zo:
                 layer.make_room(hyper.zo_growth)
         self.model = self._network = network if device is None else network.to(device)
