@@ -240,15 +240,19 @@ void bind_backward(nb::class_<Handle>& handle) {
 
 void bind_nodes(nb::class_<Handle>& handle) {
   handle.def("node_shift", [](Handle h, Address y, std::size_t n, bool wide, Place place,
-                              std::uint32_t tensor, std::int64_t by, bool relu) {
-    if (wide) return node_shift(*h.kernels.sparse, at<std::int32_t>(y), n, place.of(tensor), by, relu);
-    node_shift(*h.kernels.sparse, at<std::int8_t>(y), n, place.of(tensor), by, relu);
+                              std::uint32_t tensor, int sparse, std::int64_t by, bool relu) {
+    const Place own = place.of(tensor);
+    if (wide) {
+      return node_shift(*h.kernels.sparse, at<std::int32_t>(y), n, own, sparse, by, relu);
+    }
+    node_shift(*h.kernels.sparse, at<std::int8_t>(y), n, own, sparse, by, relu);
   });
   handle.def("node_update", [](Handle h, NodeLayer layer, Seen seen, Address differences,
-                               Place place, std::uint32_t tensor, NodeScales by, int threads) {
+                               Place place, std::uint32_t tensor, int sparse, NodeScales by,
+                               int threads) {
     nb::gil_scoped_release release;
     node_update(*h.kernels.products, *h.kernels.sparse, *h.kernels.nodes, layer, seen,
-                at<const std::int8_t>(differences), place.of(tensor), by, threads);
+                at<const std::int8_t>(differences), place.of(tensor), sparse, by, threads);
   });
 }
 

@@ -15,22 +15,24 @@ namespace ezo {
 namespace {
 
 constexpr std::size_t kUnits = 14;             // a tile's, whose gradients are held at once
-constexpr std::size_t kSigns = 32 * kGroup;    // of one group of words
+constexpr std::size_t kSigns = 8 * kGroup;     // of one group of words
 constexpr double kUpdateNanoseconds = 1.0;     // of a weight on one core, roughly
 constexpr double kMultiplyNanoseconds = 0.05;  // of a multiply-add
 constexpr int kMeanBits = 8;                   // of an input's mean, below its last place
 constexpr int kAlongBits = 16;                 // of what lies along the mean, dropped
 constexpr std::int64_t kLargestAlong = std::int64_t{1} << 38;
 
-// apply(i, n) for each element i, n its noise: -1 or 1.
+// apply(i, n) for each element i, n its noise: -1, 0 or 1, as four bits of a word say.
 template <class Apply>
-void each_sign(const SparseKernels& kernels, std::size_t n, Place at, Apply apply) {
+void each_sign(const SparseKernels& kernels, std::size_t n, int sparse, Place at, Apply apply) {
+  const std::uint32_t mask = (1u << sparse) - 1;
   std::vector<std::uint32_t> words(kGroup);
   for (std::size_t first = 0; first < n; first += kSigns) {
     kernels.words(words.data(), first / kSigns, first / kSigns + 1, at);
     const std::size_t last = std::min(n, first + kSigns);
     for (std::size_t i = first; i < last; ++i) {
-      apply(i, 1 - 2 * static_cast<int>((words[(i - first) / 32] >> (i % 32)) & 1));
+      const std::uint32_t bits = words[(i - first) / 8] >> (i % 8 * 4) & 15;
+      apply(i, (bits >> 1 & mask) != 0 ? 0 : 1 - 2 * static_cast<int>(bits & 1));
     }
   }
 }
@@ -50,10 +52,10 @@ struct Errors {
 };
 
 Errors errors_of(const SparseKernels& kernels, const Seen& seen, std::size_t outputs,
-                 const std::int8_t* differences, Place at, bool centred) {
+                 const std::int8_t* differences, Place at, int sparse, bool centred) {
   const std::size_t n = seen.n;
   Errors found{std::vector<std::int8_t>(outputs * n), std::vector<std::int32_t>(outputs, 0)};
-  each_sign(kernels, n * outputs, at, [&](std::size_t k, int sign) {
+  each_sign(kernels, n * outputs, sparse, at, [&](std::size_t k, int sign) {
     const std::size_t i = k / outputs, o = k % outputs;
     const int e = seen.y != nullptr && seen.y[k] <= 0 ? 0 : sign * differences[i];
     found.units[o * n + i] = static_cast<std::int8_t>(e);
@@ -70,7 +72,7 @@ Errors errors_of(const SparseKernels& kernels, const Seen& seen, std::size_t out
 }
 
 std::int32_t mean_of(std::int64_t sum, std::size_t n) {
-  return static_cast<std::int32_t>(nearest_quotient(sum << kMeanBits, static_cast<std::int64_t>(n)));
+  return static_cast<std::int32_t>(nearest_quotient(sum * (1 << kMeanBits), static_cast<std::int64_t>(n)));
 }
 
 // The gradients of a unit's weights (inputs) and the means of its inputs.
@@ -214,24 +216,26 @@ void learn(const NodeKernels& kernels, const NodeLayer& layer, const Errors& err
 }  // namespace
 
 template <class Number>
-void node_shift(const SparseKernels& kernels, Number* y, std::size_t n, Place at, std::int64_t by,
-                bool relu) {
+void node_shift(const SparseKernels& kernels, Number* y, std::size_t n, Place at, int sparse,
+                std::int64_t by, bool relu) {
   const std::int64_t most = std::min<std::int64_t>(std::numeric_limits<Number>::max(), INT32_MAX);
   const std::int64_t least = relu ? 0 : -most;
-  each_sign(kernels, n, at, [&](std::size_t i, int sign) {
+  each_sign(kernels, n, sparse, at, [&](std::size_t i, int sign) {
     y[i] = static_cast<Number>(std::clamp(y[i] + sign * by, least, most));
   });
 }
 
-template void node_shift(const SparseKernels&, std::int8_t*, std::size_t, Place, std::int64_t, bool);
-template void node_shift(const SparseKernels&, std::int32_t*, std::size_t, Place, std::int64_t,
+template void node_shift(const SparseKernels&, std::int8_t*, std::size_t, Place, int, std::int64_t,
                          bool);
+template void node_shift(const SparseKernels&, std::int32_t*, std::size_t, Place, int,
+                         std::int64_t, bool);
 
-void node_update(const ProductKernels& products, const SparseKernels& sparse,
+void node_update(const ProductKernels& products, const SparseKernels& noise,
                  const NodeKernels& kernels, const NodeLayer& layer, const Seen& seen,
-                 const std::int8_t* differences, Place at, const NodeScales& by, int threads) {
+                 const std::int8_t* differences, Place at, int sparse, const NodeScales& by,
+                 int threads) {
   const bool centred = layer.bias != nullptr;
-  const Errors errors = errors_of(sparse, seen, layer.outputs, differences, at, centred);
+  const Errors errors = errors_of(noise, seen, layer.outputs, differences, at, sparse, centred);
   if (seen.where == nullptr) {
     learn(kernels, layer, errors, seen.n, by, threads, Shared(products, seen, layer.inputs));
   } else {

@@ -48,12 +48,14 @@ struct NodeScales {
 };
 
 // y <- clip(y + by n), and where there is a ReLU what is positive of it. int8 is clipped to +-127,
-// int32 to what it holds but the lowest.
+// int32 to what it holds but the lowest. 2^-sparse of the noise is not 0; `sparse` is 0 to 3.
 template <class Number>
-void node_shift(const SparseKernels&, Number* y, std::size_t n, Place, std::int64_t by, bool relu);
+void node_shift(const SparseKernels&, Number* y, std::size_t n, Place, int sparse, std::int64_t by,
+                bool relu);
 
 // The update of a layer, from the examples' differences (n).
 void node_update(const ProductKernels&, const SparseKernels&, const NodeKernels&, const NodeLayer&,
-                 const Seen&, const std::int8_t* differences, Place, const NodeScales&, int threads);
+                 const Seen&, const std::int8_t* differences, Place, int sparse, const NodeScales&,
+                 int threads);
 
 }  // namespace ezo

@@ -1,6 +1,7 @@
 """Node perturbation in integers: int8 noise on the outputs of linear layers, an update from int8.
 
-As `ezo.nodes`, without a floating-point number. Noise n_iu is -1 or 1, drawn again for the update:
+As `ezo.nodes`, without a floating-point number. Noise n_iu is -1 or 1, or 0 in all but a share p of
+cases, drawn again for the update:
 
     plus, minus   y <- clip(y + sigma n), y - sigma n: last places of the requantized output, before
                   its ReLU; of the logits, which are accumulators, of 2^-4
@@ -16,8 +17,8 @@ Each rate is a multiplier of up to 16 bits and a shift, by which W and b move al
 with E_x, E_y, E_W, E_b the exponents of input, noisy output, weight and bias, and F bits of
 fraction,
 
-    rate_W = rate 2^(E_x - E_y - E_W + F - 30) / (N sigma)
-    rate_b = rate 2^(-E_y - E_b + F - 30) / (N sigma)
+    rate_W = rate 2^(E_x - E_y - E_W + F - 30) / (N sigma p)
+    rate_b = rate 2^(-E_y - E_b + F - 30) / (N sigma p)
     rate_m = rate_b 2^(2 E_x + 8)
 
 PSR is NITI's rounding (`ezo.int8.rounding`); round, and >> but for d's, which is an arithmetic
@@ -42,7 +43,7 @@ from ezo.int8.network import Network
 from ezo.int8.perturb import FRACTION_BITS
 from ezo.int8.rounding import LARGEST
 from ezo.int8.tensor import Int8Tensor
-from ezo.kernels import NodeRates, Place, Rate, Seen
+from ezo.kernels import NodeRates, Rate, Seen, Signs
 from ezo.step import Difference, Losses
 
 STREAM = 3 << 30  # the first of the queries' noise streams; others are below 2^31 + 2^12
@@ -64,12 +65,14 @@ class Nodes:
     Attributes:
         rate: learning rate, in real numbers and for losses in bits, times 2^22; 0 to 2^24.
         sigma: size of the noise, in last places of an output, 1 to 63.
+        sparse: 0 to 3: an output has noise with a probability of p = 2^-sparse.
         layers: names of the network's nodes; None for each linear layer of the ZO part but those
             whose outputs are points, unless the maximum over them follows.
     """
 
     rate: int = 17_400
     sigma: int = 1
+    sparse: int = 0
     layers: Iterable[str] | None = None
 
 
@@ -79,7 +82,7 @@ class NodeUpdate(NamedTuple):
     Attributes:
         seed, step, query: where the noise stands in the stream.
         rate: the query's share.
-        sigma: of the noise.
+        sigma, sparse: of the noise.
         differences: d, int8, (N,).
     """
 
@@ -88,19 +91,23 @@ class NodeUpdate(NamedTuple):
     query: int
     rate: int
     sigma: int
+    sparse: int
     differences: Tensor
 
 
-def signs(place: Place, tensor: int, n: int, device: noise.Device = "cpu") -> Tensor:
-    """Noise of the first ``n`` elements of a tensor (N, U): -1 or 1, int8, (n,).
+def signs(drawn: Signs, n: int, device: noise.Device = "cpu") -> Tensor:
+    """Noise of the first ``n`` elements of a tensor (N, U): -1, 0 or 1, int8, (n,).
 
-    A word of `ezo.noise.words` serves 32 of them, its lowest bit the first; 1 stands for -1.
+    ``drawn`` is (place, tensor, sparse). A word of `ezo.noise.words` serves eight elements with
+    four bits each, its lowest the first: the sign, 1 for -1, and three of which the first
+    ``sparse`` must be 0, else the noise is.
     """
-    seed, step, stream = place
-    groups = -(-n // (32 * noise.GROUP))
+    (seed, step, stream), tensor, sparse = drawn
+    groups = -(-n // (8 * noise.GROUP))
     words = noise.words(seed, step, tensor, stream, 0, groups, device).view(-1, 1)
-    bits = (words >> torch.arange(32, device=device)) & 1  # word, bit
-    return (1 - 2 * bits).to(torch.int8).flatten()[:n]
+    bits = (words >> torch.arange(0, 32, 4, device=device)) & 15  # word, element
+    on = (bits >> 1) & ((1 << sparse) - 1) == 0
+    return ((1 - 2 * (bits & 1)) * on).to(torch.int8).flatten()[:n]
 
 
 def rate_of(rate: int, divisor: int, exponent: int) -> Rate:
@@ -133,12 +140,12 @@ class Node:
     """The noise on a layer's output in a pass, and what the pass showed there.
 
     Args:
-        place, tensor: where its noise stands in the stream.
+        drawn: its noise (`signs`).
         by: sigma on the pass's side of the outputs; 0 for none.
     """
 
-    def __init__(self, place: Place, tensor: int, by: int) -> None:
-        self._place, self._tensor, self._by = place, tensor, by
+    def __init__(self, drawn: Signs, by: int) -> None:
+        self._drawn, self._by = drawn, by
         self.seen: Seen | None = None
         self.exponents = 0, 0  # of input and noisy output
 
@@ -146,7 +153,7 @@ class Node:
         """Noise on the output ``y`` of input ``x``, in place, and the ReLU that follows."""
         logits = y.m.dtype == torch.int32
         up = max(0, LOGIT_EXPONENT - y.e) if logits else 0
-        kernels.node_shift(y.m, self._place, self._tensor, self._by << up, relu)
+        kernels.node_shift(y.m, self._drawn, self._by << up, relu)
         self.seen = Seen(x.m, y.m if relu else None, where)
         self.exponents = x.e, y.e + up
 
@@ -176,8 +183,9 @@ class NodePerturbation:
     def move(self, query: int, start: int, end: int) -> None:
         """A pass begins, or all are over: passes meet the noise, and their inputs are kept."""
         place = (*self._place, STREAM + query)
+        sigma, sparse = self._group["sigma"], self._group["sparse"]
         for number, layer in self._layers:
-            layer.node = Node(place, number, end * self._group["sigma"])
+            layer.node = Node((place, number, sparse), end * sigma)
 
     def learn(self, query: int, losses: Losses, difference: Difference) -> NodeUpdate:
         change = difference({point: loss.per_example() for point, loss in losses.items()})
@@ -185,7 +193,8 @@ class NodePerturbation:
         down = LOSS_FRACTION_BITS - DIFFERENCE_BITS
         d = ((change + (1 << (down - 1))) >> down).clamp_(-LARGEST, LARGEST).to(torch.int8)
         rate = self._group["rate"] // self._queries
-        return NodeUpdate(*self._place, query, rate, self._group["sigma"], d)
+        sigma, sparse = self._group["sigma"], self._group["sparse"]
+        return NodeUpdate(*self._place, query, rate, sigma, sparse, d)
 
     def apply(self, update: NodeUpdate, start: int) -> None:
         place = (update.seed, update.step, STREAM + update.query)
@@ -200,7 +209,8 @@ class NodePerturbation:
             own = layer.parameters(recurse=False)
             fractions = [self._state.get(p, {}).get("fraction") for p in own]
             what = kernels.Layer(layer.weight, layer.bias)
-            kernels.node_update(what, fractions, seen, d, (place, number), rates)
+            drawn = (place, number, update.sparse)
+            kernels.node_update(what, fractions, seen, d, drawn, rates)
 
     def _rates(
         self, update: NodeUpdate, layer: Weighted, exponents: tuple[int, int], n: int
@@ -208,8 +218,9 @@ class NodePerturbation:
         x, y = exponents
         fine = FRACTION_BITS if self._state else 0
         of = update.rate, n * update.sigma
-        weight = rate_of(*of, x - y - layer.weight_exponent + fine - RATE_BITS)
-        bias = -y - layer.bias_exponent + fine - RATE_BITS
+        fine += update.sparse - RATE_BITS
+        weight = rate_of(*of, x - y - layer.weight_exponent + fine)
+        bias = -y - layer.bias_exponent + fine
         return NodeRates(weight, rate_of(*of, bias), rate_of(*of, bias + 2 * x + 8))
 
     def _expect_all(self, examples: int) -> None:
@@ -257,7 +268,8 @@ def group_of(nodes: bool | Nodes, layers: Sequence[Weighted]) -> dict[str, Any]:
     """The parameter group of layers with nodes."""
     of = nodes if isinstance(nodes, Nodes) else Nodes()
     params = [p for layer in layers for p in layer.parameters(recurse=False)]
-    return {"params": params, "zo": True, "rate": of.rate, "sigma": of.sigma, "mu": 0}
+    values = {"rate": of.rate, "sigma": of.sigma, "sparse": of.sparse}
+    return {"params": params, "zo": True, **values, "mu": 0}
 
 
 def _able(model: Network) -> Iterator[tuple[str, Weighted]]:

@@ -172,7 +172,11 @@ class ElasticZO(Elastic):
         """The groups are the constructor's: ZO first, then nodes, then BP."""
         nodes = "sigma" in param_group
         largest = LARGEST_RATE if nodes else self._largest_rate
-        bounds = [("rate", 0, largest), ("mu", -20, 6), *([("sigma", 1, 63)] if nodes else [])]
+        bounds = [
+            ("rate", 0, largest),
+            ("mu", -20, 6),
+            *([("sigma", 1, 63), ("sparse", 0, 3)] if nodes else []),
+        ]
         for name, low, high in bounds:
             check.integer(name, param_group.get(name), low, high)
         super().add_param_group(_Group(param_group))

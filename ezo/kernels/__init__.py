@@ -30,6 +30,8 @@ sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are
 # which would cost a small network's sweep a tenth of its time.
 Place = tuple[int, int, int]
 Weights = Sequence[Tensor]
+# A layer's noise of `ezo.int8.nodes`: its place, its number, and `sparse` of its `signs`.
+Signs = tuple[Place, int, int]
 # Sparse noise (an `ezo.int8.perturb.SparseNoise`) of a step, and the number of the first tensor.
 Drawn = tuple[Any, Place, int]
 
@@ -300,12 +302,12 @@ def loss_error(logits: Tensor, exponent: int, target: Tensor, u: Tensor) -> Tens
     return _call("loss_error", logits, exponent, target, u)
 
 
-def node_shift(y: Tensor, place: Place, tensor: int, by: int, relu: bool) -> None:
+def node_shift(y: Tensor, drawn: Signs, by: int, relu: bool) -> None:
     """y <- clip(y + by n), then its ReLU, in place; n is `ezo.int8.nodes.signs`.
 
     ``y`` is int8, clipped to +-127, or int32, to +-(2^31 - 1).
     """
-    _call("node_shift", y, place, tensor, by, relu)
+    _call("node_shift", y, drawn, by, relu)
 
 
 def node_update(
@@ -313,7 +315,7 @@ def node_update(
     fractions: Sequence[Tensor | None],
     seen: Seen,
     differences: Tensor,
-    drawn: tuple[Place, int],
+    drawn: Signs,
     rates: NodeRates,
 ) -> None:
     """The update of a linear layer's weight and bias of `ezo.int8.nodes`, in place.
@@ -321,7 +323,7 @@ def node_update(
     Args:
         fractions: uint8, of weight and bias, or None for none.
         differences: d, int8, (N,).
-        drawn: where the noise stands in the stream, and the tensor's number.
+        drawn: the noise of the passes.
     """
     _call("node_update", layer, fractions, seen, differences, drawn, rates)
 

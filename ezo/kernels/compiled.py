@@ -25,6 +25,7 @@ from ezo.kernels import (
     NodeRates,
     Place,
     Seen,
+    Signs,
     Sweeps,
     Weights,
     _arguments,
@@ -228,11 +229,11 @@ class Backend:
         self._native.loss_error(*_arguments.logits(logits, exponent, target), *to)
         return found
 
-    def node_shift(self, y: Tensor, place: Place, tensor: int, by: int, relu: bool) -> Any:
+    def node_shift(self, y: Tensor, drawn: Signs, by: int, relu: bool) -> Any:
         if not (_arguments.takes(y) and y.is_contiguous()):
             return NotImplemented
         wide = y.dtype is torch.int32
-        self._native.node_shift(y.data_ptr(), y.numel(), wide, place, tensor, by, relu)
+        self._native.node_shift(y.data_ptr(), y.numel(), wide, *drawn, by, relu)
 
     def node_update(
         self,
@@ -240,7 +241,7 @@ class Backend:
         fractions: Sequence[Tensor | None],
         seen: Seen,
         differences: Tensor,
-        drawn: tuple[Place, int],
+        drawn: Signs,
         rates: NodeRates,
     ) -> Any:
         x, y, where = seen

@@ -21,6 +21,7 @@ from ezo.kernels import (
     Place,
     Rate,
     Seen,
+    Signs,
     Sweeps,
     Weights,
     sweeping,
@@ -161,9 +162,9 @@ class Backend:
     def losses(self, logits: Tensor, exponent: int, target: Tensor) -> Tensor:
         return _loss.cross_entropy(logits, exponent, target)
 
-    def node_shift(self, y: Tensor, place: Place, tensor: int, by: int, relu: bool) -> None:
+    def node_shift(self, y: Tensor, drawn: Signs, by: int, relu: bool) -> None:
         most = min(torch.iinfo(y.dtype).max, (1 << 31) - 1)
-        n = _nodes.signs(place, tensor, y.numel(), y.device).view(y.shape)
+        n = _nodes.signs(drawn, y.numel(), y.device).view(y.shape)
         moved = y.to(torch.int64).add_(n, alpha=by)
         y.copy_(moved.clamp_(0 if relu else -most, most))
 
@@ -173,12 +174,12 @@ class Backend:
         fractions: Sequence[Tensor | None],
         seen: Seen,
         differences: Tensor,
-        drawn: tuple[Place, int],
+        drawn: Signs,
         rates: NodeRates,
     ) -> None:
         weight, bias, *_ = layer
         units, n = len(weight), len(differences)
-        e = _nodes.signs(*drawn, n * units, weight.device).view(n, units)
+        e = _nodes.signs(drawn, n * units, weight.device).view(n, units)
         e = e * differences.unsqueeze(1)
         if seen.y is not None:
             e *= seen.y > 0

@@ -26,7 +26,7 @@ ZO = (
     *("zo_growth", "queries"),
 )
 BP = ("mu", "mu_drop", "fraction", "growth")
-NODES = ("rate_node", "sigma", "node_growth", "bias_growth")
+NODES = ("rate_node", "sigma", "sparse", "node_growth", "bias_growth")
 HALVINGS = 5  # of the rate, over an exponential schedule
 FACTOR_BITS = 16
 INPUT_BITS = 10  # of a layer's number of inputs, where its bias has ``bias_growth`` bits more room
@@ -79,6 +79,9 @@ class Int8Hyper:
         later=True,
     )
     sigma: int = about(1, "their perturbation, in last places of an output, 1 to 63", later=True)
+    sparse: int = about(
+        0, "it falls on one output in 2^sparse, 0 to 3, drawn anew for each", later=True
+    )
     node_growth: int = about(1, "what zo_growth is, of those layers", later=True)
     bias_growth: int = about(
         6,
@@ -225,7 +228,7 @@ class _Step(Step):
         zo = parts.zo and cut > 0
         if zo:
             network = from_float(model, headroom=hyper.r_max)
-        nodes = Nodes(hyper.rate_node, hyper.sigma) if zo and parts.nodes else False
+        nodes = Nodes(hyper.rate_node, hyper.sigma, hyper.sparse) if zo and parts.nodes else False
         with_nodes = find(network, network.weighted()[:cut], nodes)
         for place, layer in enumerate(network.weighted()):
             if place >= cut:

@@ -71,7 +71,7 @@ def nodes() -> Iterator[tuple[str, str]]:
         {"bp": bp, "magnitude": "absolute", "fraction": fraction, "nodes": int8.Nodes(rate=90_000)}
         for bp, fraction in itertools.product((0, 1), (False, True))
     ]
-    cases += [{"bp": 1, "queries": 2, "nodes": int8.Nodes(rate=1_000_000, sigma=3)}]
+    cases += [{"bp": 1, "queries": 2, "nodes": int8.Nodes(rate=1_000_000, sigma=3, sparse=1)}]
     yield from _integer_cases(itertools.product(INPUTS, cases))
 
 

@@ -20,6 +20,7 @@ from tests.oracles import int8_nodes as oracle
 from tests.oracles.philox import words_of
 
 PLACE = (0x0123456789ABCDEF, 17, STREAM)
+SPARSE = (0, 1, 3)
 NOISE = SparseNoise(r_max=7, p_zero=0.0)
 few = settings(max_examples=20, deadline=None)
 
@@ -108,7 +109,8 @@ def test_an_update_is_the_oracle_s(n, inputs, units, kind, bias, fraction, up, s
     own = [p for p in (weight, b) if p is not None]
     fractions = [int8(*p.shape, seed=9).view(torch.uint8) if fraction else None for p in own]
     rates = NodeRates(Rate(40_001, up + 16), Rate(77, up), Rate(40_001, up + 9))
-    z = signs(PLACE, 5, n * units).view(n, units)
+    drawn = (PLACE, 5, seed % 3)
+    z = signs(drawn, n * units).view(n, units)
     rows = [[x[i] if where is None else x[i, where[i, u]] for u in range(units)] for i in range(n)]
 
     def pairs(p, f):
@@ -129,13 +131,14 @@ def test_an_update_is_the_oracle_s(n, inputs, units, kind, bias, fraction, up, s
         of = [p.clone() for p in own]
         finer = [None if f is None else f.clone() for f in fractions]
         with on(path):
-            kernels.node_update(Layer(*of), finer, Seen(x, y, where), d, (PLACE, 5), rates)
+            kernels.node_update(Layer(*of), finer, Seen(x, y, where), d, drawn, rates)
         found = [pairs(p, f) for p, f in zip(of, finer, strict=True)]
         assert found == [part for part in wanted if part is not None], path
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_noise_is_the_stream_s_and_that_of_pass_and_update(path):
+@pytest.mark.parametrize("sparse", SPARSE)
+def test_noise_is_the_stream_s_and_that_of_pass_and_update(path, sparse):
     """An update from inputs of which each example has its own shows the signs."""
     n, units = 40, 300  # more than a group of words
     seed, step, stream = PLACE
@@ -144,13 +147,16 @@ def test_noise_is_the_stream_s_and_that_of_pass_and_update(path):
     weight = torch.zeros(units, n, dtype=torch.int8)
     one = NodeRates(Rate(1, 0), Rate(1, 0), Rate(1, 0))
     with on(path):
-        kernels.node_shift(y, PLACE, 6, 1, False)
+        kernels.node_shift(y, (PLACE, 6, sparse), 1, False)
         d = torch.full((n,), -1, dtype=torch.int8)
-        kernels.node_update(Layer(weight), [None], Seen(x), d, (PLACE, 6), one)
+        kernels.node_update(Layer(weight), [None], Seen(x), d, (PLACE, 6, sparse), one)
     assert torch.equal(weight.t(), y)
-    for i in (0, 1, 31, 32, 8191, 8192, n * units - 1):
-        of, word = words_of(i // 32, seed, step, 6, stream)
-        assert y.flatten()[i] == (-1 if of[word] >> (i % 32) & 1 else 1)
+    for i in (*range(40), 2047, 2048, n * units - 1):
+        of, word = words_of(i // 8, seed, step, 6, stream)
+        bits = of[word] >> (4 * (i % 8))
+        off = any(bits >> (1 + k) & 1 for k in range(sparse))
+        assert y.flatten()[i] == (0 if off else -1 if bits & 1 else 1)
+    assert abs(float(y.abs().double().mean()) - 2.0**-sparse) < 0.02
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -159,16 +165,16 @@ def test_a_shifted_output_is_clipped_to_its_type(path, relu):
     for dtype, most in ((torch.int8, 127), (torch.int32, 2**31 - 1)):
         for by in (3, -3):
             y = torch.tensor([-most, -1, 0, 2, most] * 20, dtype=dtype)
-            wanted = y.to(torch.int64) + by * signs(PLACE, 0, len(y))
+            wanted = y.to(torch.int64) + by * signs((PLACE, 0, 0), len(y))
             with on(path):
-                kernels.node_shift(y, PLACE, 0, by, relu)
+                kernels.node_shift(y, (PLACE, 0, 0), by, relu)
             assert torch.equal(y.to(torch.int64), wanted.clamp(0 if relu else -most, most))
 
 
 def test_noise_is_independent_between_examples_layers_steps_queries_and_seeds():
     units = 256
     rows = [
-        signs((seed, step, STREAM + query), tensor, 4 * units).view(4, units)
+        signs(((seed, step, STREAM + query), tensor, 0), 4 * units).view(4, units)
         for seed in (1, 2)
         for step in (0, 1)
         for query in (0, 1)
@@ -183,7 +189,8 @@ def test_noise_is_independent_between_examples_layers_steps_queries_and_seeds():
     assert all(not torch.equal(ours, other) for other in others)
 
 
-def test_mean_over_many_draws_is_the_integer_gradient():
+@pytest.mark.parametrize("sparse", [0, 2])
+def test_mean_over_many_draws_is_the_integer_gradient(sparse):
     """Along each layer's backpropagated one, of its size, within what so few draws are off.
 
     Of G, the mean over i of d_i n_i x_i', a layer's part has a variance of about the sum over i of
@@ -199,7 +206,7 @@ def test_mean_over_many_draws_is_the_integer_gradient():
     draws, totals, squares = 600, [0.0, 0.0], [0.0, 0.0]
     for layer in model.weighted():
         layer.weight_gradient = None
-    optimizer = ElasticZO(model, 0, nodes=Nodes(rate=0), seed=3)
+    optimizer = ElasticZO(model, 0, nodes=Nodes(rate=0, sparse=sparse), seed=3)
     nodes = {}
     for k, layer in enumerate(model.weighted()):
         forward = layer.forward
@@ -216,11 +223,11 @@ def test_mean_over_many_draws_is_the_integer_gradient():
         for k in (0, 1):
             seen, (e_x, e_y) = nodes[k].seen, nodes[k].exponents
             units = len(wanted[k])
-            z = signs((3, step, STREAM), k, 16 * units).view(16, units)
+            z = signs(((3, step, STREAM), k, sparse), 16 * units).view(16, units)
             e = z.int() * update.differences.int()[:, None]
             if seen.y is not None:
                 e = e * (seen.y > 0)
-            slope = e.T.double() @ seen.x.double() * 2.0 ** (e_x - e_y - 8) * 0.6931
+            slope = e.T.double() @ seen.x.double() * 2.0 ** (e_x - e_y - 8 + sparse) * 0.6931
             totals[k] += slope
             squares[k] += float(slope.square().sum())
     for k in (0, 1):
