@@ -22,7 +22,7 @@ from bench.timing import in_turn, interval
 from bench.workload import Workload
 from ezo import kernels
 from ezo.int8.rounding import batch_shift
-from ezo.kernels import After, Layer, compiled
+from ezo.kernels import After, Layer, _arguments, compiled
 from ezo.rows import Row
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
@@ -116,7 +116,7 @@ class Whole(compiled.Backend):
     ) -> Any:
         if where is not None or not grad_output.numel():
             return super().error(grad_output, layer, guess, where, points)
-        return self._requantized(grad_output, compiled.turned(layer), After())
+        return self._requantized(grad_output, _arguments.turned(layer), After())
 
     def _requantized(self, x: Tensor, layer: Layer, after: After) -> tuple[Tensor, int]:
         acc, bits = self._product(x, layer, after, -1)

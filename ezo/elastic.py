@@ -120,6 +120,14 @@ class Elastic(Optimizer):
         self._looked = True
         return loss
 
+    def _refuse_nodes(self, what: str) -> None:
+        """For what needs to know updates without layers' inputs: ``ranks``, or a replay."""
+        raise ValueError(
+            f"expected noise on weights alone with {what}, got nodes, whose updates depend on "
+            "every example's inputs, which would take as many bytes as gradients: leave out nodes, "
+            f"or {what}"
+        )
+
     def _refuse_ranks(self) -> None:
         """Each rank would have losses, and so ZO weights, of its own."""
         if self.exchange is not None:

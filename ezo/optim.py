@@ -187,11 +187,7 @@ class ElasticZO(Elastic):
             )
         self._layers, node_groups = groups_of(nodes, model, zo)
         if self._layers and self.exchange is not None:
-            raise ValueError(
-                "expected noise on weights alone with ranks, got nodes, whose updates depend on "
-                "every example's inputs and would take as many bytes as gradients; leave out nodes "
-                "or ranks"
-            )
+            self._refuse_nodes("ranks")
         self._how = feedback_of(nodes, queries, self._layers)
         self._feedback: dict[int, Tensor] = {}  # by the layers' numbers
         with_nodes = {id(p) for group in node_groups for p in group["params"]}
@@ -305,10 +301,7 @@ class ElasticZO(Elastic):
 
     def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
         if self._layers:
-            raise ValueError(
-                "expected an optimiser without nodes to replay updates, got one with: they learn "
-                "from their layers' inputs, which no record holds; keep the weights instead"
-            )
+            self._refuse_nodes("a replay")
         super().replay(applied)
 
     def _settings(self) -> dict[str, Any]:

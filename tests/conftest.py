@@ -35,7 +35,7 @@ INPUT = "image"
 
 def build(name, classes=3, channels=1):
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(16 * channels, 12, bias=False), nn.ReLU(),
+        nn.Conv2d(channels, 12, 4, bias=False), nn.Flatten(), nn.ReLU(),
         nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, classes),
     )
 '''

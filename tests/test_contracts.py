@@ -605,7 +605,8 @@ def test_a_precision_is_one_file(tmp_path: Path) -> None:
 OTHER_INTEGER: dict[str, Any] = {
     "rate": 30_000, "r_max": 7, "p_zero": 0.1, "magnitude": "sign", "mu": 4, "mu_drop": 0,
     "growth": 2, "zo_growth": 1, "bp_gradient": "mean", "largest_difference": 1, "fraction": 8,
-    "queries": 2, "schedule": "constant",
+    "queries": 2, "schedule": "constant", "rate_node": 30_000, "sigma": 2, "node_growth": 0,
+    "sparse": 1, "bias_growth": 2,
 }  # fmt: skip
 SEEN = {"fraction": 0, "rate": 1 << 16}  # steps of whole last places
 
@@ -632,7 +633,7 @@ def test_integer_method_moves_the_layers_that_its_fp32_form_moves(
     precision: str, method: str
 ) -> None:
     loop = _Loop(
-        integer_run(method, precision, fraction=0, rate=1 << 20).settled(),
+        integer_run(method, precision, fraction=0, rate=1 << 20, rate_node=1 << 20).settled(),
         None,
         None,
         torch.device("cpu"),
@@ -650,7 +651,8 @@ def test_integer_method_moves_the_layers_that_its_fp32_form_moves(
 
 @in_integers
 def test_integer_training_learns(precision: str, method: str) -> None:
-    run = integer_run(method, precision, rate=500_000, mu=3, mu_drop=0, schedule="constant")
+    rates = {"rate": 500_000, "rate_node": 100_000, "mu": 3, "mu_drop": 0}
+    run = integer_run(method, precision, **rates, schedule="constant")
     measured = train(dataclasses.replace(run, epochs=30))
     losses = [row.value or math.nan for row in measured if row.metric == "test_loss"]
     assert losses[-1] < 0.9 * losses[0]

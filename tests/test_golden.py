@@ -9,7 +9,7 @@ from golden import make
 GOLDEN = json.loads(Path(make.__file__).with_name("golden.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("cases", [make.integers, make.floats])
+@pytest.mark.parametrize("cases", [make.integers, make.nodes, make.floats])
 def test_steps_end_in_the_golden_bits(cases: object) -> None:
     found = dict(cases())  # type: ignore[operator]
     assert found == {name: GOLDEN[name] for name in found}

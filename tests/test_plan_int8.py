@@ -125,6 +125,28 @@ def test_the_step_of_the_training_loop_is_what_is_predicted(precision):
 
 
 @needs_kernels
+@pytest.mark.parametrize(("name", "shape"), [("lenet5", (32, 1, 28, 28)), ("pointnet", (4, 64, 3))])
+def test_nodes_need_what_weights_do_and_are_predicted(name, shape):
+    make = of_ours(name, *shape)
+    found = plan(*make(), precision="int8", methods=["full-zo", "full-zo-node"]).predictions
+    by_weights, by_nodes = (p.peak.peak_bytes for p in found)
+    assert by_nodes <= 1.02 * by_weights
+    kernels.kept().clear()
+    gc.collect()
+    others = peak_bytes(lambda: None)
+    model, x = make()
+    step = catalogue.find("precision", "int8").make_step(
+        "int8", model, "full-zo-node", catalogue.find("precision", "int8").default("full-zo-node")
+    )
+    del model
+    given, y = step.calibrate(x), torch.zeros(len(x), dtype=torch.int64)
+    del x
+    step(given, y)
+    gc.collect()
+    assert peak_bytes(lambda: step(given, y)) - others == by_nodes
+
+
+@needs_kernels
 @pytest.mark.parametrize("k", [0, 2, 5])
 def test_taking_a_real_step_apart_does_not_change_its_peak(k):
     make, _ = MODELS["lenet5"]

@@ -29,9 +29,11 @@ struct Tables {
   const std::int64_t* log2;
 };
 
-// Sum of the cross-entropies of (n, classes) logits, in units of 2^-20 bit.
+// Sum of the cross-entropies of (n, classes) logits, in units of 2^-20 bit; to `each` (n), which may
+// be null, those of the examples.
 std::int64_t total_loss(const std::int32_t* logits, std::size_t n, std::size_t classes,
-                        int exponent, const std::int64_t* target, Tables tables);
+                        int exponent, const std::int64_t* target, Tables tables,
+                        std::int64_t* each);
 
 // Gradient with respect to the logits, in units of 2^-7, rounded stochastically by `words`.
 void error_of_loss(const std::int32_t* logits, std::size_t n, std::size_t classes, int exponent,

@@ -2,11 +2,12 @@
 
 #include <stdexcept>
 
-#define EZO_KERNELS_OF(isa)                   \
-  namespace isa {                             \
-  extern const FloatKernels float_kernels;    \
-  extern const SparseKernels sparse_kernels;  \
+#define EZO_KERNELS_OF(isa)                    \
+  namespace isa {                              \
+  extern const FloatKernels float_kernels;     \
+  extern const SparseKernels sparse_kernels;   \
   extern const ProductKernels product_kernels; \
+  extern const NodeKernels node_kernels;       \
   }
 
 namespace ezo {
@@ -21,8 +22,9 @@ EZO_KERNELS_OF(avx512vnni)
 const std::vector<Kernels>& available() {
   static const std::vector<Kernels> found = [] {
     std::vector<Kernels> all;
-#define EZO_ADD(isa) \
-  all.push_back({#isa, &isa::float_kernels, &isa::sparse_kernels, &isa::product_kernels})
+#define EZO_ADD(isa)                                                                       \
+  all.push_back({#isa, &isa::float_kernels, &isa::sparse_kernels, &isa::product_kernels, \
+                 &isa::node_kernels})
 #ifdef EZO_X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

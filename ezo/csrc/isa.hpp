@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "nodes.hpp"
 #include "noise.hpp"
 #include "product.hpp"
 
@@ -13,6 +14,7 @@ struct Kernels {
   const FloatKernels* floats;
   const SparseKernels* sparse;
   const ProductKernels* products;
+  const NodeKernels* nodes;
 };
 
 // Those that this processor can run, the best first.

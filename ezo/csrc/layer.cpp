@@ -2,26 +2,14 @@
 #include <algorithm>
 #include <climits>
 #include <cstdlib>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "integers.hpp"
+#include "memory.hpp"
 #include "pool.hpp"
 
 namespace ezo {
 namespace {
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<void, Free>;
-
-Memory allocate(std::size_t bytes) {
-  Memory memory(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
 
 constexpr double kProductNanoseconds = 0.025;  // of a multiply-add on one core, roughly
 constexpr int kTileBytes = 32 * 1024;          // of input, where positions can be taken apart

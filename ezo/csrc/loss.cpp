@@ -64,7 +64,8 @@ void check(const std::int64_t* target, std::size_t n, std::size_t classes) {
 }  // namespace
 
 std::int64_t total_loss(const std::int32_t* logits, std::size_t n, std::size_t classes,
-                        int exponent, const std::int64_t* target, Tables tables) {
+                        int exponent, const std::int64_t* target, Tables tables,
+                        std::int64_t* each) {
   std::int64_t total = 0;
   check(target, n, classes);
   for (std::size_t i = 0; i < n; ++i, logits += classes) {
@@ -74,7 +75,9 @@ std::int64_t total_loss(const std::int32_t* logits, std::size_t n, std::size_t c
       sum += exp2_of(below_largest(largest, logits[k], exponent), tables.exp2);
     }
     const std::int64_t own = below_largest(largest, logits[target[i]], exponent);
-    total += std::min(own + log2_of(sum, tables.log2), kLargestLoss);
+    const std::int64_t loss = std::min(own + log2_of(sum, tables.log2), kLargestLoss);
+    if (each != nullptr) each[i] = loss;
+    total += loss;
   }
   return total;
 }

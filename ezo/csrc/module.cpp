@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "integers.hpp"
+#include "nodes.hpp"
 #include "sweeps.hpp"
 
 namespace nb = nanobind;
@@ -108,6 +109,20 @@ EZO_STRUCT(After, bool, int, bool, int)(bool relu, int pool, bool over_points, i
 }
 EZO_STRUCT(Tables, Address, Address)(Address exp2, Address log2) {
   return {pointer<const std::int64_t>(exp2), pointer<const std::int64_t>(log2)};
+}
+EZO_STRUCT(Scale, std::int64_t, int)(std::int64_t times, int shift) { return {times, shift}; }
+EZO_STRUCT(NodeScales, ezo::Scale, ezo::Scale, ezo::Scale)
+(ezo::Scale weight, ezo::Scale bias, ezo::Scale mean) { return {weight, bias, mean}; }
+EZO_STRUCT(NodeLayer, Address, Address, Address, Address, std::size_t, std::size_t)
+(Address weight, Address fraction, Address bias, Address bias_fraction, std::size_t outputs,
+ std::size_t inputs) {
+  return {pointer<std::int8_t>(weight), pointer<std::uint8_t>(fraction), pointer<std::int8_t>(bias),
+          pointer<std::uint8_t>(bias_fraction), outputs, inputs};
+}
+EZO_STRUCT(Seen, Address, Address, Address, std::size_t, std::size_t)
+(Address x, Address y, Address where, std::size_t n, std::size_t points) {
+  return {pointer<const std::int8_t>(x), pointer<const std::int8_t>(y),
+          pointer<const std::int32_t>(where), n, points};
 }
 
 }  // namespace nanobind::detail
@@ -224,11 +239,29 @@ void bind_backward(nb::class_<Handle>& handle) {
   });
 }
 
+void bind_nodes(nb::class_<Handle>& handle) {
+  handle.def("node_shift", [](Handle h, Address y, std::size_t n, bool wide, Place place,
+                              std::uint32_t tensor, int sparse, std::int64_t by, bool relu) {
+    const Place own = place.of(tensor);
+    if (wide) {
+      return node_shift(*h.kernels.sparse, at<std::int32_t>(y), n, own, sparse, by, relu);
+    }
+    node_shift(*h.kernels.sparse, at<std::int8_t>(y), n, own, sparse, by, relu);
+  });
+  handle.def("node_update", [](Handle h, NodeLayer layer, Seen seen, Address differences,
+                               Place place, std::uint32_t tensor, int sparse, NodeScales by,
+                               int threads) {
+    nb::gil_scoped_release release;
+    node_update(*h.kernels.products, *h.kernels.sparse, *h.kernels.nodes, layer, seen,
+                at<const std::int8_t>(differences), place.of(tensor), sparse, by, threads);
+  });
+}
+
 void bind_rest(nb::class_<Handle>& handle) {
   handle.def("loss", [](Handle, Address logits, std::size_t n, std::size_t classes, int exponent,
-                        Address target, Tables tables) {
+                        Address target, Tables tables, Address each) {
     return total_loss(at<const std::int32_t>(logits), n, classes, exponent,
-                      at<const std::int64_t>(target), tables);
+                      at<const std::int64_t>(target), tables, at<std::int64_t>(each));
   });
   handle.def("loss_error", [](Handle, Address logits, std::size_t n, std::size_t classes,
                               int exponent, Address target, Tables tables, Address words,
@@ -271,6 +304,7 @@ NB_MODULE(_kernels, m) {
   bind_sweeps(handle);
   bind_layers(handle);
   bind_backward(handle);
+  bind_nodes(handle);
   bind_rest(handle);
 }
 

@@ -3,6 +3,7 @@
 #include <climits>
 
 #include "integers.hpp"
+#include "rounding.hpp"
 
 namespace ezo {
 namespace {
@@ -24,18 +25,12 @@ void pseudo_stochastic_update(std::int8_t* weight, std::uint8_t* fraction, const
     largest = std::max(largest, g < 0 ? -g : g);
   }
   const bool fine = fraction != nullptr;
-  const int s = std::min(bit_length(largest) - mu - (fine ? 8 : 0), 62);
-  const int half = std::max(s, 0) / 2;
+  const int s = std::clamp(bit_length(largest) - mu - (fine ? 8 : 0), 0, 62);
   const std::int64_t most = fine ? INT32_MAX : 127;
   for (std::size_t i = 0; i < n; ++i) {
     const std::int64_t g = gradient[i];
     std::int64_t m = g < 0 ? -g : g;
-    if (s > 0) {
-      const std::int64_t r = m & ((std::int64_t{1} << s) - 1);
-      const std::int64_t lower = (r & ((std::int64_t{1} << half) - 1)) << (s % 2);
-      m = (m >> s) + ((r >> half) > lower);
-    }
-    m = std::min(m, most);
+    m = std::min(pseudo_stochastic(m, s), most);
     if (g < 0) m = -m;
     if (fine) {
       const std::int64_t moved = 256 * weight[i] + fraction[i] - m;

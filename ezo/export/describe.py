@@ -151,6 +151,11 @@ def describe(network: Network, optimizer: ElasticZO | None, x: Int8Tensor) -> Pr
         return Problem(stages, len(stages), len(stages), x.e)
     if optimizer._model is not network:
         raise ValueError("expected the optimiser of this network, got another network's")
+    if optimizer._node_layers:
+        raise ValueError(
+            "expected a method that perturbs weights, which has a C form, full-zo or elastic-k, "
+            "got nodes, as full-zo-node and elastic-node-k have; train with one of those"
+        )
     places = [i for i, stage in enumerate(stages) if stage.weight is not None]
     zo = next((group for group in optimizer.param_groups if group["zo"]), None)
     bp = next((group for group in optimizer.param_groups if not group["zo"]), None)

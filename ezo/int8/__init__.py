@@ -1,8 +1,8 @@
 """Integer training (ElasticZO-INT8, arXiv 2501.04287): tensors, layers, loss and step.
 
-The definitions, in plain torch: `tensor`, `rounding`, `ops`, `loss`, `perturb`; what trains:
-`layers`, `network`, `trace`, `convert`, `optim` (`ElasticZO`). `ezo.kernels` says which kernels
-serve.
+The definitions, in plain torch: `tensor`, `rounding`, `ops`, `loss`, `perturb`, `nodes`; what
+trains: `layers`, `network`, `trace`, `convert`, `optim` (`ElasticZO`). `ezo.kernels` says which
+kernels serve.
 `float_loss` is the one module of floating-point numbers, for int8*. `ezo.precisions.int8` brings
 all of it to the training loop.
 """
@@ -10,6 +10,7 @@ all of it to the training loop.
 from ezo.int8.convert import from_float as from_float
 from ezo.int8.float_loss import FloatLoss as FloatLoss
 from ezo.int8.loss import Loss as Loss
+from ezo.int8.nodes import Nodes as Nodes
 from ezo.int8.optim import ElasticZO as ElasticZO
 from ezo.int8.perturb import SparseNoise as SparseNoise
 from ezo.int8.tensor import Int8Tensor as Int8Tensor

@@ -19,7 +19,7 @@ from ezo.kernels import After
 
 _after = functools.cache(After)  # twice as fast as a new one
 EVERY_PASS = frozenset(
-    {"keeping", "_kept", "shift", "_error_shift", "weight_gradient", "bias_gradient"}
+    {"keeping", "_kept", "shift", "_error_shift", "weight_gradient", "bias_gradient", "node"}
 )
 
 
@@ -90,6 +90,7 @@ class Weighted(Layer):
             shift that they imply and not by the batch's; None before `Network.calibrate`.
         requantized: whether the output is int8; else it is the int32 accumulators.
         shift: by which the last pass requantized.
+        node: the noise that passes meet on the output (`ezo.int8.nodes.Node`), or None.
         weight_gradient, bias_gradient: of `ops.sum_type`, the sum over the backward passes, two at
             most unless it is made int64, since they were None. Their exponents play no part in an
             update (NITI), but in that sum.
@@ -113,6 +114,7 @@ class Weighted(Layer):
         self.weight_gradient: Int8Tensor | None = None
         self.bias_gradient: Int8Tensor | None = None
         self.shift = self._error_shift = 0  # the last pass's
+        self.node: Any = None
 
     def make_room(self, bits: int) -> None:
         """Let the weights grow to 2^bits times what they could.
@@ -127,6 +129,14 @@ class Weighted(Layer):
             if self.bias is not None:
                 self.bias.copy_(shift(self.bias, bits, "nearest"))
                 self.bias_exponent += bits
+
+    def make_bias_room(self, bits: int) -> None:
+        """Let the bias grow to 2^bits times what a weight can; rounds it, to nearest."""
+        by = self.weight_exponent + bits - self.bias_exponent
+        if self.bias is not None and by > 0:
+            with torch.no_grad():
+                self.bias.copy_(shift(self.bias, by, "nearest"))
+            self.bias_exponent += by
 
     def requires_grad_(self, requires_grad: bool = True) -> "Weighted":
         """Whether steps move weight and bias, as torch's says of floats; the flag is `frozen`'s."""
@@ -143,6 +153,8 @@ class Weighted(Layer):
         for gradient in (self.weight_gradient, self.bias_gradient):
             if gradient is not None:
                 yield "gradients", gradient.m
+        if self.node is not None and self.node.seen is not None:
+            yield from (("activations", x) for x in self.node.seen if x is not None)
 
     @_work
     def forward(
@@ -157,12 +169,26 @@ class Weighted(Layer):
         e = x.e + self.weight_exponent
         fixed = not self.training
         guess = self._static_shift(x.e) if fixed else self.shift
+        node = self.node
         if not self.requantized:
-            return Int8Tensor(kernels.accumulators(x.m, self._layer(e)), e)
-        after = _after(relu, pool, over_points, over_points and self.keeping)
+            y = Int8Tensor(kernels.accumulators(x.m, self._layer(e)), e)
+            if node is not None:
+                node.perturb(x, y, False, None)
+            return y
+        after = _after(
+            relu and node is None,
+            pool,
+            over_points,
+            over_points and (self.keeping or node is not None),
+        )
         m, s, where = kernels.product(x.m, self._layer(e), after, guess, fixed)
         self.shift = s
-        return Int8Tensor(m, e + s) if where is None else AtPoints(m, e + s, where, x.m.shape[1])
+        y = Int8Tensor(m, e + s)
+        if node is not None:
+            node.perturb(x, y, relu, where)
+        if where is None or not self.keeping:
+            return y
+        return AtPoints(m, e + s, where, x.m.shape[1])
 
     @_work
     def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:

@@ -1,6 +1,6 @@
 """ElasticZO-INT8 (arXiv 2501.04287): one step, in integers from the input to the weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import GeneratorType
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from ezo.int8 import perturb
 from ezo.int8.layers import Weighted
 from ezo.int8.loss import LOSS_FRACTION_BITS, Loss, RanksLoss
 from ezo.int8.network import Network
+from ezo.int8.nodes import LARGEST_RATE, NodePerturbation, Nodes, find, group_of
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
 from ezo.int8.rounding import agreement, bit_width
 from ezo.int8.tensor import Int8Tensor
@@ -61,7 +62,8 @@ class ElasticZO(Elastic):
     pass, unperturbed. With ``queries`` above 1 a step draws as many z, each with two passes about
     the same theta, and each moves the weights by its share of the rate. ``fraction``, of our own
     too, gives each trained weight eight bits more, which passes don't see, so that small updates
-    add up (`ezo.int8.perturb`).
+    add up (`ezo.int8.perturb`). With ``nodes``, ours again, the ZO part's linear layers are
+    perturbed at their outputs, every example with noise of its own (`ezo.int8.nodes`).
 
     Nothing here is a floating-point number: neither a tensor nor a scalar.
 
@@ -86,12 +88,13 @@ class ElasticZO(Elastic):
         estimator: as in `ezo.ElasticZO`.
         ranks: as in `ezo.ElasticZO`. Split by example the step has the bits of one process with the
             whole batch: the ranks agree on the shifts that its layers share.
+        nodes: perturb the outputs of linear layers: True, or `ezo.int8.Nodes` for other values.
         seed: of the noise; the same seed gives the same bits.
 
     Attributes:
-        param_groups: ``rate`` in the ZO group (``zo=True``) and ``mu`` in the BP group can be
-            changed between steps.
-        g: the sign that the last step's last query found; None where there is no ZO layer.
+        param_groups: ``rate`` in the ZO groups (``zo=True``; that of nodes has a ``sigma``) and
+            ``mu`` in the BP group can be changed between steps.
+        g: the sign that the last step's last query found; None where no weight was perturbed.
 
     Raises:
         ValueError: an argument is out of range, or the weights leave the noise too little headroom.
@@ -117,6 +120,7 @@ class ElasticZO(Elastic):
         bp_gradient: str = "plus",
         estimator: str = "central",
         ranks: bool | Ranks = False,
+        nodes: bool | Nodes = False,
         seed: int = 0,
     ) -> None:
         if not isinstance(model, Network):
@@ -145,7 +149,11 @@ class ElasticZO(Elastic):
         self._largest_rate = 1 << (24 if magnitude == "absolute" else RATE_BITS)
         kernels.warn_where_missing()
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
-        self._zo_layers: list[Weighted] = weighted[:cut] if zo else []
+        with_nodes = find(model, weighted[:cut] if zo else [], nodes)
+        if with_nodes and self.exchange is not None:
+            self._refuse_nodes("ranks")
+        self._node_layers = [(i, of) for i, of in enumerate(weighted) if of in with_nodes]
+        self._zo_layers = [of for of in weighted[:cut] if zo and of not in with_nodes]
         self._bp_layers: list[Weighted] = weighted[cut:]
         zo_parameters = [p for layer in self._zo_layers for p in layer.parameters()]
         beyond = max((int(p.abs().max()) for p in zo_parameters if p.numel()), default=0)
@@ -158,6 +166,7 @@ class ElasticZO(Elastic):
         bp_parameters = [p for layer in self._bp_layers for p in layer.parameters()]
         groups: list[dict[str, Any]] = [
             {"params": zo_parameters, "zo": True, "rate": rate, "mu": 0},
+            group_of(nodes, with_nodes),
             {"params": bp_parameters, "zo": False, "rate": 0, "mu": mu},
         ]
         super().__init__([group for group in groups if group["params"]], {})
@@ -172,8 +181,15 @@ class ElasticZO(Elastic):
                     self.state[p]["fraction"] = torch.full_like(p, HALF, dtype=torch.uint8)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """The groups are the constructor's: ZO first, then BP."""
-        for name, low, high in (("rate", 0, self._largest_rate), ("mu", -20, 6)):
+        """The groups are the constructor's: ZO first, then nodes, then BP."""
+        nodes = "sigma" in param_group
+        largest = LARGEST_RATE if nodes else self._largest_rate
+        bounds = [
+            ("rate", 0, largest),
+            ("mu", -20, 6),
+            *([("sigma", 1, 63), ("sparse", 0, 3)] if nodes else []),
+        ]
+        for name, low, high in bounds:
             check.integer(name, param_group.get(name), low, high)
         super().add_param_group(_Group(param_group))
 
@@ -225,14 +241,20 @@ class ElasticZO(Elastic):
             agreement.reset(token)
             for layer in self._bp_layers:
                 layer.weight_gradient = layer.bias_gradient = None
+            for _, layer in self._node_layers:
+                layer.node = None
         self._steps += 1
         self.applied = found.applied
-        self.g = found.applied[0][0].g if perturbations else None
+        last = found.applied[0] if found.applied else ()
+        self.g = next((update.g for update in last if isinstance(update, Update)), None)
         loss: Loss = found.theta or found.losses[-1].get(1) or found.losses[-1][-1]
         return loss
 
-    def _perturbations(self) -> list["_Weights"]:
-        zo = [group for group in self.param_groups if group["zo"]]
+    def _perturbations(self) -> list[Any]:
+        return [*self._of_weights(), *self._of_nodes()]
+
+    def _of_weights(self) -> list["_Weights"]:
+        zo = [group for group in self.param_groups if group["zo"] and "sigma" not in group]
         if not any([layer.frozen for layer in self._zo_layers]):
             return [_Weights(self, [(0, group["params"])], group) for group in zo]
         moves = [free for layer in self._zo_layers for free in layer.moving()]
@@ -240,9 +262,25 @@ class ElasticZO(Elastic):
         return [_Weights(self, some, group) for some, group in found if some]
 
     def drawn(self) -> Drawn:
-        tensors = [p for group in self.param_groups if group["zo"] for p in group["params"]]
+        own = [group for group in self.param_groups if group["zo"] and "sigma" not in group]
+        tensors = [p for group in own for p in group["params"]]
         free = [free for layer in self._zo_layers for free in layer.moving()]
         return Drawn(tensors, [0] * len(tensors), free, self._noise, {}, bool(self.state))
+
+    def _of_nodes(self) -> list[NodePerturbation]:
+        """Of the layers with nodes; one of which a part is frozen stays whole."""
+        free = [(number, layer) for number, layer in self._node_layers if not layer.frozen]
+        place = self._seed, self._steps
+        return [
+            NodePerturbation(free, group, place, self._queries, self.state)
+            for group in self.param_groups
+            if "sigma" in group and free
+        ]
+
+    def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
+        if self._node_layers:
+            self._refuse_nodes("a replay")
+        super().replay(applied)
 
     def _rate(self, rate: int, difference: int, examples: int) -> int:
         """A query's share of the rate, for the difference that it found."""
@@ -291,6 +329,7 @@ class ElasticZO(Elastic):
             "magnitude": self._magnitude,
             "largest_difference": self._largest_difference >> (LOSS_FRACTION_BITS - 10),
             "fraction": len(self.state) > 0,
+            "nodes": [number for number, _ in self._node_layers],
         }
 
 

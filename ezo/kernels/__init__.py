@@ -30,6 +30,8 @@ sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are
 # which would cost a small network's sweep a tenth of its time.
 Place = tuple[int, int, int]
 Weights = Sequence[Tensor]
+# A layer's noise of `ezo.int8.nodes`: its place, its number, and `sparse` of its `signs`.
+Signs = tuple[Place, int, int]
 # Sparse noise (an `ezo.int8.perturb.SparseNoise`) of a step, and the number of the first tensor.
 Drawn = tuple[Any, Place, int]
 
@@ -61,6 +63,35 @@ class After(NamedTuple):
 
 
 NOTHING = After()
+
+
+class Seen(NamedTuple):
+    """What a pass showed of a linear layer with nodes.
+
+    Fields:
+        x: its input, int8, (N, K); with ``where`` (N, P, K).
+        y: what its ReLU let through, int8, (N, U), or None.
+        where: the point with the largest output, int32, (N, U), or None.
+    """
+
+    x: Tensor
+    y: Tensor | None = None
+    where: Tensor | None = None
+
+
+class Rate(NamedTuple):
+    """x times / 2^shift."""
+
+    times: int
+    shift: int
+
+
+class NodeRates(NamedTuple):
+    """Of `ezo.int8.nodes`: of the weights, of the bias, and of the bias along the inputs' mean."""
+
+    weight: Rate
+    bias: Rate
+    mean: Rate
 
 
 class Sweeps(Protocol):
@@ -261,9 +292,40 @@ def loss(logits: Tensor, exponent: int, target: Tensor) -> int:
     return _call("loss", logits, exponent, target)
 
 
+def losses(logits: Tensor, exponent: int, target: Tensor) -> Tensor:
+    """`ezo.int8.loss.cross_entropy`: each example's, int64, (N,)."""
+    return _call("losses", logits, exponent, target)
+
+
 def loss_error(logits: Tensor, exponent: int, target: Tensor, u: Tensor) -> Tensor:
     """`ezo.int8.loss.cross_entropy_gradient`, int8, rounded by ``u``."""
     return _call("loss_error", logits, exponent, target, u)
+
+
+def node_shift(y: Tensor, drawn: Signs, by: int, relu: bool) -> None:
+    """y <- clip(y + by n), then its ReLU, in place; n is `ezo.int8.nodes.signs`.
+
+    ``y`` is int8, clipped to +-127, or int32, to +-(2^31 - 1).
+    """
+    _call("node_shift", y, drawn, by, relu)
+
+
+def node_update(
+    layer: Layer,
+    fractions: Sequence[Tensor | None],
+    seen: Seen,
+    differences: Tensor,
+    drawn: Signs,
+    rates: NodeRates,
+) -> None:
+    """The update of a linear layer's weight and bias of `ezo.int8.nodes`, in place.
+
+    Args:
+        fractions: uint8, of weight and bias, or None for none.
+        differences: d, int8, (N,).
+        drawn: the noise of the passes.
+    """
+    _call("node_update", layer, fractions, seen, differences, drawn, rates)
 
 
 def words(place: Place, n: int, device: torch.device) -> Tensor:

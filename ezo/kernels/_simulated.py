@@ -18,6 +18,7 @@ POOL_SECONDS = 4e-9  # a number of which the largest of a block, and its place, 
 SWEEP_SECONDS = 0.5e-9  # a float weight, for one of a step's three sweeps
 SPARSE_SECONDS = 0.6e-9  # an int8 weight, likewise
 UPDATE_SECONDS = 3e-9  # a BP weight
+NODE_SECONDS = 1 / 20e9  # an example's part in a weight's update from nodes
 LOSS_SECONDS = 10e-9  # a logit, of the loss's value or its gradient
 
 
@@ -84,6 +85,15 @@ class Native:
         return 1
 
     loss_error = loss
+
+    def node_shift(self, y: int, n: int, *_: Any) -> None:
+        self._spend(n * MOVE_SECONDS)
+
+    def node_update(
+        self, layer: tuple[int, ...], seen: tuple[int, ...], differences: int, *_: Any
+    ) -> None:
+        (outputs, inputs), examples = layer[-2:], seen[-2]
+        self._spend(outputs * inputs * (examples * NODE_SECONDS + SPARSE_SECONDS))
 
     def flatten(self, x: int, out: int, n: int, positions: int, channels: int) -> None:
         self._spend(n * positions * channels * MOVE_SECONDS)

@@ -9,16 +9,28 @@ Layouts: images lie in memory as (N, H, W, C), torch's channels_last, whatever t
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ezo.int8.loss import tables
-from ezo.int8.ops import check_length, sum_type
+from ezo.int8.ops import LONGEST_SUM, check_length, sum_type
 from ezo.int8.rounding import LARGEST, batch_shift
-from ezo.kernels import NOTHING, After, Drawn, Layer, Place, Sweeps, Weights, _simulated
+from ezo.kernels import (
+    NOTHING,
+    After,
+    Drawn,
+    Layer,
+    NodeRates,
+    Place,
+    Seen,
+    Signs,
+    Sweeps,
+    Weights,
+    _arguments,
+    _simulated,
+)
 from ezo.noise import GROUP, NOISES
 
 _kernels: Any
@@ -71,37 +83,45 @@ class Backend:
         return ([_Sweeps(self._native, noise, table, taken)] if taken else []), rest
 
     def sparse_shift(self, weights: Weights, drawn: Drawn, times: int) -> Any:
-        if not all(map(_takes, weights)):
+        if not all(map(_arguments.takes, weights)):
             return NotImplemented
         noise, place, first = drawn
         how, threads = (noise.threshold, noise.multiplier), torch.get_num_threads()
-        self._native.sparse_shift(_table(weights, None, first), how, place, times, threads)
+        self._native.sparse_shift(
+            _arguments.table(weights, None, first), how, place, times, threads
+        )
 
     def sparse_update(
         self, weights: Weights, fractions: Weights | None, drawn: Drawn, move: tuple[int, int, int]
     ) -> Any:
-        if not all(map(_takes, weights)):
+        if not all(map(_arguments.takes, weights)):
             return NotImplemented
         noise, place, first = drawn
         how, threads = (noise.threshold, noise.multiplier), torch.get_num_threads()
         g, rate, restore = move
         by = (g, rate, noise.bound, restore)
-        self._native.sparse_update(_table(weights, fractions, first), how, place, by, threads)
+        self._native.sparse_update(
+            _arguments.table(weights, fractions, first), how, place, by, threads
+        )
 
     def bp_update(self, weight: Tensor, fraction: Tensor | None, gradient: Tensor, mu: int) -> Any:
-        if not _takes(gradient):
+        if not _arguments.takes(gradient):
             return NotImplemented
-        addresses = weight.data_ptr(), _address(fraction), gradient.contiguous().data_ptr()
+        addresses = (
+            weight.data_ptr(),
+            _arguments.address(fraction),
+            gradient.contiguous().data_ptr(),
+        )
         wide = gradient.dtype is torch.int64
         self._native.bp_update(*addresses, weight.numel(), mu, LARGEST, wide)
 
     def accumulators(self, x: Tensor, layer: Layer) -> Any:
-        return self._product(x, layer, NOTHING, -1)[0] if _takes(x) else NotImplemented
+        return self._product(x, layer, NOTHING, -1)[0] if _arguments.takes(x) else NotImplemented
 
     def product(
         self, x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
     ) -> Any:
-        if not _takes(x):
+        if not _arguments.takes(x):
             return NotImplemented
         if after.over_points and not after.where:  # (N, O) accumulators take little memory
             acc, bits = self._product(x, layer, after, -1)
@@ -117,10 +137,10 @@ class Backend:
         return m, s, where
 
     def error(self, grad_output: Tensor, layer: Layer, guess: int, where: Any, points: int) -> Any:
-        if not _takes(grad_output):
+        if not _arguments.takes(grad_output):
             return NotImplemented
         if where is None:
-            return self.product(grad_output, turned(layer), NOTHING, guess)[:2]
+            return self.product(grad_output, _arguments.turned(layer), NOTHING, guess)[:2]
         m, bits = self._point_error(grad_output, layer.weight, where, points, guess)
         if (s := batch_shift(bits)) != guess:
             del m
@@ -128,7 +148,7 @@ class Backend:
         return m, s
 
     def gradients(self, grad_output: Tensor, x: Tensor, layer: Layer, where: Tensor | None) -> Any:
-        if not _takes(grad_output):
+        if not _arguments.takes(grad_output):
             return NotImplemented
         shape = layer.weight.shape
         outputs, inputs = shape[:2]
@@ -137,10 +157,10 @@ class Backend:
         wide = kind is torch.int64
         bias = None if layer.bias is None else torch.empty(outputs, dtype=kind)
         if images:
-            x, grad_output, kernel = _images(x), _images(grad_output), shape[2]
+            x, grad_output, kernel = _arguments.images(x), _arguments.images(grad_output), shape[2]
             weight = torch.empty((outputs, kernel, kernel, inputs), dtype=kind)
-            images_of = (_described(x), _numbers(layer, shape))
-            to = (weight.data_ptr(), _address(bias), wide)
+            images_of = (_arguments.described(x), _arguments.numbers(layer, shape))
+            to = (weight.data_ptr(), _arguments.address(bias), wide)
             self._native.convolution_gradient(grad_output.data_ptr(), *images_of, *to)
             return weight.permute(0, 3, 1, 2).contiguous(), bias
         x, grad_output = x.contiguous(), grad_output.contiguous()
@@ -148,59 +168,100 @@ class Backend:
         sizes = (grad_output.numel() // outputs, 1 if where is None else x.shape[1], *shape, wide)
         what = (
             grad_output.data_ptr(),
-            _address(where),
+            _arguments.address(where),
             x.data_ptr(),
             weight.data_ptr(),
-            _address(bias),
+            _arguments.address(bias),
         )
         self._native.linear_gradient(*what, *sizes)
         return weight, bias
 
     def max_pool2d(self, x: Tensor, size: int) -> Any:
-        if not _takes(x) or x.dtype != torch.int8 or size > 16:  # 256 places fit a byte
+        if not _arguments.takes(x) or x.dtype != torch.int8 or size > 16:  # 256 places fit a byte
             return NotImplemented
         n, channels, height, width = x.shape
-        x = _images(x)
+        x = _arguments.images(x)
         shape = (n, channels, height // size, width // size)
         y = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
         where = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
-        self._native.max_pool(_described(x), channels, size, y.data_ptr(), where.data_ptr())
+        self._native.max_pool(
+            _arguments.described(x), channels, size, y.data_ptr(), where.data_ptr()
+        )
         return y, where
 
     def max_pool2d_backward(
         self, grad_output: Tensor, where: Tensor, shape: torch.Size, size: int
     ) -> Any:
-        if not _takes(grad_output) or where.dtype != torch.uint8:
+        if not _arguments.takes(grad_output) or where.dtype != torch.uint8:
             return NotImplemented
         n, channels, *sizes = shape
-        grad_output = _images(grad_output)
+        grad_output = _arguments.images(grad_output)
         found = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
         addresses = [t.data_ptr() for t in (grad_output, where, found)]
         self._native.max_pool_backward(*addresses, n, *sizes, channels, size)
         return found
 
     def flatten(self, x: Tensor) -> Any:
-        if not _takes(x) or x.dim() != 4 or x.dtype != torch.int8:
+        if not _arguments.takes(x) or x.dim() != 4 or x.dtype != torch.int8:
             return NotImplemented
         n, channels, height, width = x.shape
-        x = _images(x)
+        x = _arguments.images(x)
         out = torch.empty((n, channels * height * width), dtype=torch.int8)
         self._native.flatten(x.data_ptr(), out.data_ptr(), n, height * width, channels)
         return out
 
     def loss(self, logits: Tensor, exponent: int, target: Tensor) -> Any:
-        if not _classified(logits, target):
+        if not _arguments.classified(logits, target):
             return NotImplemented
-        return self._native.loss(*_logits(logits, exponent, target))
+        return self._native.loss(*_arguments.logits(logits, exponent, target), 0)
+
+    def losses(self, logits: Tensor, exponent: int, target: Tensor) -> Any:
+        if not _arguments.classified(logits, target):
+            return NotImplemented
+        each = torch.empty(len(logits), dtype=torch.int64)
+        self._native.loss(*_arguments.logits(logits, exponent, target), each.data_ptr())
+        return each
 
     def loss_error(self, logits: Tensor, exponent: int, target: Tensor, u: Tensor) -> Any:
-        if not _classified(logits, target):
+        if not _arguments.classified(logits, target):
             return NotImplemented
         u = u.to(torch.int64).expand(logits.shape).contiguous()
         found = torch.empty(logits.shape, dtype=torch.int8)
         to = (u.data_ptr(), found.data_ptr())
-        self._native.loss_error(*_logits(logits, exponent, target), *to)
+        self._native.loss_error(*_arguments.logits(logits, exponent, target), *to)
         return found
+
+    def node_shift(self, y: Tensor, drawn: Signs, by: int, relu: bool) -> Any:
+        if not (_arguments.takes(y) and y.is_contiguous()):
+            return NotImplemented
+        wide = y.dtype is torch.int32
+        self._native.node_shift(y.data_ptr(), y.numel(), wide, *drawn, by, relu)
+
+    def node_update(
+        self,
+        layer: Layer,
+        fractions: Sequence[Tensor | None],
+        seen: Seen,
+        differences: Tensor,
+        drawn: Signs,
+        rates: NodeRates,
+    ) -> Any:
+        x, y, where = seen
+        if not _arguments.takes(x) or len(differences) > LONGEST_SUM:
+            return NotImplemented
+        x = x.contiguous()
+        tensors = (layer.weight, fractions[0], layer.bias, *fractions[1:2])
+        own = [_arguments.address(t) for t in tensors] + [0] * (4 - len(tensors))
+        points = 1 if where is None else x.shape[1]
+        passed = (x.data_ptr(), _arguments.address(y), _arguments.address(where))
+        self._native.node_update(
+            (*own, *layer.weight.shape),
+            (*passed, len(differences), points),
+            differences.data_ptr(),
+            *drawn,
+            rates,
+            torch.get_num_threads(),
+        )
 
     def words(self, place: Place, n: int, device: torch.device) -> Any:
         if device.type != "cpu" or n == 0:
@@ -214,14 +275,14 @@ class Backend:
     ) -> tuple[Tensor, int]:
         """Requantized by ``shift``, or accumulators where it is -1, and the largest one's bits."""
         size, of = x.shape, layer.weight.shape
-        _check(x.dtype, size, of, layer.padding)
-        numbers = _numbers(layer, of)
+        _arguments.check(x.dtype, size, of, layer.padding)
+        numbers = _arguments.numbers(layer, of)
         channels, outputs, kernel, padding = numbers[:4]
         check_length(channels * kernel * kernel, layer.bias is not None)
         kind = torch.int32 if shift < 0 else torch.int8
         relu, pool, over_points, _ = after
         if len(of) == 4:
-            x = _images(x)
+            x = _arguments.images(x)
             images, _, height, width = size
             grown = 2 * padding - kernel + 1
             shape = (images, outputs, (height + grown) // pool, (width + grown) // pool)
@@ -235,7 +296,7 @@ class Backend:
                 images, width = 1, x.numel() // channels
                 out = torch.empty((*size[:-1], outputs), dtype=kind)
         images_of = x.data_ptr(), images, height, width
-        how, to = (relu, pool, over_points, shift), (out.data_ptr(), _address(where))
+        how, to = (relu, pool, over_points, shift), (out.data_ptr(), _arguments.address(where))
         largest = self._native.product(images_of, numbers, how, *to, torch.get_num_threads())
         return out, largest.bit_length()
 
@@ -287,73 +348,3 @@ class _Sweeps:
                 "new memory; don't move or convert the model in the closure"
             )
         return self._table, self._noise, place
-
-
-def turned(layer: Layer) -> Layer:
-    """The layer whose product with errors of the output is the errors of the input."""
-    if layer.weight.dim() == 2:
-        return Layer(layer.weight.t().contiguous())
-    weight = layer.weight.flip(2, 3).transpose(0, 1).contiguous()
-    return Layer(weight, padding=weight.shape[2] - 1 - layer.padding)
-
-
-def _takes(x: Tensor) -> bool:
-    return x.is_cpu and x.numel() > 0
-
-
-def _classified(logits: Tensor, target: Tensor) -> bool:
-    """Whether these are int32 logits with a class for each example."""
-    of = logits.shape
-    types = logits.dtype is torch.int32 and target.dtype is torch.int64
-    ordered = logits.is_contiguous() and target.is_contiguous() and target.is_cpu
-    return types and ordered and _takes(logits) and len(of) == 2 and target.shape == of[:1]
-
-
-def _logits(logits: Tensor, exponent: int, target: Tensor) -> tuple[Any, ...]:
-    """The kernels' arguments."""
-    exp2, log2 = tables()
-    both = (exp2.data_ptr(), log2.data_ptr())
-    return logits.data_ptr(), *logits.shape, exponent, target.data_ptr(), both
-
-
-def _check(dtype: torch.dtype, size: torch.Size, of: torch.Size, padding: int) -> None:
-    """What the kernels, which see addresses alone, rely on."""
-    fits = dtype is torch.int8
-    if fits and len(of) == 4:
-        fits = len(size) == 4 and size[1] == of[1] and min(size[2:]) + 2 * padding >= of[2]
-    elif fits:
-        fits = len(size) > 1 and size[-1] == of[1]
-    if not fits:
-        raise ValueError(
-            f"expected int8 input that fits weights of shape {tuple(of)}, "
-            f"{'(N, C, H, W)' if len(of) == 4 else '(..., I)'}, got {dtype} {tuple(size)}"
-        )
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-def _images(x: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, H, W, C) in memory."""
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _described(x: Tensor) -> tuple[int, int, int, int]:
-    """The kernels' Images, of (N, C, H, W) in channels_last."""
-    images, _, height, width = x.shape
-    return x.data_ptr(), images, height, width
-
-
-def _numbers(layer: Layer, of: torch.Size) -> tuple[int, int, int, int, int, int, int]:
-    """The kernels' Layer, of weights of such a shape."""
-    kernel = of[2] if len(of) == 4 else 1
-    weight, bias, left, padding = layer
-    return of[1], of[0], kernel, padding, weight.data_ptr(), _address(bias), left
-
-
-def _table(weights: Weights, fractions: Weights | None, first: int) -> list[tuple[int, ...]]:
-    if fractions is None:
-        return [(w.data_ptr(), 0, w.numel(), t) for t, w in enumerate(weights, first)]
-    both = enumerate(zip(weights, fractions, strict=True), first)
-    return [(w.data_ptr(), f.data_ptr(), w.numel(), t) for t, (w, f) in both]

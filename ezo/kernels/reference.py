@@ -1,7 +1,7 @@
 """Plain torch, on any device: what the formulas say, and what every other backend is held to."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,14 +9,28 @@ from torch import Tensor
 
 from ezo import noise as _noise
 from ezo.int8 import loss as _loss
+from ezo.int8 import nodes as _nodes
 from ezo.int8 import ops
 from ezo.int8 import perturb as _perturb
 from ezo.int8.rounding import LARGEST, batch_shift, bit_width, shift
-from ezo.kernels import After, Drawn, Layer, Place, Sweeps, Weights, sweeping
+from ezo.kernels import (
+    After,
+    Drawn,
+    Layer,
+    NodeRates,
+    Place,
+    Rate,
+    Seen,
+    Signs,
+    Sweeps,
+    Weights,
+    sweeping,
+)
 from ezo.perturb import GRID
 
 RANK = 1000  # the last
 SPARSE_SCRATCH_BYTES = 64 * 1024
+NODE_UNITS = 16  # units whose gradients are held at once
 _SPARSE_GROUP_BYTES = 16 * 1024  # of int64 scratch while a group of sparse noise is drawn
 
 
@@ -80,12 +94,8 @@ class Backend:
             weight.copy_(new.clamp_(-LARGEST, LARGEST))
             return
         fine = bits - mu - _perturb.FRACTION_BITS
-        one = 1 << _perturb.FRACTION_BITS
-        new = weight.to(torch.int64) * one + fraction
-        new -= shift(gradient, fine, "pseudo-stochastic", wide=True)
-        new.clamp_(-LARGEST * one, LARGEST * one + one - 1)
-        weight.copy_(new >> _perturb.FRACTION_BITS)
-        fraction.copy_(new & (one - 1))
+        by = shift(gradient, fine, "pseudo-stochastic", wide=True)
+        self._move(weight, fraction, slice(None), by)
 
     def accumulators(self, x: Tensor, layer: Layer) -> Tensor:
         images = layer.weight.dim() == 4
@@ -153,6 +163,64 @@ class Backend:
 
     def loss_error(self, logits: Tensor, exponent: int, target: Tensor, u: Tensor) -> Tensor:
         return _loss.cross_entropy_gradient(logits, exponent, target, u)
+
+    def losses(self, logits: Tensor, exponent: int, target: Tensor) -> Tensor:
+        return _loss.cross_entropy(logits, exponent, target)
+
+    def node_shift(self, y: Tensor, drawn: Signs, by: int, relu: bool) -> None:
+        most = min(torch.iinfo(y.dtype).max, (1 << 31) - 1)
+        n = _nodes.signs(drawn, y.numel(), y.device).view(y.shape)
+        moved = y.to(torch.int64).add_(n, alpha=by)
+        y.copy_(moved.clamp_(0 if relu else -most, most))
+
+    def node_update(
+        self,
+        layer: Layer,
+        fractions: Sequence[Tensor | None],
+        seen: Seen,
+        differences: Tensor,
+        drawn: Signs,
+        rates: NodeRates,
+    ) -> None:
+        weight, bias, *_ = layer
+        units, n = len(weight), len(differences)
+        e = _nodes.signs(drawn, n * units, weight.device).view(n, units)
+        e = e * differences.unsqueeze(1)
+        if seen.y is not None:
+            e *= seen.y > 0
+        total = e.sum(0)  # int64
+        if bias is not None:
+            e = (e - _nodes.quotient(total, n)).clamp_(-LARGEST, LARGEST).to(torch.int8)
+        along = torch.zeros_like(total)
+        for first in range(0, units, NODE_UNITS):  # a tile's gradients at once
+            tile = slice(first, first + NODE_UNITS)
+            x = seen.x
+            if seen.where is None:
+                gradient = ops.linear_gradient(e[:, tile].contiguous(), x)
+            else:
+                at = seen.where[:, tile, None].to(torch.int64).expand(-1, -1, x.shape[2])
+                x = x.gather(1, at)  # (N, U, K)
+                gradient = (e[:, tile, None].to(torch.int64) * x).sum(0)
+            gradient = gradient.to(torch.int64)
+            mean = _nodes.quotient(x.sum(0) << _nodes.MEAN_BITS, n)
+            along[tile] = (gradient * mean).sum(1)
+            self._move(weight[tile], fractions[0], tile, _rated(gradient, rates.weight))
+        if bias is not None:
+            along = shift(along, _nodes.ALONG_BITS, "nearest", wide=True)
+            along.clamp_(-_nodes.LARGEST_ALONG, _nodes.LARGEST_ALONG)
+            by = _rated(total, rates.bias) - _rated(along, rates.mean)
+            self._move(bias, fractions[1], slice(None), by)
+
+    def _move(self, weight: Tensor, fraction: Tensor | None, at: slice, by: Tensor) -> None:
+        """weight - by within +-127, or with a fraction, of which ``at`` is its, 8 bits finer."""
+        if fraction is None:
+            weight.copy_((weight - by).clamp_(-LARGEST, LARGEST))
+            return
+        one = 1 << _perturb.FRACTION_BITS
+        new = weight.to(torch.int64) * one + fraction[at] - by
+        new.clamp_(-LARGEST * one, LARGEST * one + one - 1)
+        weight.copy_(new >> _perturb.FRACTION_BITS)
+        fraction[at] = (new & (one - 1)).to(torch.uint8)
 
     def words(self, place: Place, n: int, device: torch.device) -> Tensor:
         seed, step, stream = place
@@ -233,6 +301,11 @@ class _Sweeps:
                 z = _noise.draw(self._noise, seed, step, t, stream, g, end, parameter.device)
                 piece = _Piece(parameter.detach(), first, last, dtype)
                 yield piece, z[: last - first].to(dtype), grid
+
+
+def _rated(x: Tensor, rate: Rate) -> Tensor:
+    """x times / 2^shift, int64."""
+    return shift(x * rate.times, rate.shift, "pseudo-stochastic", wide=True)
 
 
 def _snap(x: Tensor, grid: float | None) -> Tensor:

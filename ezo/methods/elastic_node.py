@@ -6,7 +6,6 @@ from ezo.nodes import Nodes
 
 NAMES = ("elastic-node-<k>",)
 HYPER = Hyper(schedule="cosine")
-INTEGERS = False
 
 
 def parts(name: str) -> Parts:

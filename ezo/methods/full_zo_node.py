@@ -5,7 +5,6 @@ from ezo.nodes import Nodes
 
 NAMES = ("full-zo-node",)
 HYPER = Hyper(schedule="cosine")
-INTEGERS = False
 
 
 def parts(name: str) -> Parts:

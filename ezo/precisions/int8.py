@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ezo import catalogue
-from ezo.int8 import ElasticZO, FloatLoss, Int8Tensor, Loss, SparseNoise
+from ezo.int8 import ElasticZO, FloatLoss, Int8Tensor, Loss, Nodes, SparseNoise
 from ezo.int8.convert import from_float
 from ezo.int8.loss import NAT, tables
+from ezo.int8.nodes import find
 from ezo.int8.ops import SumTooLong
 from ezo.int8.tensor import quantize, quantize_at
 from ezo.int8.trace import parametric
@@ -26,8 +27,10 @@ ZO = (
     *("zo_growth", "queries"),
 )
 BP = ("mu", "mu_drop", "fraction", "growth")
+NODES = ("rate_node", "sigma", "sparse", "node_growth", "bias_growth")
 HALVINGS = 5  # of the rate, over an exponential schedule
 FACTOR_BITS = 16
+INPUT_BITS = 10  # of a layer's number of inputs, where its bias has ``bias_growth`` bits more room
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,22 @@ class Int8Hyper:
         "last places, which are then 2^zo_growth times larger; the rate stays",
         later=True,
     )
+    rate_node: int = about(
+        17_400,
+        "rate of layers whose outputs are perturbed: 2^-22 of a learning rate, for losses in bits",
+        later=True,
+    )
+    sigma: int = about(1, "their perturbation, in last places of an output, 1 to 63", later=True)
+    sparse: int = about(
+        0, "it falls on one output in 2^sparse, 0 to 3, drawn anew for each", later=True
+    )
+    node_growth: int = about(1, "what zo_growth is, of those layers", later=True)
+    bias_growth: int = about(
+        6,
+        "how many bits more room their biases have than their weights, 0 to 12, with 512 to 1,023 "
+        "inputs; with half as many one less",
+        later=True,
+    )
     bp_gradient: str = about(
         "plus",
         "where the BP gradient is taken: mean, plus, minus, last or unperturbed",
@@ -83,16 +102,20 @@ class Int8Hyper:
 
 
 HYPER = Int8Hyper
+WITH_NODES = Int8Hyper(rate=640_000, r_max=7, largest_difference=89)
 
 
 def default(method: str | None) -> Int8Hyper:
-    """The same for all methods."""
+    """The same for all methods, but where nodes leave few weights to perturb."""
+    if method and getattr(catalogue.find("method", method), "INTEGERS", True):
+        return WITH_NODES if _parts(method).nodes else Int8Hyper()
     return Int8Hyper()
 
 
 def reads(method: str) -> frozenset[str]:
     """Those of the parts that the method has."""
-    return _parts(method).reads(ZO, BP)
+    parts = _parts(method)
+    return parts.reads(ZO + NODES if parts.nodes else ZO, BP)
 
 
 def check(method: str, hyper: Int8Hyper) -> None:
@@ -107,9 +130,10 @@ def check(method: str, hyper: Int8Hyper) -> None:
             raise ValueError(f"expected {field.name} to be an integer, got {value!r}")
     if hyper.fraction not in (0, 8):
         raise ValueError(f"expected fraction of 0 or 8, got {hyper.fraction}")
-    for name in ("growth", "zo_growth"):
-        if not 0 <= getattr(hyper, name) <= 6:
-            raise ValueError(f"expected {name} from 0 to 6 bits, got {getattr(hyper, name)}")
+    most = {"growth": 6, "zo_growth": 6, "node_growth": 6, "bias_growth": 12}
+    for name, bits in most.items():
+        if not 0 <= getattr(hyper, name) <= bits:
+            raise ValueError(f"expected {name} from 0 to {bits} bits, got {getattr(hyper, name)}")
     SparseNoise(hyper.r_max, hyper.p_zero)
     factor(hyper.schedule, 0, 1)
     if not 0 <= hyper.mu_drop <= hyper.mu + 20:
@@ -208,9 +232,15 @@ class _Step(Step):
         zo = parts.zo and cut > 0
         if zo:
             network = from_float(model, headroom=hyper.r_max)
+        nodes = Nodes(hyper.rate_node, hyper.sigma, hyper.sparse) if zo and parts.nodes else False
+        with_nodes = find(network, network.weighted()[:cut], nodes)
         for place, layer in enumerate(network.weighted()):
             if place >= cut:
                 layer.make_room(hyper.growth)
+            elif layer in with_nodes:
+                layer.make_room(hyper.node_growth)
+                bits = hyper.bias_growth + layer.weight.shape[1].bit_length() - INPUT_BITS
+                layer.make_bias_room(bits)
             elif zo:
                 layer.make_room(hyper.zo_growth)
         self.model = self._network = network if device is None else network.to(device)
@@ -227,6 +257,7 @@ class _Step(Step):
             noise=SparseNoise(hyper.r_max, hyper.p_zero),
             fraction=hyper.fraction > 0,
             ranks=ranks,
+            nodes=nodes,
             seed=seed,
             **{of: getattr(hyper, of) for of in named},
         )
@@ -267,10 +298,15 @@ class _Step(Step):
         return losses * NAT / (steps * batch_size)
 
     def schedule(self, step: int, steps: int) -> None:
-        rate = self._hyper.rate * factor(self._hyper.schedule, step, steps) >> FACTOR_BITS
+        now = factor(self._hyper.schedule, step, steps)
+        rate = self._hyper.rate * now >> FACTOR_BITS
+        rate_node = self._hyper.rate_node * now >> FACTOR_BITS
         mu = self._hyper.mu - step * (self._hyper.mu_drop + 1) // steps
         for group in self.optimizer.param_groups:
-            group.update({"rate": rate} if group["zo"] else {"mu": mu})
+            if group["zo"]:
+                group["rate"] = rate_node if "sigma" in group else rate
+            else:
+                group["mu"] = mu
 
     @torch.no_grad()
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:

@@ -120,6 +120,7 @@ def test_prediction_alone_needs_no_weights_in_ram(tmp_path):
         ([nn.ReLU(), nn.Linear(4, 2)], 1, {}, "layer 0, ReLU"),
         ([nn.Linear(4, 4), nn.Linear(4, 2)], 1, {"bp_gradient": "mean"}, "bp_gradient plus"),
         ([nn.Linear(4, 2)], 0, {"largest_difference": 1 << 30}, "largest_difference below"),
+        ([nn.Linear(4, 2)], 0, {"nodes": True}, "full-zo or elastic-k, got nodes, as full-zo-node"),
     ],
 )
 def test_what_has_no_c_form_is_refused_by_name(model, bp, options, message, tmp_path):

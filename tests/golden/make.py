@@ -2,7 +2,8 @@
 
 Each is the SHA-256 of weights and losses after a few steps with every hyperparameter given, so that
 better defaults don't move them. ``golden.json`` holds what commit d2ba16e printed, before its step,
-its kernels and its conversion were rebuilt; test_golden.py holds today's code to it. Inputs and
+its kernels and its conversion were rebuilt, and of `nodes` what the commit that brought them did;
+test_golden.py holds today's code to it. Inputs and
 initial weights are integers over powers of two, and the floating-point loss is a sum without
 rounding, so that the numbers are the same on every processor.
 """
@@ -10,7 +11,7 @@ rounding, so that the numbers are the same on every processor.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -61,7 +62,23 @@ def integers() -> Iterator[tuple[str, str]]:
     cases += [{"bp": 1, "bp_gradient": where} for where in ("minus", "mean", "unperturbed")]
     cases += [{"bp": bp, "queries": 3, "magnitude": "absolute"} for bp in (0, 1)]
     cases += [{"bp": 2, "zo": False, "mu": -2}, {"bp": 0, "seed": 2**63 + 5, "queries": 2}]
-    for name, case in itertools.product(INPUTS, cases):
+    yield from _integer_cases(itertools.product(INPUTS, cases))
+
+
+def nodes() -> Iterator[tuple[str, str]]:
+    """(case, digest) of integer steps with nodes; of the commit that brought them."""
+    cases: list[dict[str, Any]] = [
+        {"bp": bp, "magnitude": "absolute", "fraction": fraction, "nodes": int8.Nodes(rate=90_000)}
+        for bp, fraction in itertools.product((0, 1), (False, True))
+    ]
+    cases += [{"bp": 1, "queries": 2, "nodes": int8.Nodes(rate=1_000_000, sigma=3, sparse=1)}]
+    yield from _integer_cases(itertools.product(INPUTS, cases))
+
+
+def _integer_cases(
+    cases: Iterable[tuple[str, dict[str, Any]]],
+) -> Iterator[tuple[str, str]]:
+    for name, case in cases:
         settings = {"rate": 30_000, "mu": 2, "largest_difference": 700, "seed": 3, **case}
         noise = int8.SparseNoise(r_max=15, p_zero=0.25)
         model = network(name, settings["bp"], noise.r_max)
@@ -130,7 +147,7 @@ def floats() -> Iterator[tuple[str, str]]:
 
 def digests() -> dict[str, str]:
     """Every case's digest."""
-    return dict([*integers(), *floats()])
+    return dict([*integers(), *nodes(), *floats()])
 
 
 if __name__ == "__main__":

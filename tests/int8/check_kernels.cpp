@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "integers.hpp"
+#include "nodes.hpp"
 #include "noise.hpp"
 #include "sweeps.hpp"
 
@@ -15,6 +16,7 @@ namespace ezo::checked {
 extern const ProductKernels product_kernels;
 extern const FloatKernels float_kernels;
 extern const SparseKernels sparse_kernels;
+extern const NodeKernels node_kernels;
 }  // namespace ezo::checked
 
 using namespace ezo;
@@ -238,9 +240,13 @@ static void check_tail(int trial) {
   std::vector<std::int8_t> error(n * outputs);
   const int exponent = draw(-70, 60);
   const Tables tables{exp2.data(), log2.data()};
-  if (total_loss(logits.data(), n, outputs, exponent, target.data(), tables) < 0) {
-    fail("the sign of a loss", trial);
-  }
+  std::vector<std::int64_t> each(n);
+  const std::int64_t total =
+      total_loss(logits.data(), n, outputs, exponent, target.data(), tables, each.data());
+  if (total < 0) fail("the sign of a loss", trial);
+  std::int64_t sum = 0;
+  for (std::int64_t loss : each) sum += loss;
+  if (sum != total) fail("the sum of the examples' losses", trial);
   error_of_loss(logits.data(), n, outputs, exponent, target.data(), tables, words.data(),
                 error.data());
 }
@@ -339,6 +345,47 @@ static void check_backward(int trial) {
   if (left != 0) fail("the error beside a maximum", trial);
 }
 
+// A layer with nodes: its inputs shared by all units, and as those of the one point that won.
+static void check_nodes(int trial) {
+  const std::size_t n = draw(1, 40), o = draw(1, 31), k = draw(1, 70), points = draw(1, 3);
+  const auto x = numbers(n * k, -127), y = numbers(n * o, -127), d = numbers(n, -127);
+  const Place place{12345u + trial, 7, 3u << 30, 2};
+  const NodeScales by{{40001, draw(0, 40)}, {77, draw(0, 20)}, {40001, draw(0, 62)}};
+  const std::int8_t* passed = draw(0, 1) ? y.data() : nullptr;
+  const bool bias = draw(0, 1), fine = draw(0, 1);
+  std::vector<std::int8_t> clouds(n * points * k);
+  std::vector<std::int32_t> where(n * o);
+  const int won = draw(0, static_cast<int>(points) - 1);
+  for (auto& p : where) p = won;
+  for (std::size_t i = 0; i < n; ++i) {
+    std::copy_n(x.data() + i * k, k, clouds.data() + (i * points + won) * k);
+  }
+  const auto weight = numbers(o * k, -127), b = numbers(o, -127);
+  std::vector<std::int8_t> first;
+  for (int kind = 0; kind < 4; ++kind) {
+    auto w = weight, c = b;
+    std::vector<std::uint8_t> fraction(o * k, 128), of_bias(o, 128);
+    const NodeLayer layer{w.data(), fine ? fraction.data() : nullptr, bias ? c.data() : nullptr,
+                          fine && bias ? of_bias.data() : nullptr, o, k};
+    const Seen seen = kind % 2 ? Seen{clouds.data(), passed, where.data(), n, points}
+                               : Seen{x.data(), passed, nullptr, n, 1};
+    node_update(checked::product_kernels, checked::sparse_kernels, checked::node_kernels, layer,
+                seen, d.data(), place, trial % 4, by, kind / 2 ? 3 : 1);
+    w.insert(w.end(), c.begin(), c.end());
+    w.insert(w.end(), fraction.begin(), fraction.end());
+    w.insert(w.end(), of_bias.begin(), of_bias.end());
+    if (kind == 0) first = w;
+    if (w != first) fail("an update from nodes", trial);
+  }
+  auto moved = numbers(n * o, -127);
+  node_shift(checked::sparse_kernels, moved.data(), moved.size(), place, trial % 4, draw(-63, 63),
+             draw(0, 1));
+  std::vector<std::int32_t> logits(n * o, draw(0, 1) ? INT32_MAX : -INT32_MAX);
+  node_shift(checked::sparse_kernels, logits.data(), logits.size(), place, 0,
+             std::int64_t{draw(-63, 63)} * (1 << 20),
+             false);
+}
+
 int main() {
   for (int trial = 0; trial < 400; ++trial) {
     check_backward(trial);
@@ -346,6 +393,7 @@ int main() {
     check_product(trial);
     check_sweeps(trial);
     check_tail(trial);
+    check_nodes(trial);
   }
   return 0;
 }

@@ -176,7 +176,7 @@ def steps(train: Any, watch: Watch, method: str, precision: str, **chosen: Any) 
 def test_no_step_of_int8_has_a_floating_point_number(watched: Watched, backend: str) -> None:
     watch, train = watched()
     kernels = importlib.import_module("ezo.kernels")
-    for method in ("full-zo", "elastic-2", "full-bp", "tail-only-1"):
+    for method in ("full-zo", "elastic-2", "full-bp", "tail-only-1", "full-zo-node"):
         before = dict(watch.seen)
         with kernels.using(backend):
             steps(train, watch, method, "int8", bp_gradient="mean")
@@ -199,11 +199,27 @@ PLANTS = [
 ]
 
 
+IN_NODES = [
+    ("ezo.int8.nodes", "times = (rate << up) // divisor", "times = int((rate << up) / divisor)"),
+    ("ezo.int8.nodes", 'self._group["rate"] // self', 'self._group["rate"] * 1.0 // self'),
+    ("ezo.precisions.int8", "rate_node * now", "rate_node * round(now * 1.0)"),
+]
+
+
 @pytest.mark.parametrize(("module", "old", "new"), PLANTS)
 def test_a_planted_float_is_found(watched: Watched, module: str, old: str, new: str) -> None:
     watch, train = watched(module=module, old=old, new=new)
     with pytest.raises(FloatFound, match=module):
         steps(train, watch, "elastic-2", "int8")
+
+
+@pytest.mark.parametrize(("module", "old", "new"), IN_NODES)
+def test_a_float_planted_in_nodes_is_found(
+    watched: Watched, module: str, old: str, new: str
+) -> None:
+    watch, train = watched(module=module, old=old, new=new)
+    with pytest.raises(FloatFound, match=module):
+        steps(train, watch, "elastic-node-1", "int8")
 
 
 def test_a_planted_floating_point_tensor_is_found(watched: Watched) -> None:

@@ -22,15 +22,20 @@ def stochastic(x: int, s: int, u: int) -> int:
 
 
 def pseudo_stochastic(x: int, s: int) -> int:
+    return _end(x, abs(pseudo_stochastic_unclipped(x, s)))
+
+
+def pseudo_stochastic_unclipped(x: int, s: int) -> int:
     if s == 0:
-        return _end(x, abs(x))
+        return x
     bits = f"{abs(x):0{s + 1}b}"
     kept, dropped = bits[:-s], bits[-s:]
     cut = s - s // 2  # the upper part is the longer one
     upper, lower = dropped[:cut], dropped[cut:]
     if s % 2:
         lower += "0"
-    return _end(x, int(kept, 2) + (int(upper, 2) > int(lower or "0", 2)))
+    magnitude = int(kept, 2) + (int(upper, 2) > int(lower or "0", 2))
+    return magnitude if x >= 0 else -magnitude
 
 
 def _end(x: int, magnitude: int) -> int:
