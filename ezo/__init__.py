@@ -7,5 +7,6 @@ First-Order Optimization", arXiv 2501.04287.
 from ezo.nodes import Feedback, Nodes
 from ezo.optim import ElasticZO, Estimate
 from ezo.split import layers, split
+from ezo.stream import stream
 
-__all__ = ["ElasticZO", "Estimate", "Feedback", "Nodes", "layers", "split"]
+__all__ = ["ElasticZO", "Estimate", "Feedback", "Nodes", "layers", "split", "stream"]

@@ -26,6 +26,7 @@ from ezo.phases import phase
 from ezo.split import Split, split
 from ezo.spsa import slope
 from ezo.step import Difference, Losses, course, step
+from ezo.stream import in_step
 
 
 class Estimate(NamedTuple):
@@ -229,6 +230,7 @@ class ElasticZO(Elastic):
             with contextlib.ExitStack() as stack:
                 passes = Passes(closure, self._model, self._buffers, zo, bp, 1 / max(taken, 1))
                 stack.enter_context(passes)
+                stack.enter_context(in_step())
                 for nodes in perturbations[1:]:
                     stack.enter_context(nodes.attached(passes))
                 found = step(perturbations, passes, self._difference, visits)

@@ -94,6 +94,8 @@ class _Loop:
         self.take_step: Step = precision.make_step(
             run.precision, model, run.method, run.hyper, run.seed, device=device
         )
+        if run.chunk:
+            self.take_step.stream(run.chunk)
         self.model, self.optimizer = self.take_step.model, self.take_step.optimizer
         self.examples = _Examples(data, self.take_step, device)
         self.steps_per_epoch = len(data.train_x) // run.batch_size
