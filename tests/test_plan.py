@@ -139,14 +139,12 @@ def test_a_budget_is_met_by_depth_chunk_and_precision_together():
     how = {"methods": ("full-zo", "elastic-2", "elastic-lean-2"), "chunk": (0, 1)}
     found = plan(model, x, "600KB", precision=("fp32", "int8"), **how)
     labels = [found.label(p) for p in found.predictions]
-    assert labels[-2:] == ["full-zo int8", "elastic-2 int8"]  # which has no lean form, nor chunks
+    assert labels[6:] == [  # no lean form
+        "full-zo int8", "elastic-2 int8", "full-zo int8 chunk 1", "elastic-2 int8 chunk 1",
+    ]  # fmt: skip
     assert "elastic-lean-2 fp32 chunk 1" in labels
-    assert found.label(found.best) == "elastic-2 int8"
+    assert found.label(found.best).startswith("elastic-2 int8")
     assert not found.impossible
-    (reason,) = plan(model, x, methods=["full-zo"], precision="int8", chunk=1).impossible
-    assert (
-        reason[1] == "expected layers of floating point to stream, got Network; leave out the chunk"
-    )
 
 
 def test_lenet5_has_three_lean_layers_in_the_memory_of_inference():

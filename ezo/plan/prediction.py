@@ -176,7 +176,7 @@ def plan(
         methods: names that ``ezo list`` shows, each with the precision's default hyperparameters;
             ``elastic-*`` is every split point of the model. By default `METHODS`.
         chunk: examples that layers without a gradient take at a time (`ezo.stream`), 0 for all, or
-            several; lines that a chunk changes nothing in are left out. Of floating point alone.
+            several; lines that a chunk changes nothing in are left out.
         loss: the loss of the model's output; by default cross-entropy with a class for each of
             the batch's examples. Integers have no other.
         bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak. Not for integers.
@@ -256,17 +256,14 @@ def _predicted(
     limit: int | None,
     told: bool,
 ) -> Plan:
-    several = len({of.precision for of in chosen}) > 1
-    precision = chosen[0].precision
-    inference, _ = _needs(make, Choice(precision, 0, None))
+    inference, _ = _needs(make, Choice(chosen[0].precision, 0, None))
     predictions: dict[Any, Prediction] = {}
     impossible = []
     for of in _told(chosen) if told else chosen:
         try:
             found, k = _needs(make, of)
         except Impossible as error:
-            if not (of.chunk and several):
-                impossible.append((str(of.method), str(error)))
+            impossible.append((str(of.method), str(error)))
             continue
         time = found.seconds / (2 * inference.seconds)
         begins = names[-k] if k else ""

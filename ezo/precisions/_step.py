@@ -48,8 +48,8 @@ class Step(abc.ABC):
             ValueError: the precision's layers can't.
         """
         raise Impossible(
-            f"expected layers of floating point to stream, got {type(self.model).__name__}; leave "
-            "out the chunk"
+            f"expected a precision whose layers can be streamed, got {type(self).__module__}; "
+            "leave out the chunk"
         )
 
     @abc.abstractmethod
