@@ -114,16 +114,18 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", nargs="+", help="number formats")
     parser.add_argument("--threads", nargs="+", type=int, help="CPU threads")
     parser.add_argument("--device", nargs="+", help="cpu, cuda")
+    chunk = "examples that layers without a gradient take at a time (ezo.stream), 0 for all"
+    parser.add_argument("--chunk", nargs="+", type=int, help=chunk)
 
 
 def _grid(given: argparse.Namespace, benchmark: ModuleType) -> grid.Grid:
-    names = ("methods", "batch_size", "precision", "threads", "device", "data")
+    names = ("methods", "batch_size", "precision", "threads", "device", "data", "chunk")
     models = given.models or getattr(benchmark, "MODELS", MODELS)
     return grid.Grid(models, **{name: getattr(given, name, None) for name in names})
 
 
 def _gate_cells(given: argparse.Namespace) -> Sequence[Workload]:
-    names = ("models", "methods", "batch_size", "precision", "threads", "device")
+    names = ("models", "methods", "batch_size", "precision", "threads", "device", "chunk")
     if not any(getattr(given, name) for name in names):
         return gate.CELLS
     return _grid(given, gate).cells(gate)

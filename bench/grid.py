@@ -44,6 +44,7 @@ class Grid:
     threads: Sequence[int] | None = None
     device: Sequence[str] | None = None
     data: Sequence[str] | None = None
+    chunk: Sequence[int] | None = None
 
     def cells(self, benchmark: ModuleType) -> list[Any]:
         """Every case of a benchmark on this grid.
@@ -65,6 +66,8 @@ class Grid:
         for name, numbers in (("batch size", self.batch_size), ("threads", self.threads)):
             if numbers and min(numbers) < 1:
                 raise ValueError(f"expected {name} of 1 or more, got {min(numbers)}")
+        if self.chunk and min(self.chunk) < 0:
+            raise ValueError(f"expected chunk of 0, for all, or more, got {min(self.chunk)}")
         for kind, names in (("precision", self.precision), ("data", self.data)):
             for name in names or ():
                 catalogue.find(kind, name)
@@ -86,7 +89,10 @@ class Grid:
 
     def _varied(self, benchmark: ModuleType, case: Any) -> Iterator[Any]:
         known = {field.name for field in dataclasses.fields(case)}
-        axes = {name: getattr(self, name) for name in ("precision", "threads", "device", "data")}
+        axes = {
+            name: getattr(self, name)
+            for name in ("precision", "threads", "device", "data", "chunk")
+        }
         chosen = {name: values for name, values in axes.items() if values is not None}
         for values in itertools.product(*chosen.values()):
             wanted = dict(zip(chosen, values, strict=True))

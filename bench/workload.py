@@ -45,13 +45,15 @@ class Workload:
     precision: str = "fp32"
     threads: int = 1
     device: str = "cpu"
+    chunk: int = 0  # examples at a time (`ezo.stream`), 0 for all
 
     @property
     def name(self) -> str:
         """Model, method and batch size, and what else is not the default."""
         threads, points = f"threads{self.threads}", f"points{self.points}"
         more = [self.precision, threads, self.device.replace(":", ""), points]
-        usual = ("fp32", "threads1", "cpu", "points1024")
+        more += [f"chunk{self.chunk}"]
+        usual = ("fp32", "threads1", "cpu", "points1024", "chunk0")
         other = [word for word, left_out in zip(more, usual, strict=True) if word != left_out]
         return "-".join([self.model, self.method, f"batch{self.batch_size}", *other])
 
@@ -90,8 +92,12 @@ class Workload:
             def closure(backward: bool = False) -> Tensor:
                 return loss(model(x), y)
 
+            if self.chunk:
+                raise ValueError(f"expected no chunk for {self.method}, a peer, got {self.chunk}")
             return model, peers.find(self.method).step(self.method, model, closure)
         step, batch, y = prepared(self.precision, self.method, model, x, y, self.device, **changes)
+        if self.chunk:
+            step.stream(self.chunk)
         return step.model, lambda: step.mean_loss(step(batch, y), 1, self.batch_size)
 
     def synchronise(self) -> None:
@@ -106,6 +112,8 @@ class Workload:
             config["points"] = self.points
         elif self.example != IMAGE:
             config["image"] = "x".join(map(str, self.example))
+        if self.chunk:
+            config["chunk"] = self.chunk
         return row_of(self, metric, value, unit, note, {**config, **more})
 
 

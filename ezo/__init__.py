@@ -8,5 +8,6 @@ from ezo.nodes import Feedback, Nodes
 from ezo.optim import ElasticZO, Estimate
 from ezo.ranks import Ranks
 from ezo.split import layers, split
+from ezo.stream import stream
 
-__all__ = ["ElasticZO", "Estimate", "Feedback", "Nodes", "Ranks", "layers", "split"]
+__all__ = ["ElasticZO", "Estimate", "Feedback", "Nodes", "Ranks", "layers", "split", "stream"]

@@ -27,6 +27,7 @@ from ezo.ranks import Ranks
 from ezo.split import Split, split
 from ezo.spsa import slope
 from ezo.step import Difference, Losses, course, step
+from ezo.stream import in_step
 
 
 class Estimate(NamedTuple):
@@ -245,6 +246,7 @@ class ElasticZO(Elastic):
                 what = (self._model, self._buffers, zo, bp, weight, exchange)
                 passes = Passes(closure, *what)
                 stack.enter_context(passes)
+                stack.enter_context(in_step())
                 for nodes in perturbations[1:]:
                     stack.enter_context(nodes.attached(passes))
                 found = step(perturbations, passes, self._difference, visits)

@@ -41,6 +41,9 @@ class Run:
     )
     hyper: Any = None
     start: str = ""
+    chunk: int = about(
+        0, "examples that layers without a gradient take at a time (`ezo.stream`), 0 for all"
+    )
 
     def settled(self, changes: Mapping[str, Any] | None = None) -> "Settled":
         """The run with its names resolved, its hyperparameters filled in, and its numbers checked.
@@ -53,7 +56,13 @@ class Run:
                 precision, or does not read what is changed.
         """
         files = {kind: catalogue.find(kind, getattr(self, kind)) for kind in catalogue.OF_A_RUN}
-        for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0), ("held_out", 0)):
+        for name, least in (
+            ("epochs", 0),
+            ("batch_size", 1),
+            ("seed", 0),
+            ("held_out", 0),
+            ("chunk", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} of {least} or more, got {getattr(self, name)}")
             if getattr(self, name) > check.LARGEST:
@@ -105,8 +114,9 @@ class Settled:
     def __init__(self, run: Run, files: dict[str, ModuleType], source: str) -> None:
         self.run, self.files, self.source = run, files, source
         named = asdict(run)
-        if not run.start:  # the name of a run that starts afresh is as before there were others
-            del named["start"]
+        for name in ("start", "chunk"):  # names of runs are as before there were these
+            if not named[name]:
+                del named[name]
         own = ("model", "data", "method", "precision", "seed")
         both = {**named, **named["hyper"]}
         self.settings = {k: v for k, v in both.items() if k != "hyper"}

@@ -108,6 +108,8 @@ class _Loop:
         self.take_step: Step = precision.make_step(
             run.precision, model, run.method, run.hyper, run.seed, **how
         )
+        if run.chunk:
+            self.take_step.stream(run.chunk)
         self.model, self.optimizer = self.take_step.model, self.take_step.optimizer
         self.exchange: Exchange | None = self.optimizer.exchange if ranks else None
         self.writes = self.exchange is None or self.exchange.rank == 0

@@ -15,6 +15,8 @@ from ezo.livebytes import KINDS
 CASES = (
     *(Workload("lenet5", m, 8) for m in ("full-zo", "elastic-4", "full-bp", "full-bp-checkpoint")),
     *(Workload("lenet5", m, 8, precision="int8") for m in ("inference", "elastic-2", "full-bp")),
+    *(Workload("lenet5", m, 8, chunk=3) for m in ("full-zo", "elastic-2")),
+    Workload("lenet5", "elastic-2", 8, precision="int8", chunk=3),
 )
 
 

@@ -321,7 +321,7 @@ def test_replay_is_refused():
     model = perceptron(4, 5, 3)
     optimizer = ElasticZO(model, 0, nodes=True)
     optimizer.step(closure(model, *batch(6, 4)))
-    with pytest.raises(ValueError, match="optimiser without nodes to replay"):
+    with pytest.raises(ValueError, match="weights alone with a replay"):
         optimizer.replay(optimizer.applied)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bench.memory import peak_bytes
-from ezo import ElasticZO, catalogue, kernels, layers
+from ezo import ElasticZO, catalogue, kernels, layers, stream
 from ezo.cli import main
 from ezo.data._vision import import_torchvision
 from ezo.livebytes import KINDS, step_peak
@@ -110,6 +110,41 @@ def test_predicted_peak_of_a_lean_step_is_the_measured_one(name):
         assert lean.peak.peak_bytes < other.peak.peak_bytes or not lean.bp_layers
         own = other.method.replace("elastic", "elastic-lean")
         assert lean.method == (f"elastic-lean-{lean.bp_layers}" if own == "full-bp" else own)
+
+
+def test_chunks_are_planned_for_every_split_and_left_out_where_they_change_nothing():
+    make = of_ours("lenet5", 8, 1, 28, 28)
+    found = plan(*make(), methods=("full-zo", "elastic-2", "full-bp"), chunk=(0, 8, 2, 1))
+    labels = [found.label(p) for p in found.predictions]
+    assert labels[:5] == ["full-zo", "elastic-2", "full-bp", "full-zo chunk 8", "elastic-2 chunk 8"]
+    assert labels[5:] == [f"{m} chunk {c}" for c in (2, 1) for m in ("full-zo", "elastic-2")]
+    by = dict(zip(labels, found.predictions, strict=True))
+    for label in ("full-zo", "elastic-2"):
+        peaks = [by[f"{label}{more}"].peak for more in ("", " chunk 8", " chunk 2", " chunk 1")]
+        sizes = [peak.peak_bytes for peak in peaks]
+        assert sizes == sorted(set(sizes), reverse=True)
+        assert by[label].relative_time < by[f"{label} chunk 1"].relative_time
+    for bp, label in ((0, "full-zo chunk 2"), (2, "elastic-2 chunk 2")):
+        streamed = functools.partial(_streamed, make, 2)
+        assert by[label].peak.peak_bytes == pytest.approx(measured(streamed, bp), rel=0.001)
+
+
+def _streamed(make, chunk):
+    model, x = make()
+    return stream(model, chunk), x
+
+
+def test_a_budget_is_met_by_depth_chunk_and_precision_together():
+    model, x = of_ours("lenet5", 8, 1, 28, 28)()
+    how = {"methods": ("full-zo", "elastic-2", "elastic-lean-2"), "chunk": (0, 1)}
+    found = plan(model, x, "600KB", precision=("fp32", "int8"), **how)
+    labels = [found.label(p) for p in found.predictions]
+    assert labels[6:] == [  # no lean form
+        "full-zo int8", "elastic-2 int8", "full-zo int8 chunk 1", "elastic-2 int8 chunk 1",
+    ]  # fmt: skip
+    assert "elastic-lean-2 fp32 chunk 1" in labels
+    assert found.label(found.best).startswith("elastic-2 int8")
+    assert not found.impossible
 
 
 def test_lenet5_has_three_lean_layers_in_the_memory_of_inference():
@@ -379,6 +414,7 @@ def test_the_command_plans_images_of_the_model_s_own_size(monkeypatch):
         (["--methods", "elastic-x"], "unknown method 'elastic-x'; known: elastic-<k>"),
         (["--methods", "elastic-6"], "expected 0 to 5 BP layers, got 6"),
         (["--budget", "-5MB"], "expected an amount of memory, .*, got '-5MB'; write for example"),
+        (["--chunk", "-1"], "expected chunk to be an integer of 0 or more, got -1"),
         (["--budget", "0B"], "expected a budget of 1 byte or more, got 0B"),
     ],
 )

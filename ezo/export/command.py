@@ -11,7 +11,7 @@ from ezo.export.plan import splits, table
 from ezo.export.write import write
 from ezo.int8 import ElasticZO, Int8Tensor, quantize
 from ezo.int8.network import Network
-from ezo.plan.prediction import parse_bytes
+from ezo.plan.budget import parse_bytes
 from ezo.rows import json_types
 from ezo.run import Run, Settled, build, load
 

@@ -191,6 +191,16 @@ class Weighted(Layer):
         return AtPoints(m, e + s, where, x.m.shape[1])
 
     @_work
+    def part(
+        self, x: Int8Tensor, relu: bool, pool: int, over_points: bool
+    ) -> tuple[Int8Tensor, int]:
+        """Of some of the batch's examples, by ``shift``; and the shift that they need."""
+        e = x.e + self.weight_exponent
+        after = _after(relu, pool, over_points)
+        m, need = kernels.part(x.m, self._layer(e), after, self.shift)
+        return Int8Tensor(m, e + self.shift), need
+
+    @_work
     def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         x, exponent = self._take()
         layer = self._layer(grad_output.e + self.weight_exponent)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ezo.int8.chunks import front, in_chunks
 from ezo.int8.layers import Layer, MaxOverPoints, MaxPool2d, ReLU, Weighted
 from ezo.int8.tensor import AtPoints, Int8Tensor
 
@@ -46,6 +47,7 @@ class Network(nn.Module):
 
     Attributes:
         nodes: as given.
+        chunk: examples that layers which keep nothing take at a time, to the same bits; 0 for all.
 
     Raises:
         ValueError: the nodes are no chain, or don't end in a layer with weights.
@@ -71,6 +73,7 @@ class Network(nn.Module):
         weighted[-1].requantized = False
         places = [i for i, layer in enumerate(self.layers) if isinstance(layer, Weighted)]
         self._first_bp = [len(self.layers), *reversed(places)]  # by the number of BP layers
+        self.chunk = 0
         self._stages = _stages(list(self.layers))
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
@@ -79,7 +82,10 @@ class Network(nn.Module):
             raise ValueError(
                 f"expected an Int8Tensor, got {type(x).__name__}; give ezo.int8.quantize(x)"
             )
-        for layer, relu, maximum in self._stages:
+        stages = self._stages
+        if self.chunk and len(x.m) > self.chunk and (kept := front(stages)):
+            x, stages = in_chunks(stages[:kept], x, self.chunk), stages[kept:]
+        for layer, relu, maximum in stages:
             if not isinstance(layer, Weighted):
                 x = layer.forward(x)
                 continue

@@ -254,6 +254,11 @@ def product(
     return _call("product", x, layer, after, guess, fixed)
 
 
+def part(x: Tensor, layer: Layer, after: After, shift: int) -> tuple[Tensor, int]:
+    """`product` of some of a batch's examples, by ``shift`` whatever; and the one they need."""
+    return _call("part", x, layer, after, shift)
+
+
 def error(
     grad_output: Tensor, layer: Layer, guess: int, where: Tensor | None = None, points: int = 1
 ) -> tuple[Tensor, int]:

@@ -136,6 +136,12 @@ class Backend:
             m, _ = self._product(x, layer, after, s, where)
         return m, s, where
 
+    def part(self, x: Tensor, layer: Layer, after: After, shift: int) -> Any:
+        if not _arguments.takes(x):
+            return NotImplemented
+        m, bits = self._product(x, layer, after, -1 if after.over_points else shift)
+        return (self._requantize(m, shift) if after.over_points else m), batch_shift(bits)
+
     def error(self, grad_output: Tensor, layer: Layer, guess: int, where: Any, points: int) -> Any:
         if not _arguments.takes(grad_output):
             return NotImplemented

@@ -120,6 +120,10 @@ class Backend:
             m, _ = ops.max_pool2d(m, after.pool)
         return m, s, where
 
+    def part(self, x: Tensor, layer: Layer, after: After, shift: int) -> tuple[Tensor, int]:
+        need = batch_shift(self.bits(self.accumulators(x, layer)))
+        return self.product(x, layer, after, shift, True)[0], need
+
     def error(
         self, grad_output: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
     ) -> tuple[Tensor, int]:

@@ -35,11 +35,17 @@ class PointNet(nn.Module):
         head: list[nn.Module] = []
         for wide, narrow in ((1024, 512), (512, 256)):
             head += [nn.Linear(wide, narrow), *norm(narrow), nn.ReLU()]
-        self.points = nn.Sequential(*points)
+        self.points = nn.Sequential(*points, MaxOverPoints())
         if not batch_norm:  # which would be between the layer and the maximum
             self.BEFORE_MAXIMUM = (f"points.{len(points) - 2}",)
         self.head = nn.Sequential(*head, nn.Linear(256, classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.points(x.transpose(1, 2))  # (N, 1024, P)
-        return self.head(x.amax(2))
+        return self.head(self.points(x.transpose(1, 2)))
+
+
+class MaxOverPoints(nn.Module):
+    """(N, C, P) to (N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax(2)

@@ -31,6 +31,7 @@ from ezo.nodes.layers import Layer, Nodes
 from ezo.nodes.perturbation import NodePerturbation, NodeUpdate, learn_layer
 from ezo.passes import Passes
 from ezo.step import Difference, Losses
+from ezo.stream import is_end_of
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class FeedbackPerturbation(NodePerturbation):
                 f"{form}; give Nodes in place of Feedback"
             )
         number, seen = self._latest
-        self._last, self._latest = number if seen is output else None, (-1, None)
+        self._last, self._latest = number if is_end_of(seen, output) else None, (-1, None)
         if not torch.is_grad_enabled():
             return None
         if output.requires_grad:

@@ -5,7 +5,8 @@ are counted as a real step's are (`ezo.livebytes`). Nothing is computed, so that
 little longer than a small one, and no memory.
 """
 
-from ezo.plan.prediction import Plan, Prediction, parse_bytes, plan
+from ezo.plan.budget import parse_bytes
+from ezo.plan.prediction import Plan, Prediction, plan
 from ezo.plan.simulation import Simulation, simulate
 
 __all__ = ["Plan", "Prediction", "Simulation", "parse_bytes", "plan", "simulate"]

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -11,7 +12,8 @@ from ezo.export.describe import describe
 from ezo.export.plan import splits, table
 from ezo.int8 import Int8Tensor, from_float
 from ezo.plan import drawing
-from ezo.plan.prediction import METHODS, parse_bytes, plan
+from ezo.plan.budget import parse_bytes
+from ezo.plan.prediction import METHODS, plan
 
 LARGEST = 2**31  # of the numbers
 CLASSES = {"image": 10, "points": 40}
@@ -24,7 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, default=32, help="examples a step")
     add("--budget", help="memory for a step's tensors, for example 300KB, 12MB or 1.5GiB")
     names = ", ".join(catalogue.names("precision"))
-    add("--precision", help=f"number format: {names}; by default fp32, on mcu int8")
+    of_precisions = f"number formats: {names}; by default fp32, on mcu int8"
+    add(
+        "--precision",
+        nargs="+",
+        help=f"{of_precisions}; of several, what is over inference is over the first's",
+    )
+    chunk = "examples that layers without a gradient take at a time (ezo.stream), 0 for all"
+    add("--chunk", nargs="+", type=int, help=f"{chunk}; several are planned side by side")
     add(
         "--target",
         choices=("host", "mcu"),
@@ -74,8 +83,8 @@ def command(given: argparse.Namespace) -> int:
     with torch.device("meta"):
         model = module.build(given.model, given.classes or CLASSES[module.INPUT], channels)
         x = torch.empty(given.batch, *example)
-        how = {"precision": given.precision or "fp32", "methods": given.methods, "lean": given.lean}
-        how["progress"] = True
+        how: dict[str, Any] = {"precision": given.precision or "fp32", "chunk": given.chunk or 0}
+        how |= {"methods": given.methods, "lean": given.lean, "progress": True}
         found = plan(model, x, given.budget, **how)
     print(found.table())
     if given.plot is not None:
@@ -87,14 +96,15 @@ def _mcu(
     given: argparse.Namespace, module: ModuleType, channels: int, example: tuple[int, ...]
 ) -> int:
     """The splits that the exported C can train."""
-    if unused := [name for name in ("methods", "lean", "plot") if getattr(given, name)]:
+    if unused := [name for name in ("methods", "lean", "plot", "chunk") if getattr(given, name)]:
         raise ValueError(
             f"expected no --{unused[0]} with --target mcu, whose table has all that the C can "
             "train; leave it out"
         )
-    if given.precision not in (None, "int8"):
+    if given.precision not in (None, ["int8"]):
         raise ValueError(
-            f"expected precision int8 with --target mcu, got {given.precision}; leave it out"
+            f"expected precision int8 with --target mcu, got {' '.join(given.precision)}; leave it "
+            "out"
         )
     with torch.random.fork_rng(devices=[]):  # bytes don't depend on the numbers
         model = module.build(given.model, given.classes or CLASSES[module.INPUT], channels)

@@ -48,5 +48,5 @@ def draw(found: "Plan", path: Path | str) -> None:
     figure.legend(loc="outside right upper", fontsize=8)
     below.plot(places, [p.relative_time for p in found.predictions], c="0.1", marker=".")
     below.set(ylabel="time / two\nforward passes", ylim=(0, None))
-    below.set_xticks(places, [p.method for p in found.predictions], rotation=90, fontsize=8)
+    below.set_xticks(places, [found.label(p) for p in found.predictions], rotation=90, fontsize=8)
     figure.savefig(path)

@@ -4,27 +4,27 @@ import contextlib
 import copy
 import functools
 import gc
-import re
+import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from ezo import catalogue
+from ezo import catalogue, check
 from ezo.livebytes import Peak
+from ezo.plan.budget import limit_of
 from ezo.plan.simulation import Simulation, simulate
 from ezo.precisions import Impossible, Step
 
 BEGINS = "BP begins at"
 METHODS = ("full-zo", "elastic-*", "full-bp")
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,13 @@ class Prediction:
     """What one method will need.
 
     Attributes:
+        precision: number format.
+        chunk: examples that layers without a gradient take at a time (`ezo.stream`), 0 for all.
         begins: name of the first layer that BP trains, or nothing.
         peak: at the step's moment of most memory: parameters, buffers, batch, activations,
             gradients and optimiser state.
-        relative_time: a step's time over that of two inference passes. Rough: from counted
-            operations and bytes, on a processor of a usual balance.
+        relative_time: a step's time over that of two passes of `Plan.inference`. Rough: from
+            counted operations and bytes, on a processor of a usual balance.
         hidden: operators that keep a workspace of a size that only a real step shows; then the peak
             is at least this. Of any other step it is the measured one.
     """
@@ -47,6 +49,8 @@ class Prediction:
     peak: Peak
     relative_time: float
     hidden: tuple[str, ...] = ()
+    precision: str = "fp32"
+    chunk: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Plan:
     """Every method's needs, in the order in which they were asked for, and ``inference``'s.
 
     Attributes:
+        inference: of a pass of the whole batch, in the first precision.
         budget: bytes that a step may take, or None for no bound.
         impossible: (method, why) of those that have no step in this precision.
     """
@@ -62,6 +67,16 @@ class Plan:
     predictions: tuple[Prediction, ...]
     budget: int | None
     impossible: tuple[tuple[str, str], ...] = ()
+
+    def label(self, of: Prediction) -> str:
+        """A method's, with its precision where the plan has several, and its chunk if any."""
+        several = len({p.precision for p in self.predictions}) > 1
+        words = [
+            of.method,
+            of.precision if several else "",
+            f"chunk {of.chunk}" if of.chunk else "",
+        ]
+        return " ".join(filter(None, words))
 
     def fits(self, prediction: Prediction) -> bool:
         """Whether a method's peak is within the budget; where it is at least so much, no."""
@@ -83,7 +98,7 @@ class Plan:
 
     def table(self) -> str:
         """A line for each method, and the choice."""
-        left = max([14, *(len(p.method) for p in self.predictions)])
+        left = max([14, *(len(self.label(p)) for p in self.predictions)])
         width = max(len(name) for name in [BEGINS, *(p.begins for p in self.predictions)])
 
         def line(method: str, begins: str, peak: str, ratio: str, time: str, fits: str) -> str:
@@ -97,7 +112,7 @@ class Plan:
             if p.hidden:
                 beyond = self.budget is not None and peak > self.budget
                 fits = f"{'no; ' if beyond else ''}at least, by {', '.join(p.hidden)}"
-            lines.append(line(p.method, p.begins or "-", f"{peak:,}", ratio, time, fits))
+            lines.append(line(self.label(p), p.begins or "-", f"{peak:,}", ratio, time, fits))
         if hidden := sorted({name for p in self.predictions for name in p.hidden}):
             lines.append(
                 f"at least: {', '.join(hidden)} keeps a workspace whose size only a real step "
@@ -111,7 +126,7 @@ class Plan:
             if weights > self.budget:
                 fix = f"the parameters alone take {weights:,} B, so that no batch is small enough"
             lines.append(
-                f"{self.best.method}, the most BP that fits in {self.budget:,} B"
+                f"{self.label(self.best)}, the most BP that fits in {self.budget:,} B"
                 if self.best
                 else f"nothing {'surely ' if hidden else ''}fits in {self.budget:,} B: "
                 f"the least is {least:,} B; {fix}"
@@ -135,8 +150,9 @@ def plan(
     x: Any,
     budget: int | str | None = None,
     *,
-    precision: str = "fp32",
+    precision: str | Sequence[str] = "fp32",
     methods: Iterable[str] | None = None,
+    chunk: int | Sequence[int] = 0,
     loss: Callable[[Any], Tensor] | None = None,
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     splits: Iterable[int] | None = None,
@@ -155,9 +171,12 @@ def plan(
             of named ones. Only shapes and types of tensors are read; they may lie on ``meta`` too.
         budget: bytes that a step may take, tensors only: an integer, or text such as ``300KB``,
             ``12MB`` or ``1.5GiB``. None for no bound.
-        precision: a name that ``ezo list`` shows; integers are of what `ezo.int8.from_float` takes.
+        precision: a name that ``ezo list`` shows, or several, each with every method and chunk;
+            integers are of what `ezo.int8.from_float` takes.
         methods: names that ``ezo list`` shows, each with the precision's default hyperparameters;
             ``elastic-*`` is every split point of the model. By default `METHODS`.
+        chunk: examples that layers without a gradient take at a time (`ezo.stream`), 0 for all, or
+            several; lines that a chunk changes nothing in are left out.
         loss: the loss of the model's output; by default cross-entropy with a class for each of
             the batch's examples. Integers have no other.
         bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak. Not for integers.
@@ -176,10 +195,14 @@ def plan(
     >>> found.best.method, found.best.peak.peak_bytes
     ('elastic-1', 648)
     """
-    limit = _limit(budget)
+    limit = limit_of(budget)
     if not any(isinstance(t, Tensor) for t in tree_iter(x)):
         raise ValueError(f"expected an input with a tensor, got {x!r}")
-    names = [name or "(model)" for name in catalogue.find("precision", precision).layers(model)]
+    precisions = (precision,) if isinstance(precision, str) else tuple(precision)
+    names = [name or "(model)" for name in catalogue.find("precision", precisions[0]).layers(model)]
+    chunks = (chunk,) if isinstance(chunk, int) else tuple(chunk)
+    for size in chunks:
+        check.integer("chunk", size, 0)
     if splits is not None:
         warnings.warn(
             "plan(splits=...) will go; give methods=('full-zo', 'elastic-2', ...)",
@@ -188,17 +211,31 @@ def plan(
         )
     if methods is None:
         methods = _of_splits(len(names), splits, lean) if splits or lean else METHODS
-    make = functools.partial(_step, precision, model, x, loss, bp_optimizer)
-    chosen = list(dict.fromkeys(catalogue.expand(methods, len(names))))
+    make = functools.partial(_step, model, x, loss, bp_optimizer)
+    every = itertools.product(precisions, chunks, catalogue.expand(methods, len(names)))
+    chosen = list(dict.fromkeys(Choice(*of) for of in every))
+    if len(precisions) > 1:
+        chosen = [of for of in chosen if _has(of.precision, of.method)]
     with _new_objects_alone():
-        return _predicted(make, names, _told(chosen) if progress else chosen, limit)
+        return _predicted(make, names, chosen, limit, progress)
 
 
-def _limit(budget: int | str | None) -> int | None:
-    limit = parse_bytes(budget) if isinstance(budget, str) else budget
-    if limit is not None and limit < 1:
-        raise ValueError(f"expected a budget of 1 byte or more, got {budget}")
-    return limit
+class Choice(NamedTuple):
+    """What is planned; the method None is a pass of inference."""
+
+    precision: str
+    chunk: int
+    method: str | None
+
+
+def _has(precision: str, method: str | None) -> bool:
+    """Whether the precision has a form of the method."""
+    file = catalogue.find("precision", precision)
+    try:
+        file.check(method, file.default(method))
+    except ValueError:
+        return False
+    return True
 
 
 def _of_splits(layers: int, splits: Iterable[int] | None, lean: bool) -> list[str]:
@@ -213,42 +250,49 @@ Ready = tuple[Step, Callable[[], Any]]
 
 
 def _predicted(
-    make: Callable[[str | None], Ready], names: list[str], methods: Iterable[str], limit: int | None
+    make: Callable[[Choice], Ready],
+    names: list[str],
+    chosen: list[Choice],
+    limit: int | None,
+    told: bool,
 ) -> Plan:
-    inference, _ = _needs(make, None)
-    predictions, impossible = [], []
-    for method in methods:
+    inference, _ = _needs(make, Choice(chosen[0].precision, 0, None))
+    predictions: dict[Any, Prediction] = {}
+    impossible = []
+    for of in _told(chosen) if told else chosen:
         try:
-            found, k = _needs(make, method)
+            found, k = _needs(make, of)
         except Impossible as error:
-            impossible.append((method, str(error)))
+            impossible.append((str(of.method), str(error)))
             continue
         time = found.seconds / (2 * inference.seconds)
         begins = names[-k] if k else ""
-        predictions.append(Prediction(method, k, begins, found.peak, time, found.hidden))
-    return Plan(inference.peak, tuple(predictions), limit, tuple(impossible))
+        one = Prediction(str(of.method), k, begins, found.peak, time, found.hidden, *of[:2])
+        predictions.setdefault((of.precision, of.method, found.peak.peak_bytes, time), one)
+    return Plan(inference.peak, tuple(predictions.values()), limit, tuple(impossible))
 
 
-def _needs(make: Callable[[str | None], Ready], method: str | None) -> tuple[Simulation, int]:
+def _needs(make: Callable[[Choice], Ready], of: Choice) -> tuple[Simulation, int]:
     """What a method's step, or inference's pass, needs; and how many layers BP trains in it."""
     bp_layers = []
 
     def prepare() -> tuple[nn.Module, Callable[[], Any]]:
-        step, run = make(method)
+        step, run = make(of)
         bp_layers.append(step.bp_layers)
         return step.model, run
 
     return simulate(prepare), bp_layers[0]
 
 
-def _step(
-    precision: str, model: nn.Module, x: Any, loss: Any, bp_optimizer: Any, method: str | None
-) -> Ready:
+def _step(model: nn.Module, x: Any, loss: Any, bp_optimizer: Any, of: Choice) -> Ready:
     """A precision's step of a model's shape on a batch's."""
+    precision, chunk, method = of
     file = catalogue.find("precision", precision)
     of_output = None if loss is None else lambda output, labels: loss(output)
     how = {"loss": of_output, "bp_optimizer": bp_optimizer}
     step: Step = file.make_step(precision, _shape_of(model), method, file.default(method), **how)
+    if chunk:
+        step.stream(chunk)
     x = tree_map_only(Tensor, _shape, x)
     first = next(t for t in tree_iter(x) if isinstance(t, Tensor))
     labels = None
@@ -271,12 +315,12 @@ def _new_objects_alone() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _told(methods: list[str]) -> Iterable[str]:
+def _told(methods: list[Choice]) -> Iterable[Choice]:
     """With a bar on stderr from the fifth second on; in a file, a line each half a minute."""
     from tqdm import tqdm
 
     often = 0.5 if sys.stderr.isatty() else 30
-    bar: Iterable[str] = tqdm(methods, "plan", unit="method", delay=5, mininterval=often)
+    bar: Iterable[Choice] = tqdm(methods, "plan", unit="method", delay=5, mininterval=often)
     return bar
 
 
@@ -296,21 +340,3 @@ def _shape(tensor: Tensor) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(found, requires_grad=tensor.requires_grad)
     return found
-
-
-def parse_bytes(text: str) -> int:
-    """An amount of memory in bytes.
-
-    >>> parse_bytes("300KB"), parse_bytes("1.5 MiB")
-    (300000, 1572864)
-
-    Raises:
-        ValueError: the text is none.
-    """
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMG]i?)?B", text.strip())
-    if found is None:
-        raise ValueError(
-            f"expected an amount of memory, a number with one of {', '.join(UNITS)}, got '{text}'; "
-            "write for example 300KB"
-        )
-    return int(float(found[1]) * UNITS[f"{found[2] or ''}B"])

@@ -23,6 +23,7 @@ _DEPENDS_ON_VALUES = (
     fake_tensor.DataDependentOutputException,
     fake_tensor.DynamicOutputShapeException,
 )
+_DEVICE = torch.ops.prim.device.default  # a question, answered without work
 _ITEM = torch.ops.aten._local_scalar_dense.default
 # Operators that keep a workspace for backward whose size they alone know, and when.
 _WORKSPACE: dict[str, Callable[[], bool]] = {
@@ -104,7 +105,7 @@ class _Shapes(LiveBytes):
         keeps = _WORKSPACE.get(func._overloadpacket.__name__)
         if keeps is not None and keeps():
             self.hidden.add(func._overloadpacket.__name__)
-        if not func.is_view:
+        if not func.is_view and func is not _DEVICE:
             moved = sum(t.numel() * t.element_size() for t in tensors(args, kwargs, result))
             flops = _flops(func, args, kwargs, result)
             self.seconds += flops * FLOP_SECONDS + moved * BYTE_SECONDS + OPERATION_SECONDS

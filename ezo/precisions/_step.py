@@ -41,6 +41,17 @@ class Step(abc.ABC):
     def __call__(self, x: Any, y: Any) -> Any:
         """One step on encoded inputs and their labels; returns the loss, which sums up."""
 
+    def stream(self, chunk: int) -> None:
+        """Let layers that record no gradient take so many examples at a time (`ezo.stream`).
+
+        Raises:
+            ValueError: the precision's layers can't.
+        """
+        raise Impossible(
+            f"expected a precision whose layers can be streamed, got {type(self).__module__}; "
+            "leave out the chunk"
+        )
+
     @abc.abstractmethod
     def mean_loss(self, losses: Any, steps: int, batch_size: int) -> Any:
         """The sum of losses that ``steps`` steps returned, as a mean in nats."""

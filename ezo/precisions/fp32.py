@@ -14,6 +14,7 @@ from ezo.methods import Hyper
 from ezo.precisions import EVALUATION_BATCH, Step
 from ezo.ranks import Ranks
 from ezo.split import layers as parametric_layers
+from ezo.stream import stream
 
 NAMES = ("fp32",)
 HYPER = Hyper
@@ -106,6 +107,9 @@ class _Step(Step):
             return torch.no_grad()(closure)()
         loss: Tensor = self.optimizer.step(closure)
         return loss
+
+    def stream(self, chunk: int) -> None:
+        stream(self.model, chunk)
 
     def mean_loss(self, losses: Any, steps: int, batch_size: int) -> Any:
         return losses if steps == 1 else losses / steps

@@ -266,6 +266,9 @@ class _Step(Step):
     def bp_layers(self) -> int:
         return self._bp
 
+    def stream(self, chunk: int) -> None:
+        self._network.chunk = chunk
+
     def calibrate(self, x: Any) -> Tensor:
         if not isinstance(x, Tensor):
             raise ValueError(

@@ -380,7 +380,7 @@ def test_what_nodes_cant_learn_from_is_told():
     with pytest.raises(ValueError, match=r"9 of them, got 4 in a layer with nodes"):
         optimizer.step(other)
     optimizer.step(lambda: Loss(model(x), y))
-    with pytest.raises(ValueError, match="optimiser without nodes to replay"):
+    with pytest.raises(ValueError, match="weights alone with a replay"):
         optimizer.replay(optimizer.applied)
 
 
