@@ -12,9 +12,7 @@ from ezo.journal import records
 from ezo.journal.weights import entries
 from ezo.perturb import GRID
 
-LOOSE_FROM = (
-    3.5  # magnitudes that a perturbation may carry to 4, where sweeps round (`ezo.perturb`)
-)
+LOOSE_FROM = 3.5  # magnitudes that noise may carry to 4, from where sweeps round (`ezo.perturb`)
 
 
 @dataclass
