@@ -174,7 +174,7 @@ class Journal:
         drawn = {id(p) for p in self._setup.tensors}
         free = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         found = {name: t for name, (t, _) in entries(self._model).items()}
-        loose = {}
+        loose: dict[str, torch.Tensor] = {}
         for name, at in self._loose.items():
             loose |= {name + tail.AT: at, name + tail.TO: flat(found[name])[at]}
         return loose | {
