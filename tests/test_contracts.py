@@ -36,7 +36,7 @@ FUNCTIONS = {
     "method": ("parts", ["name"]),
     "precision": (
         "make_step",
-        ["name", "model", "method", "hyper", "seed", "device", "loss", "bp_optimizer"],
+        ["name", "model", "method", "hyper", "seed", "device", "loss", "bp_optimizer", "ranks"],
     ),
     "estimator": ("difference", ["losses"]),
 }
@@ -112,7 +112,7 @@ def test_an_unknown_name_lists_the_known_names(kind: str, name: str) -> None:
         ("method", "def parts(name): return name"),
         (
             "precision",
-            "def make_step(name, model, method, hyper, seed, device, loss, bp_optimizer):"
+            "def make_step(name, model, method, hyper, seed, device, loss, bp_optimizer, ranks):"
             " return name",
         ),
         ("estimator", "POINTS = (1, -1)\ndef difference(losses): return losses"),

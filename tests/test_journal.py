@@ -158,6 +158,19 @@ def test_float64_is_replayed_too(tmp_path):
     assert same(model, replay(tmp_path / "run.ezoj", init).tensors)
 
 
+def test_weights_so_large_that_sweeps_round_them_ride_along(tmp_path):
+    model, optimizer = FLOAT.make(bp=0, eps=1e-1, lr=1e-2)
+    with torch.no_grad():
+        model[0].weight[:, 3] = 7.1
+        model[2].weight[1] = -3.99
+    init = state(model)
+    with Journal(tmp_path / "run.ezoj", model, optimizer):
+        FLOAT.train(model, optimizer, 30)
+    found = replay(tmp_path / "run.ezoj", init)
+    assert found.whole and same(model, found.tensors)
+    assert init.keys() == found.tensors.keys()
+
+
 def test_batch_norms_buffers_and_layers_with_nodes_ride_along(tmp_path):
     torch.manual_seed(1)
     model = nn.Sequential(

@@ -60,12 +60,12 @@ def replay(path: Path | str, init: Mapping[str, Tensor]) -> Replayed:
         kind, names = told["kind"], [list(of) for of in told["names"]]
     if kind not in KINDS:
         raise ValueError(f"{path}: expected a run of {' or '.join(KINDS)}, got {kind}")
-    tensors = {name: t.clone() for name, t in _begun(path, told, init).items()}
+    tensors = {name: t.contiguous().clone() for name, t in _begun(path, told, init).items()}
     with records.understood(path):
         tails = [record.body for record in found if record.kind == "T"]
         steps = _sweep(found, tensors, tail.step(tails[-1]) if tails else None)
         if tails:
-            tensors.update(tail.unpack(tails[-1]))
+            tail.put(tails[-1], tensors)
         ends = [records.value(record.body)["final"] for record in found[-1:] if record.kind == "E"]
         final = digest(tensors, names) == ends[0] if ends else None
         rides = not tails and _riding(told, found)

@@ -1,6 +1,5 @@
 """What the noise of a run moves: tensors by name, with their places in the stream."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from ezo.journal import records
 from ezo.journal.weights import entries
 from ezo.perturb import GRID
 
-EXACT_BELOW = 4.0  # magnitudes from which sweeps over float32 round (`ezo.perturb`)
+LOOSE_FROM = 3.5  # magnitudes that noise may carry to 4, from where sweeps round (`ezo.perturb`)
 
 
 @dataclass
@@ -40,15 +39,20 @@ class Setup:
         """The body of its record."""
         return records.text(self.told)
 
-    def warn_where_rounded(self) -> None:
-        """Where a replay may differ in the last bit."""
-        large = [p for p in self.tensors if _real(p) in GRID and p.abs().max() >= EXACT_BELOW]
-        if large:
-            warnings.warn(
-                f"{len(large)} ZO weights reach {EXACT_BELOW:g}, from where undoing a perturbation "
-                "rounds: a replay of this journal may differ in their last bits",
-                stacklevel=2,
-            )
+    def loose(self) -> dict[str, Tensor]:
+        """The places of weights so large that sweeps may round them, int64, by tensor."""
+        found = {}
+        for name, p in zip(self.told["tensors"], self.tensors, strict=True):
+            if _real(p) in GRID:
+                at = (flat(p).abs() >= LOOSE_FROM).nonzero().view(-1)
+                if len(at):
+                    found[name] = at
+        return found
+
+
+def flat(p: Tensor) -> Tensor:
+    """A tensor's numbers in row-major order, a complex one's real and imaginary parts."""
+    return (torch.view_as_real(p.detach()) if p.is_complex() else p.detach()).reshape(-1)
 
 
 def set_up(model: nn.Module, optimizer: Elastic) -> Setup:

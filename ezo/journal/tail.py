@@ -1,7 +1,9 @@
 """What no noise moves and a step changes all the same: it rides along whole, at a step.
 
 Such are the BP part's weights, the layers of node perturbation, which learn from their inputs, and
-buffers such as batch norm's statistics. The body is JSON, deflated, with each tensor's name, type,
+buffers such as batch norm's statistics. Of weights that noise moves, those ride along one by one
+that are so large that sweeps round them: a tensor of their places, whose name ends in `AT`, and one
+of their values, whose name ends in `TO`. The body is JSON, deflated, with each tensor's name, type,
 shape and size as it lies there; then the tensors' bytes, each deflated.
 """
 
@@ -15,6 +17,8 @@ from torch import Tensor
 from ezo.journal import columns, records
 from ezo.journal.weights import as_bytes
 
+AT, TO = "\0at", "\0to"
+
 
 def pack(step: int, tensors: Mapping[str, Tensor]) -> bytes:
     """The body of a tail that is so after ``step`` steps."""
@@ -27,6 +31,18 @@ def step(body: bytes) -> int:
     """After how many steps it is so."""
     found: int = struct.unpack("<Q", columns.parted(body)[0])[0]
     return found
+
+
+def put(body: bytes, tensors: dict[str, Tensor]) -> None:
+    """Give tensors what rides along."""
+    found = unpack(body)
+    for name, t in found.items():
+        if name.endswith(AT):
+            p = tensors[name.removesuffix(AT)]
+            own = torch.view_as_real(p) if p.is_complex() else p
+            own.view(-1)[t] = found[name.removesuffix(AT) + TO]
+        elif not name.endswith(TO):
+            tensors[name] = t
 
 
 def unpack(body: bytes) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from ezo.checkpoint import is_exponent
 from ezo.elastic import Elastic
 from ezo.files import replaced, unwritten
 from ezo.journal import chunk, records, tail
-from ezo.journal.setup import set_up
+from ezo.journal.setup import flat, set_up
 from ezo.journal.weights import digest, entries
 
 CHUNK_STEPS = 4096
@@ -58,6 +58,7 @@ class Journal:
     ) -> None:
         self.path, self._model, self._optimizer = Path(path), model, optimizer
         self._steps: list[chunk.Applied] = []
+        self._loose: dict[str, torch.Tensor] = {}
         self._setup = set_up(model, optimizer)
         state = model.state_dict()
         every = entries(model).items()
@@ -68,7 +69,7 @@ class Journal:
             "names": self._names,
             "init": digest(state, self._names),
         }
-        if self.path.exists():
+        if self.path.exists() and self.path.stat().st_size:  # a kill may have left it empty
             there, _ = records.read(self.path)  # which refuses what is no journal
             if resume:
                 self._go_on(there, begun)
@@ -89,9 +90,11 @@ class Journal:
         self._crc = zlib.crc32(records.START)
         self._put("H", records.text(begun))
         self._put("S", self._setup.pack())
+        self._file.flush()
         self._watch()
 
     def _watch(self) -> None:
+        self._look()
         self._hook = self._optimizer.register_step_post_hook(lambda *_: self._record())
 
     def _go_on(self, there: list[records.Record], begun: dict[str, Any]) -> None:
@@ -149,9 +152,15 @@ class Journal:
     def _flush(self) -> None:
         if self._end == self._written:
             return
-        self._setup.warn_where_rounded()
+        self._look()
         self._put("C", chunk.pack(self._end, self._steps, self._setup.wide))
         self._written, self._steps = self._end, []
+
+    def _look(self) -> None:
+        """For weights that sweeps may round, so that their values have to ride along."""
+        for name, at in self._setup.loose().items():
+            old = self._loose.get(name, at)
+            self._loose[name] = torch.cat([old, at]).unique()
 
     def mark(self) -> None:
         """Write all steps so far, and the tail; the run can be repeated to here, and go on here."""
@@ -165,7 +174,10 @@ class Journal:
         drawn = {id(p) for p in self._setup.tensors}
         free = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         found = {name: t for name, (t, _) in entries(self._model).items()}
-        return {
+        loose: dict[str, torch.Tensor] = {}
+        for name, at in self._loose.items():
+            loose |= {name + tail.AT: at, name + tail.TO: flat(found[name])[at]}
+        return loose | {
             name: t
             for name, t in found.items()
             if id(t) not in drawn and (id(t) in free or not isinstance(t, torch.nn.Parameter))
