@@ -223,6 +223,7 @@ def test_layers_of_a_model_hold_each_parameter_once(name: str) -> None:
         ("lenet5", 10, 107_786),
         ("mobilenet_v2", 10, 2_236_106),  # with one channel
         ("pointnet", 40, 815_400),
+        ("pointnet-he", 40, 815_400),
         ("pointnet-bn", 40, 819_624),
     ],
 )
