@@ -233,6 +233,15 @@ def test_models_have_the_papers_number_of_parameters(
     assert sum(p.numel() for p in built(name, classes).parameters()) == parameters
 
 
+def test_clouds_are_told_apart_by_he_weights_without_batch_norm() -> None:
+    def spread(name: str) -> float:
+        """Of the logits over clouds."""
+        x = torch.randn(16, 32, 3, generator=torch.Generator().manual_seed(0))
+        return float(built(name, 16)(x).std(0).mean())
+
+    assert spread("pointnet-he") > 5 * spread("pointnet")
+
+
 # Methods. On three networks: tiny has batch norm and dropout.
 
 DEEPEST = {"tiny": 3, "lenet5": 5, "pointnet-bn": 8}
