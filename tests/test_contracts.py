@@ -237,7 +237,7 @@ def test_clouds_are_told_apart_by_he_weights_without_batch_norm() -> None:
     def spread(name: str) -> float:
         """Of the logits over clouds."""
         x = torch.randn(16, 32, 3, generator=torch.Generator().manual_seed(0))
-        return float(built(name, 16)(x).std(0).mean())
+        return built(name, 16)(x).std(0).mean().item()
 
     assert spread("pointnet-he") > 5 * spread("pointnet")
 
