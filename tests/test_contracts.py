@@ -490,7 +490,7 @@ def test_method_has_default_hyperparameters(module: ModuleType) -> None:
 OTHER: dict[str, Any] = {
     "lr": 1e-3, "eps": 5e-3, "clip": 0.01, "queries": 2, "noise": "rademacher", "weight_decay": 0.1,
     "bp_gradient": "plus", "bp_lr": 0.02, "momentum": 0.5, "schedule": "constant",
-    "lr_node": 2e-3, "sigma": 0.2,
+    "lr_node": 2e-3, "sigma": 0.2, "eta": 0.3,
 }  # fmt: skip
 SEEN = {"fraction": 0, "rate": 1 << 16}  # steps of whole last places
 
