@@ -37,6 +37,8 @@ def table(found: list[Row], controls: dict[str, str] = CONTROLS) -> str:
         cell = [method]
         for data in DATA:
             cell += [_both(_accuracy(found, data, n, controls)) for n in (method, control)]
+        if {*cell[1::2]} == {"-"}:  # not run
+            continue
         for metric in ("peak_tensor_bytes", "heap_peak_bytes"):
             cell.append(_both(_over_inference(found, metric, method)))
         lines.append(cell)
