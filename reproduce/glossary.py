@@ -16,6 +16,15 @@ TERMS = {
         "elastic-k whose BP part holds nothing during a pass: its gradient is that of the step's "
         "last pass alone, and its steps have no momentum"
     ),
+    "full-zo-node, elastic-node-k": (
+        "full-zo and elastic-k whose linear ZO layers are perturbed at their outputs, each example "
+        "with noise of its own, in place of their weights: node perturbation, ours and no part of "
+        "the paper"
+    ),
+    "full-zo-feedback, elastic-feedback-k": (
+        "the same, where the noise teaches a way from the error at the network's output to each "
+        "layer's, and the layers step along that: ours too"
+    ),
     "tail-only-k": (
         "the last k layers are trained by BP, and the layers before them stay as they were "
         "initialised: the comparison that shows whether ZO helps at all"
@@ -27,12 +36,13 @@ TERMS = {
         "bits; the same with the loss in floating point"
     ),
     "lenet5, pointnet": (
-        "the networks: LeNet-5 for images, PointNet for clouds of points; -bn: with batch norm"
+        "the networks: LeNet-5 for images, PointNet for clouds of points; -bn: with batch norm; "
+        "-he: without, from initial weights that keep the signal"
     ),
     "mnist, fashion-mnist, shapes, digits": (
         "the data: handwritten digits; clothes; clouds of points made by a program, which stand in "
         "for ModelNet40; small handwritten digits. -rot30: rotated by 30 degrees; shapes-256: 256 "
-        "points a cloud"
+        "points a cloud; shapes-upright: they stand, and are turned about the vertical axis alone"
     ),
     "splits, queries, long, fine-tuning-queries, sensitivity": (
         "experiments: other numbers of BP layers; several perturbations (queries) a step, and so "

@@ -98,6 +98,7 @@ def _lean(layers: int) -> tuple[str, ...]:
     return tuple(f"elastic-lean-{k}" for k in range(1, layers))
 
 
+NODES = ("full-zo-node", "full-zo-feedback", "elastic-node-2")
 CONTROLS = ("tail-only-1", "tail-only-2", "full-bp", "full-bp-checkpoint")
 
 PRESETS = {
@@ -118,7 +119,8 @@ PRESETS = {
         "LeNet-5 on digits in fp32 and int8, fine-tuning to them rotated, 3 seeds; sensitivity; "
         "memory, and time of fp32 beside int8. No download; under 10 minutes on two cores.",
         {
-            **whole("digits", "digits-long", "digits-lean", "digits-queries", "digits-fine-tuning"),
+            **whole("digits", "digits-long", "digits-lean", "digits-nodes", "digits-queries"),
+            **whole("digits-fine-tuning"),
             "sensitivity": experiments.find(
                 "sensitivity", data="digits", epochs=10, precisions=("fp32",)
             ),
@@ -126,6 +128,7 @@ PRESETS = {
         (
             Cells("memory", "lenet5", splits(5, "elastic-lean-3", "full-bp", "full-bp-checkpoint")),
             Cells("memory", "lenet5", ("inference", *STEPS), integers=True),
+            Cells("memory", "lenet5", NODES[:1]),
             Cells("memory", "pointnet", splits(4, "full-bp")),
             Cells("float_operations", "lenet5", STEPS),
             Cells("precisions", "lenet5", ("full-zo", "elastic-2"), few=5),
@@ -135,21 +138,25 @@ PRESETS = {
         "LeNet-5 on MNIST and Fashion-MNIST, 20 epochs; fine-tuning to both rotated, 5 epochs, of "
         "elastic-1 also with eight queries a step; elastic-2 and elastic-lean-2 with four queries, "
         "elastic-lean-3; in int8 elastic-2 with eight queries and full-bp, 50 epochs; PointNet on "
-        "shapes, 15 epochs; 3 seeds, of elastic-lean-3 and full-bp 5; sensitivity; memory and step "
-        "time over splits. About 20 hours of one thread.",
+        "shapes, 15 epochs; node perturbation, ours, on the same images and on upright clouds; 3 "
+        "seeds, of elastic-lean-3 and full-bp 5; sensitivity; memory and step time over splits. "
+        "About 20 hours of one thread.",
         whole(
             *("mnist", "fashion-mnist", "fine-tuning", "splits", "fine-tuning-queries"),
-            *("queries", "long", "lean", "pointnet", "sensitivity"),
+            *("queries", "long", "lean", "controls", "pointnet", "sensitivity"),
+            *("nodes", "pointnet-upright"),
         ),
         (
             Cells("memory", "lenet5", splits(5, *_lean(5), *CONTROLS)),
             Cells("memory", "pointnet", splits(8, *_lean(8), *CONTROLS)),
+            Cells("memory", "lenet5", NODES),
+            Cells("memory", "pointnet", NODES),
             Cells("memory", "lenet5", ("inference", *STEPS), integers=True),
             Cells("memory", "pointnet", ("inference", *STEPS), integers=True),
             Cells("float_operations", "lenet5", STEPS),
             Cells("float_operations", "pointnet", STEPS),
-            Cells("compare", "lenet5", (*STEPS, *PEERS)),
-            Cells("compare", "pointnet", (*STEPS, *PEERS)),
+            Cells("compare", "lenet5", (*STEPS, *NODES, *PEERS)),
+            Cells("compare", "pointnet", (*STEPS, *NODES, *PEERS)),
             Cells("precisions", "lenet5", STEPS),
             Cells("precisions", "pointnet", ("full-zo", "elastic-1")),
             Cells("time", "lenet5", STEPS),

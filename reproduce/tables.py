@@ -15,6 +15,7 @@ from reproduce.select import KINDS, final, groups, value
 
 HYPERS = (
     *("epochs", "batch_size", "queries", "lr", "eps", "clip", "bp_lr", "momentum", "schedule"),
+    *("lr_node", "sigma"),
     *("rate", "r_max", "p_zero", "magnitude", "largest_difference"),
     *("fraction", "mu", "mu_drop", "growth", "zo_growth"),
 )

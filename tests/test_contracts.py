@@ -223,6 +223,7 @@ def test_layers_of_a_model_hold_each_parameter_once(name: str) -> None:
         ("lenet5", 10, 107_786),
         ("mobilenet_v2", 10, 2_236_106),  # with one channel
         ("pointnet", 40, 815_400),
+        ("pointnet-he", 40, 815_400),
         ("pointnet-bn", 40, 819_624),
     ],
 )
@@ -230,6 +231,15 @@ def test_models_have_the_papers_number_of_parameters(
     name: str, classes: int, parameters: int
 ) -> None:
     assert sum(p.numel() for p in built(name, classes).parameters()) == parameters
+
+
+def test_clouds_are_told_apart_by_he_weights_without_batch_norm() -> None:
+    def spread(name: str) -> float:
+        """Of the logits over clouds."""
+        x = torch.randn(16, 32, 3, generator=torch.Generator().manual_seed(0))
+        return built(name, 16)(x).std(0).mean().item()
+
+    assert spread("pointnet-he") > 5 * spread("pointnet")
 
 
 # Methods. On three networks: tiny has batch norm and dropout.
@@ -480,7 +490,7 @@ def test_method_has_default_hyperparameters(module: ModuleType) -> None:
 OTHER: dict[str, Any] = {
     "lr": 1e-3, "eps": 5e-3, "clip": 0.01, "queries": 2, "noise": "rademacher", "weight_decay": 0.1,
     "bp_gradient": "plus", "bp_lr": 0.02, "momentum": 0.5, "schedule": "constant",
-    "lr_node": 2e-3, "sigma": 0.2,
+    "lr_node": 2e-3, "sigma": 0.2, "eta": 0.3,
 }  # fmt: skip
 SEEN = {"fraction": 0, "rate": 1 << 16}  # steps of whole last places
 

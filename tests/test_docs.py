@@ -129,8 +129,14 @@ def settled(words: list[str]) -> str:
     return ""
 
 
-def test_readme_table_is_what_its_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [("README.md", ["paper"]), ("docs/nodes.md", ["paper", "nodes", "--nodes"])],
+)
+def test_table_is_what_its_command_prints(
+    page: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     from reproduce import summary
 
-    summary.main([str(ROOT / "reports" / "paper")])
-    assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
+    summary.main([w if w.startswith("-") else str(ROOT / "reports" / w) for w in words])
+    assert capsys.readouterr().out in (ROOT / page).read_text(encoding="utf-8")

@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from bench.isolate import measure_alone
 from bench.workload import Workload
-from ezo import ElasticZO, Feedback
+from ezo import ElasticZO, Feedback, methods
+from ezo.methods import Hyper
 from ezo.nodes import STREAM
 from ezo.noise import draw
 
@@ -126,6 +127,16 @@ def test_losses_that_feedback_cant_learn_from(losses, error, says):
         optimizer.step(lambda: losses(model, x))
     assert all(torch.equal(p, start[name]) for name, p in model.state_dict().items())
     assert not model._forward_hooks and not model[0]._forward_hooks
+
+
+@pytest.mark.parametrize(("eta", "moves"), [(0.0, False), (0.1, True)])
+def test_the_feedbacks_rate_is_one_of_the_methods(eta, moves):
+    model, x, y = two_layers()
+    start = model[0].weight.detach().clone()
+    optimizer = methods.optimizer("full-zo-feedback", model, Hyper(lr_node=LR, eta=eta), 0)
+    for _ in range(2):
+        optimizer.step(lambda: cross_entropy(model(x), y, reduction="none"))
+    assert torch.equal(model[0].weight, start) != moves
 
 
 def test_one_query_alone():

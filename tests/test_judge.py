@@ -258,6 +258,23 @@ def test_convergence_lies_between_the_evaluation_at_the_goal_and_the_one_before(
     assert found.high == pytest.approx(2.0)
 
 
+def test_node_perturbation_is_held_against_the_target_of_its_data():
+    made = []
+    for seed in range(3):
+        made += run_rows("full-zo-node", seed, 95.0 + seed / 10)
+        made += run_rows("full-zo-node", seed, 84.0 + seed / 10, data="fashion-mnist")
+        made += run_rows("full-zo", seed, 94.0 + seed / 7)
+    every = [f for f in judge.judge(made, True) if f.claim.startswith("node-") and f.cases]
+    found = {f.comparison: f for f in every}
+    assert len(every) == len(found) == 3
+    on_mnist = found["full-zo-node, lenet5 on mnist, fp32"]
+    assert (on_mnist.verdict, on_mnist.claimed) == ("contradicted", "at least 96 %")
+    other = found["full-zo-node, lenet5 on fashion-mnist, fp32"]
+    assert (other.verdict, other.claimed) == ("reproduced", "at least 83 %")
+    gain = found["full-zo-node minus full-zo, lenet5 on mnist, fp32"]
+    assert gain.verdict == "reproduced" and gain.value == pytest.approx(0.957, abs=1e-3)
+
+
 def test_there_is_no_gap_to_close_where_bp_is_not_better():
     made = [row for seed in range(3) for row in run_rows("full-zo", seed, 90.0)]
     made += [row for seed in range(3) for row in run_rows("elastic-1", seed, 95.0)]

@@ -171,22 +171,29 @@ def test_fine_tuning_has_hyperparameters_of_its_own_where_they_were_searched(mon
 def test_a_run_that_starts_afresh_is_named_as_before_runs_could_start_from_others():
     run = Run("lenet5", "digits", "full-zo", hyper=Hyper())
     settings = asdict(run)
-    del settings["start"], settings["hyper"]["lr_node"], settings["hyper"]["sigma"]  # came later
+    del settings["start"]
+    for name in ("lr_node", "sigma", "eta"):  # came later
+        del settings["hyper"][name]
     tag = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     assert run.case.endswith(tag) and "start" not in run.settled().config
 
 
+TO_COME = ("controls", "nodes", "pointnet-upright")  # experiments not all of whose runs are done
+
+
 def test_every_committed_run_is_one_of_the_paper_preset():
-    path = Path(__file__).resolve().parents[1] / "reports/paper/rows.jsonl.gz"
-    there = {r.case: r for r in rows.read(path) if r.seed is not None}
+    reports = Path(__file__).resolve().parents[1] / "reports"
+    every = [r for of in ("paper", "nodes") for r in rows.read(reports / of / "rows.jsonl.gz")]
+    there = {r.case: r for r in every if r.seed is not None}
     kinds = {run.case: kind for kind, runs in PRESETS["paper"].runs().items() for run in runs}
+    to_come = {run.case for name in TO_COME for run in experiments.find(name).runs()}
     assert len(there) > 300
     for case, row in there.items():
         if row.config.get("magnitude") == "relative":  # was deleted; its rows are history
             assert case not in kinds
         else:
             assert kinds[case] == select.experiment(row)
-    assert set(kinds) <= set(there)
+    assert set(kinds) - to_come <= set(there)
 
 
 TOLD = """
@@ -247,7 +254,7 @@ def test_experiments_are_found_by_lying_in_their_folder():
     assert "fashion-mnist" in experiments.names()
     for name in experiments.names():
         assert experiments.find(name).kind in (*select.KINDS, "sensitivity")
-    with pytest.raises(ValueError, match="unknown experiment 'nonsense'; known: digits, "):
+    with pytest.raises(ValueError, match="unknown experiment 'nonsense'; known: .*digits, "):
         experiments.find("nonsense")
 
 

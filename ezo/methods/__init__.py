@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from ezo import catalogue
 from ezo.methods._hyper import Hyper
-from ezo.nodes import Nodes
+from ezo.nodes import Feedback, Nodes
 from ezo.optim import ElasticZO
 from ezo.ranks import Ranks
 from ezo.split import split
@@ -28,7 +28,7 @@ __all__ = ["Hyper", "Parts", "default", "optimizer", "reads"]
 MakeBP = Callable[[list[nn.Parameter]], Optimizer]
 ZO = ("lr", "eps", "clip", "queries", "noise", "weight_decay", "schedule")
 BP = ("bp_lr", "momentum", "weight_decay", "schedule")
-NODES = ("lr_node", "sigma")
+NODES, FEEDBACK = ("lr_node", "sigma"), ("eta",)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def reads(name: str) -> frozenset[str]:
     """Names of the fp32 hyperparameters that change what a method does."""
     file = catalogue.find("method", name)
     parts: Parts = file.parts(name)
-    found = parts.reads(ZO + NODES if parts.nodes else ZO, BP)
+    zo = ZO + NODES if parts.nodes else ZO
+    found = parts.reads(zo + FEEDBACK if parts.nodes is Feedback else zo, BP)
     return found - {*getattr(file, "FIXED", ())}
 
 
@@ -90,7 +91,9 @@ def optimizer(
             parameter.requires_grad_(False)
     nodes: Nodes | bool = False
     if parts.nodes:
-        nodes = parts.nodes(hyper.lr_node, sigma=hyper.sigma, weight_decay=hyper.weight_decay)
+        own: Any = {"eta": hyper.eta} if parts.nodes is Feedback else {}
+        own |= {"sigma": hyper.sigma, "weight_decay": hyper.weight_decay}
+        nodes = parts.nodes(hyper.lr_node, **own)
     sgd: Any = functools.partial(torch.optim.SGD, lr=hyper.bp_lr, momentum=hyper.momentum)
     named = ("lr", "eps", "clip", "weight_decay", "queries", "noise", "bp_gradient")
     return ElasticZO(

@@ -36,3 +36,4 @@ class Hyper:
     )
     lr_node: float = about(3e-3, "learning rate of layers whose outputs are perturbed", later=True)
     sigma: float = about(0.1, "their perturbation, in units of an output", later=True)
+    eta: float = about(0.1, "learning rate of their feedback; less for wide layers", later=True)

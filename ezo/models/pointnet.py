@@ -2,20 +2,22 @@
 
 from torch import Tensor, nn
 
-from ezo.models._init import xavier
+from ezo.models._init import he, xavier
 
-NAMES = ("pointnet", "pointnet-bn")
+NAMES = ("pointnet", "pointnet-he", "pointnet-bn")
 INPUT = "points"
 
 
 def build(name: str, classes: int = 40, channels: int = 3) -> nn.Module:
     """A perceptron shared by all points, a maximum over the points, a classifier.
 
-    ``pointnet-bn`` has batch norm after every layer but the last.
+    ``pointnet-bn`` has batch norm after every layer but the last. ``pointnet-he`` has none, and
+    starts from weights that keep the signal without it; ``pointnet``'s shrink it layer by layer.
 
     From (N, P, channels), any number P of points, to logits (N, classes).
     """
-    return xavier(PointNet(classes, channels, batch_norm=name == "pointnet-bn"))
+    fill = he if name == "pointnet-he" else xavier
+    return fill(PointNet(classes, channels, batch_norm=name == "pointnet-bn"))
 
 
 class PointNet(nn.Module):

@@ -39,7 +39,8 @@ class Feedback(Nodes):
     """`Nodes` that learn the way from the model's error to their own.
 
     Attributes:
-        eta: learning rate of the feedback.
+        eta: learning rate of the feedback. Stable below about 2 N / U, U the units of all layers
+            with nodes in a batch of N examples (least mean squares, |eps| near 1).
         mix: share of what the noise shows of an example in the update, beside the feedback's.
     """
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from ezo.nodes.layers import Layer
 from ezo.noise import GROUP, draw
@@ -259,18 +260,23 @@ def _sum(parts: list[Tensor]) -> Tensor:
 
 def _learn_maximum(layer: Layer, calls: list[_Call], errors: list[Tensor], rate: float) -> None:
     """From the winners' inputs, which differ by unit, and so do their means."""
-    weight, e = layer.parameters[0].flatten(1), torch.cat(errors)  # (U, K), (N, U)
-    won = []
-    for call in calls:
-        x, winner = call.x, call.winner  # (N, P, K)
-        assert winner is not None
-        won.append(x.gather(1, winner.unsqueeze(2).expand(-1, -1, x.shape[2])))
-    x = torch.cat(won) if len(won) > 1 else won[0]  # (N, U, K)
-    del won
-    if len(layer.parameters) == 1:
-        weight.sub_(torch.einsum("nu,nuk->uk", e, x), alpha=rate)
-        return
-    mean, total = x.mean(0), e.sum(0)  # (U, K), (U,)
-    update = torch.einsum("nu,nuk->uk", e - total / len(e), x)
-    layer.parameters[1].sub_(total - (update * mean).sum(1), alpha=rate)
+    weight, total = layer.parameters[0].flatten(1), _sum(errors)  # (U, K), (U,)
+    n, centred = sum(map(len, errors)), len(layer.parameters) > 1
+    update, mean = torch.zeros_like(weight), torch.zeros_like(weight)
+    for call, e in zip(calls, errors, strict=True):
+        inputs, won = call.x.flatten(0, 1), _won(call)  # (N P, K), (U, N)
+        share = (e - total / n if centred else e).mT.contiguous()
+        update.add_(embedding_bag(won, inputs, per_sample_weights=share, mode="sum"))
+        if centred:
+            mean.add_(embedding_bag(won, inputs, mode="sum"), alpha=1 / n)
+    if centred:
+        layer.parameters[1].sub_(total - (update * mean).sum(1), alpha=rate)
     weight.sub_(update, alpha=rate)
+
+
+def _won(call: _Call) -> Tensor:
+    """Rows of the inputs, (N P, K), at the points that won, (U, N)."""
+    assert call.winner is not None
+    n, points = call.x.shape[:2]
+    first = torch.arange(0, n * points, points, device=call.winner.device)
+    return (call.winner + first.unsqueeze(1)).mT.contiguous()

@@ -13,11 +13,17 @@ from reproduce.judge import interval
 ORDER = (
     "inference",
     "full-zo",
+    "full-zo-node",
+    "full-zo-feedback",
     "tail-only-1",
     "tail-only-2",
     "elastic-1",
+    "elastic-node-1",
+    "elastic-feedback-1",
     "elastic-2",
     "elastic-lean-2",
+    "elastic-node-2",
+    "elastic-feedback-2",
     "elastic-3",
     "elastic-lean-3",
     "elastic-4",
@@ -26,20 +32,37 @@ ORDER = (
 )
 
 
-def _line(name: str) -> str:
-    styles = {"tail": "--", "lean": ":", "full-bp": "-.", "-3": "-.", "-4": "-."}
+VARIANTS = ("lean-", "node-", "feedback-", "-node", "-feedback")  # of a method, in its colour
+
+
+def _kin(name: str) -> str:
+    """The method that a variant is of.
+
+    >>> _kin("elastic-node-2"), _kin("full-zo-feedback")
+    ('elastic-2', 'full-zo')
+    """
+    return next((name.replace(part, "") for part in VARIANTS if part in name), name)
+
+
+def _line(name: str) -> str | tuple[int, tuple[int, ...]]:
+    styles: dict[str, str | tuple[int, tuple[int, ...]]] = {
+        **{"tail": "--", "lean": ":", "node": (0, (5, 1)), "feedback": (0, (3, 1, 1, 1))},
+        **{"full-bp": "-.", "-3": "-.", "-4": "-."},
+    }
     return next((style for part, style in styles.items() if part in name), "-")
 
 
 COLOURS = dict(
     zip(
-        [name for name in ORDER if "lean" not in name],
+        [name for name in ORDER if _kin(name) == name],
         ("0.2", *sns.color_palette("colorblind")),
         strict=False,
     )
 )
-COLOURS |= {name: COLOURS[name.replace("lean-", "")] for name in ORDER if "lean" in name}
-MARKERS = dict(zip(ORDER, "PovsD^*<1>Xh", strict=True))
+COLOURS |= {name: COLOURS[_kin(name)] for name in ORDER}
+NODES = [name for name in ORDER if "node" in name or "feedback" in name]
+MARKERS = dict(zip([name for name in ORDER if name not in NODES], "PovsD^*<1>Xh", strict=True))
+MARKERS |= dict(zip(NODES, "8pdHx+", strict=True))
 LINES = {name: _line(name) for name in ORDER}
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++")
 COLUMNS = 2  # of panels, so that a phone can show them

@@ -1,0 +1,37 @@
+"""Ours: what node perturbation and learned feedback gain over perturbed weights."""
+
+from ezo.rows import Row
+from reproduce.judge import OURS, Claim, Finding, finding
+from reproduce.select import accuracy_differences
+
+CLAIM = Claim(
+    id="node-gain",
+    text="In as many passes, perturbing the outputs of linear layers trains better than perturbing "
+    "their weights",
+    printed="",
+    low=0.0,
+    high=float("inf"),
+    unit="points",
+    needs="final test_accuracy of full-zo and full-zo-node or full-zo-feedback, or of elastic-k "
+    "and elastic-node-k or elastic-feedback-k, at least 3 seeds",
+    statistic="mean over seeds of the difference of two runs with the same seed and as many "
+    "epochs, 95 % Student interval",
+    tolerance="the interval: reproduced when all of it lies above 0, contradicted when all of it "
+    "lies below",
+    neutral=0.0,
+    source=OURS,
+)
+PAIRS = [
+    (f"{kind}-{way}{k}", f"{kind}{k}")
+    for kind, ks in (("full-zo", ("",)), ("elastic", ("-1", "-2")))
+    for k in ks
+    for way in ("node", "feedback")
+]
+
+
+def judge(rows: list[Row], full: bool) -> list[Finding]:
+    """Paired by seed, for each number of BP layers."""
+    return [
+        finding(CLAIM, comparison, samples, full, cases)
+        for _, comparison, samples, cases in accuracy_differences(rows, PAIRS)
+    ]

@@ -1,0 +1,30 @@
+"""Ours: what nodes and feedback add to the last layers, which BP trains."""
+
+from ezo.rows import Row
+from reproduce.judge import OURS, Claim, Finding, finding
+from reproduce.select import accuracy_differences
+
+CLAIM = Claim(
+    id="node-share",
+    text="Node perturbation of the first layers helps: better than freezing them at initialisation",
+    printed="",
+    low=0.0,
+    high=float("inf"),
+    unit="points",
+    needs="final test_accuracy of tail-only-k and of elastic-node-k or elastic-feedback-k, k of 1 "
+    "and 2, at least 3 seeds",
+    statistic="mean over seeds of the difference of two runs with the same seed, 95 % Student "
+    "interval",
+    tolerance="as for ablation",
+    neutral=0.0,
+    source=OURS,
+)
+PAIRS = [(f"elastic-{way}-{k}", f"tail-only-{k}") for k in (1, 2) for way in ("node", "feedback")]
+
+
+def judge(rows: list[Row], full: bool) -> list[Finding]:
+    """Paired by seed, for each number of BP layers."""
+    return [
+        finding(CLAIM, comparison, samples, full, cases)
+        for _, comparison, samples, cases in accuracy_differences(rows, PAIRS)
+    ]

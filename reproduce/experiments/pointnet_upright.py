@@ -1,0 +1,17 @@
+"""PointNet without batch norm on clouds that stand upright, ZO by weights and by nodes."""
+
+from ezo.train import Run
+from reproduce.experiments._runs import SEEDS, training
+
+KIND = "training"
+MODEL, DATA = "pointnet-he", "shapes-upright-64"
+METHODS = (
+    *("full-zo", "full-zo-node", "full-zo-feedback"),
+    *("elastic-1", "elastic-node-1", "elastic-feedback-1", "tail-only-1"),
+    *("elastic-2", "elastic-node-2", "tail-only-2", "full-bp"),
+)
+
+
+def runs() -> list[Run]:
+    """Thirty epochs of 125 steps, three seeds, in fp32: 7,500 passes of 32 clouds with ZO."""
+    return training(MODEL, DATA, METHODS, seeds=SEEDS, epochs=30)
