@@ -40,7 +40,10 @@ class Run:
         0, "training examples kept for validation, reported on in place of the test set"
     )
     hyper: Any = None
-    start: str = ""
+    start: str = about(
+        "",
+        "case of a finished run in fp32, in a folder of that name beside --out, to fine-tune from",
+    )
 
     def settled(self, changes: Mapping[str, Any] | None = None) -> "Settled":
         """The run with its names resolved, its hyperparameters filled in, and its numbers checked.

@@ -9,17 +9,21 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+from PIL import Image
 
 import reproduce.figures
 from ezo.files import replaced, write_text
 from ezo.rows import Row
-from reproduce import coverage, ledger, tables
+from reproduce import coverage, ledger, opening, rules, tables
+from reproduce.commands import commands
 from reproduce.cost import clock
 from reproduce.figures._style import panels
 from reproduce.folder import read_rows
@@ -29,6 +33,8 @@ from reproduce.judge import VERDICTS, Finding, claims, judge
 from reproduce.presets import Preset
 
 TEMPLATES = ("report.html", "REPORT.md")
+VECTORS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+PNG_DPI, COLOURS = 220, 64
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Picture:
     title: str
     caption: str
     png: str  # base64
+    opening: int  # its place among the first, or 0
 
 
 def write(out: Path, name: str, preset: Preset) -> list[Finding]:
@@ -58,6 +65,7 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
     _write_claims(out / "claims.json", findings)
     table = frame(rows)
     pictures = list(_pictures(table, out / "figures"))
+    scores = opening.scorecard(judged, preset.data)
     drawn = {picture.name for picture in pictures}
     accuracy = list(tables.accuracies(rows))
     tables.latex(out / "tables", judged, accuracy)
@@ -69,8 +77,16 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "terms": TERMS,
         "claims": judged,
         "verdicts": VERDICTS,
+        "scores": scores,
+        "exploratory": opening.exploratory(findings, scores),
+        "rules": opening.stamp(),
+        "least_seeds": rules.LEAST_SEEDS,
+        "today": datetime.now(UTC).date().isoformat(),
+        "verdict_words": dict.fromkeys(score.verdict for score in scores),
+        "small_tables": opening.small_tables(rows),
         "accuracy": accuracy,
-        "pictures": pictures,
+        "first": sorted((p for p in pictures if p.opening), key=lambda p: p.opening),
+        "pictures": [p for p in pictures if not p.opening],
         "undrawn": [m.TITLE for m in figures() if m.__name__.rsplit(".", 1)[1] not in drawn],
         "ledger": list(ledger.entries(table)),
         "searched": ledger.SEARCHED_HOW,
@@ -78,6 +94,7 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "hypers": list(tables.hypers(rows)),
         "failures": [r for r in rows if r.metric in ("failed", "diverged")],
         "runs": (runs := tables.run_lines(rows)),
+        "commands": commands(rows),
         "numbers": _numbers(runs),
         "machine": _machine(rows),
         "commits": len({row.commit for row in rows}),
@@ -101,7 +118,7 @@ def check(out: Path) -> None:
     figure, (ax,) = panels(1)
     ax.plot([0, 1])
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    for suffix in ("svg", "png"):
+    for suffix in (*VECTORS, "png"):
         path = out / "figures" / f"check.{suffix}"
         figure.savefig(path)
         path.unlink()
@@ -189,20 +206,33 @@ def _write_claims(path: Path, findings: list[Finding]) -> None:
 
 def _pictures(table: pd.DataFrame, folder: Path) -> Iterator[Picture]:
     folder.mkdir(parents=True, exist_ok=True)
+    drawn = {m.__name__.rsplit(".", 1)[1]: m.draw(table) for m in figures()}
+    for old in folder.iterdir():  # of figures that are there no more, or have no rows
+        if old.suffix[1:] in (*VECTORS, "png") and drawn.get(old.stem) is None:
+            old.unlink()
     for module in figures():
         name = module.__name__.rsplit(".", 1)[1]
-        figure = module.draw(table)
-        if figure is None:
-            for old in folder.glob(f"{name}.*"):
-                old.unlink()
+        if (figure := drawn[name]) is None:
             continue
-        with replaced(folder / f"{name}.svg") as beside:
-            figure.savefig(beside, format="svg", metadata={"Date": None})
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=150)
+        for kind, metadata in VECTORS.items():
+            with replaced(folder / f"{name}.{kind}") as beside:
+                figure.savefig(beside, format=kind, metadata=metadata)
+        png = _png(figure)
         with replaced(folder / f"{name}.png") as beside:
-            beside.write_bytes(png.getvalue())
-        yield Picture(name, module.TITLE, module.CAPTION, base64.b64encode(png.getvalue()).decode())
+            beside.write_bytes(png)
+        first = getattr(module, "OPENING", 0)
+        text = base64.b64encode(png).decode()
+        yield Picture(name, module.TITLE, module.CAPTION, text, first)
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure in so few colours that a report of many stays small."""
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=PNG_DPI)
+    with Image.open(drawn) as image:
+        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        few.save(packed, format="png", optimize=True)
+    return packed.getvalue()
 
 
 def _machine(rows: list[Row]) -> dict[str, str]:

@@ -9,8 +9,8 @@ the rules were written; a row that is younger was not.
 2. Each sentence of the paper's abstract has one primary comparison (`PRIMARY`), of the same two
    methods, elastic-2 and full-zo, in all of them. Every other comparison is exploratory, and the
    report prints how many of them chance alone would call reproduced (`expected_by_chance`).
-3. A run that takes under `LONG_MINUTES` has `SEEDS` seeds in the presets that give verdicts, a
-   longer one `LEAST_SEEDS`; with fewer than `LEAST_SEEDS` nothing is decided.
+3. A run that takes under `LONG_MINUTES` has `SEEDS` seeds, a longer one `LEAST_SEEDS`; rows that
+   are older than these rules may have as few. With fewer than `LEAST_SEEDS` nothing is decided.
 4. Methods, data and precisions are compared at one search budget. Where the trials behind two sides
    differ in number (`TRIALS`), the comparison is an indication and no verdict.
 5. Nothing is compared with a method that has not learnt: full-zo within `NEAR_CHANCE` points of
@@ -99,23 +99,23 @@ PRIMARY = (
     ),
     Sentence(
         "overhead",
-        "and needs hardly more memory",
+        "ElasticZO needs hardly more memory than full ZO",
         "elastic-2 over full-zo, lenet5, fp32, batch 32",
         ("elastic-1 over full-zo, lenet5, fp32, batch 32",),
     ),
     Sentence(
         "gap",
-        "It shrinks the gap between full ZO and full BP",
+        "ElasticZO shrinks the gap between full ZO and full BP",
         "elastic-2, lenet5 on {data}, fp32",
     ),
     Sentence(
         "convergence",
-        "and converges faster than full ZO",
+        "ElasticZO converges faster than full ZO",
         "elastic-2 against full-zo, lenet5 on {data}, fp32",
     ),
     Sentence(
         "fine-tune-recovery",
-        "It works for fine-tuning too",
+        "ElasticZO works for fine-tuning too",
         "elastic-2 over full-bp, lenet5 on {data}-rot30, fp32",
         ("elastic-1 over full-bp, lenet5 on {data}-rot30, fp32",),
     ),
@@ -132,7 +132,7 @@ PRIMARY = (
     ),
     Sentence(
         "int8-memory",
-        "needs less memory than FP32",
+        "ElasticZO-INT8 needs less memory than FP32",
         "full-zo, lenet5, fp32 over int8, both streamed, batch 32",
         (
             "full-zo, lenet5, fp32 over int8, both whole, batch 32",
@@ -141,13 +141,13 @@ PRIMARY = (
     ),
     Sentence(
         "int8-time",
-        "takes less time",
+        "ElasticZO-INT8 takes less time than FP32",
         "full-zo, lenet5, fp32 over int8, batch 32, 1 thread",
         ("full-zo, lenet5, fp32 over int8, batch 32, 2 threads",),
     ),
     Sentence(
         "int8-accuracy",
-        "and is as accurate",
+        "ElasticZO-INT8 is as accurate as FP32",
         "elastic-2, lenet5 on {data}, int8 minus fp32",
         ("elastic-1, lenet5 on {data}, int8 minus fp32",),
     ),
@@ -201,6 +201,11 @@ def unequal(rows: Iterable[Row]) -> str:
     return f"searched unequally, trials: {', '.join(told)}"
 
 
+def chance_of(data: str) -> float:
+    """Test accuracy (%) of guessing."""
+    return next((x for name, x in CHANCE.items() if data.startswith(name)), OTHER_CHANCE)
+
+
 def no_baseline(ends: Iterable[Row]) -> str:
     """Why full-zo's runs among these are no baseline; nothing where they have learnt.
 
@@ -210,7 +215,7 @@ def no_baseline(ends: Iterable[Row]) -> str:
     of_zo = [row for row in ends if row.method == "full-zo"]
     if not of_zo:
         return ""
-    chance = next((x for name, x in CHANCE.items() if of_zo[0].data.startswith(name)), OTHER_CHANCE)
+    chance = chance_of(of_zo[0].data)
     mean = statistics.fmean(map(value, of_zo))
     if mean >= chance + NEAR_CHANCE:
         return ""
