@@ -56,8 +56,9 @@ def data_order(names: Iterable[str]) -> list[str]:
     """Data sets, or precisions, in the order of the paper: by base, then by angle or size."""
 
     def place(name: str) -> tuple[int, str]:
-        known = [n for n, base in enumerate((*DATA, *PRECISIONS)) if name == base]
-        starts = [n for n, base in enumerate(DATA) if name.startswith(base)]
-        return (*(known or starts or [len(DATA) + len(PRECISIONS)])[:1], name)
+        known = [*PRECISIONS, *DATA]
+        at = [n for n, base in enumerate(known) if name == base]
+        at += [n for n, base in enumerate(known) if base in DATA and name.startswith(base)]
+        return (at[0] if at else len(known)), name
 
     return sorted(names, key=place)
