@@ -86,7 +86,7 @@ def sensitivity(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     settings = [c for c in ends.columns if c.startswith("config.")]
     names = [c for c in settings if ends[c].map(str).nunique() > 1]
     for group_names, group in ends.groupby(GROUP):
-        title = ", ".join(group_names)
+        title = ", ".join(map(str, group_names))
         for name in names:
             parts = []
             for _, mine in group.groupby("method"):

@@ -16,6 +16,15 @@ TERMS = {
         "elastic-k whose BP part holds nothing during a pass: its gradient is that of the step's "
         "last pass alone, and its steps have no momentum"
     ),
+    "full-zo-node, elastic-node-k": (
+        "full-zo and elastic-k whose linear ZO layers are perturbed at their outputs, each example "
+        "with noise of its own, in place of their weights: node perturbation, ours and no part of "
+        "the paper"
+    ),
+    "full-zo-feedback, elastic-feedback-k": (
+        "the same, where the noise teaches a way from the error at the network's output to each "
+        "layer's, and the layers step along that: ours too"
+    ),
     "tail-only-k, frozen control": (
         "the last k layers are trained by BP, and the layers before them stay as they were "
         "initialised: the comparison that shows whether ZO helps at all"

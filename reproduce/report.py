@@ -9,7 +9,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,7 +81,7 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "exploratory": opening.exploratory(findings, scores),
         "rules": opening.stamp(),
         "least_seeds": rules.LEAST_SEEDS,
-        "today": datetime.now(UTC).date().isoformat(),
+        "today": datetime.now(timezone.utc).date().isoformat(),
         "verdict_words": dict.fromkeys(score.verdict for score in scores),
         "small_tables": opening.small_tables(rows),
         "accuracy": accuracy,

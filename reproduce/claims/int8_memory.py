@@ -33,7 +33,7 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
         return (row.model, row.method, row.device, *shape)
 
     float32 = {at(row): row for row in peaks if row.precision == "fp32"}
-    found = {
+    found: dict[str, tuple[float, tuple[str, ...]]] = {
         _compared(row, "both streamed" if row.config.get(STREAMED) else "as installed"): (
             value(float32[at(row)]) / value(row),
             (float32[at(row)].case, row.case),

@@ -14,7 +14,12 @@ from reproduce.words import METHODS, data_order, method_order, said
 
 COLUMN_INCHES = 3.33  # of a conference's two columns
 FEW_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#8F4E8B", "#000000", "#7F7F7F", "#8C510A")
-BAND = {"color": "0.75", "alpha": 0.6, "linewidth": 0, "zorder": 0}  # a printed range
+BAND: dict[str, Any] = {
+    "color": "0.75",
+    "alpha": 0.6,
+    "linewidth": 0,
+    "zorder": 0,
+}  # a printed range
 ORDER = METHODS
 _COLOURS = {
     "inference": "#555555",
@@ -51,9 +56,12 @@ MARKERS = {
 }
 
 
-def _line(name: str) -> str:
-    styles = {"tail": "--", "lean": ":", "full-bp": "-.", "node": (0, (5, 1)), "feedback": ":"}
-    return next((style for part, style in styles.items() if part in name), "-")  # type: ignore[return-value]
+def _line(name: str) -> Any:
+    styles: dict[str, Any] = {
+        **{"tail": "--", "lean": ":", "full-bp": "-."},
+        **{"node": (0, (5, 1)), "feedback": (0, (3, 1, 1, 1))},
+    }
+    return next((style for part, style in styles.items() if part in name), "-")
 
 
 LINES = {name: _line(name) for name in ORDER}

@@ -1,5 +1,7 @@
 """Final accuracy against peak memory over the split points, with the Pareto front."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -31,7 +33,7 @@ def draw(frame: pd.DataFrame) -> Figure | None:
     """One panel for each model and data set."""
     peaks = frame[(frame.metric == "peak_tensor_bytes") & frame.value.notna()]
     bytes_of = peaks.groupby(["model", "precision", "method"]).value.min()
-    points: dict[tuple[str, str], list[tuple[str, str, float, float, object]]] = {}
+    points: dict[tuple[str, str], list[tuple[str, str, float, float, Any]]] = {}
     for (model, data, precision), runs in ends_of(frame).items():
         for method in order(runs.method) if precision in SHOWN else ():
             if (model, precision, method) in bytes_of:

@@ -57,8 +57,8 @@ def draw(frame: pd.DataFrame) -> Figure | None:
                 mean = means[across.index(x)]
                 ax.plot([x], [mean], "o", markersize=8, fillstyle="none", color="0.2")
                 if runs is not None and (seeds := by_seed(runs, method)).count() > 1:
-                    reach = float(2 * seeds.std())
-                    ax.axhspan(mean - reach, mean + reach, color=COLOURS.get(method), alpha=0.12)
+                    spread = float(2 * seeds.std())
+                    ax.axhspan(mean - spread, mean + spread, color=COLOURS.get(method), alpha=0.12)
         if numeric and (lines.number > 0).all():
             ax.set_xscale("log")
         ax.set_title(title(*group.split(", ")))
