@@ -2,7 +2,6 @@
 
 import base64
 import importlib
-import io
 import json
 import math
 import pkgutil
@@ -16,16 +15,14 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
-from PIL import Image
 
 import reproduce.figures
 from ezo.files import replaced, write_text
 from ezo.rows import Row
-from reproduce import coverage, ledger, opening, rules, tables
+from reproduce import coverage, ledger, opening, tables
 from reproduce.commands import commands
 from reproduce.cost import clock
-from reproduce.figures._style import panels
+from reproduce.figures._style import panels, png
 from reproduce.folder import read_rows
 from reproduce.frame import frame
 from reproduce.glossary import TERMS
@@ -34,7 +31,6 @@ from reproduce.presets import Preset
 
 TEMPLATES = ("report.html", "REPORT.md")
 VECTORS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-PNG_DPI, COLOURS = 220, 64
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,6 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "scores": scores,
         "exploratory": opening.exploratory(findings, scores),
         "rules": opening.stamp(),
-        "least_seeds": rules.LEAST_SEEDS,
         "today": datetime.now(timezone.utc).date().isoformat(),
         "verdict_words": dict.fromkeys(score.verdict for score in scores),
         "small_tables": opening.small_tables(rows),
@@ -217,22 +212,12 @@ def _pictures(table: pd.DataFrame, folder: Path) -> Iterator[Picture]:
         for kind, metadata in VECTORS.items():
             with replaced(folder / f"{name}.{kind}") as beside:
                 figure.savefig(beside, format=kind, metadata=metadata)
-        png = _png(figure)
+        drawn_png = png(figure)
         with replaced(folder / f"{name}.png") as beside:
-            beside.write_bytes(png)
+            beside.write_bytes(drawn_png)
         first = getattr(module, "OPENING", 0)
-        text = base64.b64encode(png).decode()
+        text = base64.b64encode(drawn_png).decode()
         yield Picture(name, module.TITLE, module.CAPTION, text, first)
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure in so few colours that a report of many stays small."""
-    drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=PNG_DPI)
-    with Image.open(drawn) as image:
-        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-        few.save(packed, format="png", optimize=True)
-    return packed.getvalue()
 
 
 def _machine(rows: list[Row]) -> dict[str, str]:

@@ -30,7 +30,7 @@ from reproduce.figures.memory_by_kind import KINDS
 from reproduce.frame import frame, sensitivity
 from reproduce.presets import PRESETS, Cells, Preset
 
-PAPER = Preset("About <this> preset.", {}, full=True)
+PAPER = Preset("About <this> preset.", {}, full=True, data="mnist")
 
 
 def test_every_figure_draws_from_rows_with_a_unit_on_each_axis_and_gives_none_without():
