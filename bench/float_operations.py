@@ -1,10 +1,11 @@
 """Floating-point operations in a training step in integers, counted: int8 has none.
 
-An operation counts when torch dispatches it and a tensor or a number that it reads or makes is
-floating-point. What a compiled kernel does inside is not seen; the reference is what is counted.
+The values are those that training uses (`ezo.tuned`). An operation counts when torch dispatches it
+and a tensor or a number that it reads or makes is floating-point. What a compiled kernel does
+inside is not seen; the reference is what is counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -12,11 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.workload import Workload
-from ezo import kernels
+from ezo import catalogue, kernels
 from ezo.rows import Row
+from ezo.tuned import tuned
 
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
-P_ZERO = 0.5  # so that weights are left alone, too
+TRAINED_ON = {"image": "mnist", "points": "shapes-256"}  # whose tuned values are measured
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ def cases(model: str, method: str, batch_size: int) -> list[Operations]:
 
 def measure(case: Operations) -> list[Row]:
     """``float_operations`` of the second step; the batch is quantised before it."""
-    _, step = case.prepare(p_zero=P_ZERO)
+    kind = catalogue.find("model", case.model).INPUT
+    values = tuned(case.model, TRAINED_ON[kind], case.method, case.precision)
+    _, step = case.prepare(**asdict(values))
     with kernels.using("reference"):
         step()
         with _Count() as count:

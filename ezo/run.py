@@ -40,7 +40,10 @@ class Run:
         0, "training examples kept for validation, reported on in place of the test set"
     )
     hyper: Any = None
-    start: str = ""
+    start: str = about(
+        "",
+        "case of a finished run in fp32, in a folder of that name beside --out, to fine-tune from",
+    )
     chunk: int = about(
         0, "examples that layers without a gradient take at a time (`ezo.stream`), 0 for all"
     )

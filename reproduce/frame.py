@@ -16,7 +16,8 @@ def frame(rows: list[Row]) -> pd.DataFrame:
     """One line a row: the columns of `ezo.rows.Row`, ``config`` flat as ``config.name``, and more.
 
     ``experiment`` is `reproduce.select.experiment`, ``settings`` is `reproduce.select.settings` and
-    ``variant`` the same without the input's shape; ``finished`` says that the row's run did;
+    ``variant`` and ``variant_of_shape`` the same without and with nothing but the input's shape;
+    ``finished`` says that the row's run did;
     ``epoch`` counts the passes over the training data done at ``step``.
     """
     finished = {row.case: row.step for row in rows if row.metric == "finished"}
@@ -29,6 +30,7 @@ def frame(rows: list[Row]) -> pd.DataFrame:
             "experiment": experiment(row),
             "settings": settings(row),
             "variant": settings(replace(row, config=_without(row.config, SHAPE))),
+            "variant_of_shape": settings(replace(row, config=_only(row.config, SHAPE))),
             "finished": row.case in finished,
             "epoch": row.step * epochs / steps if steps and epochs and row.step else 0.0,
         }
@@ -38,6 +40,10 @@ def frame(rows: list[Row]) -> pd.DataFrame:
 
 def _without(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in names}
+
+
+def _only(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name in names}
 
 
 def trained(table: pd.DataFrame, metric: str, which: str = "training") -> pd.DataFrame:
@@ -50,12 +56,22 @@ def last(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.step == table.groupby("case").step.transform("max")]
 
 
-def groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(title, rows) for every model, data set and precision."""
-    return [
-        (f"{model}, {data}, {precision}", found)
-        for (model, data, precision), found in table.groupby(GROUP)
-    ]
+def first(table: pd.DataFrame) -> pd.DataFrame:
+    """Each run's first row."""
+    return table[table.step == table.groupby("case").step.transform("min")]
+
+
+def ends_of(table: pd.DataFrame, which: str = "training") -> dict[tuple[str, ...], pd.DataFrame]:
+    """Last rows of test accuracy of an experiment by (model, data, precision)."""
+    return {
+        tuple(map(str, names)): runs
+        for names, runs in last(trained(table, "test_accuracy", which)).groupby(GROUP)
+    }
+
+
+def by_seed(ends: pd.DataFrame, method: str) -> pd.Series:
+    """A method's values by seed."""
+    return ends[ends.method == method].groupby("seed").value.last()
 
 
 def sensitivity(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -69,7 +85,8 @@ def sensitivity(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     ends = last(trained(table, "test_accuracy", "sensitivity"))
     settings = [c for c in ends.columns if c.startswith("config.")]
     names = [c for c in settings if ends[c].map(str).nunique() > 1]
-    for title, group in groups(ends):
+    for group_names, group in ends.groupby(GROUP):
+        title = ", ".join(map(str, group_names))
         for name in names:
             parts = []
             for _, mine in group.groupby("method"):

@@ -25,9 +25,21 @@ TERMS = {
         "the same, where the noise teaches a way from the error at the network's output to each "
         "layer's, and the layers step along that: ours too"
     ),
-    "tail-only-k": (
+    "tail-only-k, frozen control": (
         "the last k layers are trained by BP, and the layers before them stay as they were "
         "initialised: the comparison that shows whether ZO helps at all"
+    ),
+    "primary, exploratory": (
+        "a sentence of the abstract is judged by one comparison that was named beforehand, the "
+        "primary one; all others are exploratory, and some of so many would come out by chance"
+    ),
+    "as installed, whole, streamed": (
+        "how layers run: as the library does by default; every layer on the whole batch at once; "
+        "the layers trained by ZO on a few examples at a time"
+    ),
+    "searched unequally, trials": (
+        "the values of two methods were chosen from different numbers of trial runs, so that there "
+        "is no verdict between them"
     ),
     "full-bp-checkpoint": "full-bp that computes what the layers computed again, and keeps less",
     "inference": "a forward pass and its loss, without training",

@@ -11,22 +11,20 @@ from scipy import stats
 
 import reproduce.claims
 from ezo.rows import Row
+from reproduce import rules
 
 VERDICTS = {
-    "reproduced": "the mean meets the claim, and the whole interval lies on the claim's side of no "
-    "effect (of the claim's bound, where there is no such point)",
+    "reproduced": "the whole interval meets the claim, less the margin that is named beforehand",
     "exceeded": "the whole interval is better than the printed range",
-    "within noise": "undecided: the interval holds values that meet the claim and values that do "
-    "not",
-    "contradicted": "the whole interval is worse than what is claimed",
-    "underpowered": "undecided: fewer than 3 samples, or the mean meets the claim but the interval "
-    "also holds no effect at all",
+    "undecided": "the interval holds values that meet the claim and values that do not, or there "
+    "are fewer than three samples",
+    "contradicted": "no part of the interval meets the claim",
     "not run": "no rows to judge from",
     "not reproducible as specified": "the claimed quantity does not exist for these rows: a goal "
-    "that was never reached, a gap that is not there",
-    "indication only": "from a reduced preset, or on data that stand in for the paper's",
+    "that was never reached, a gap that is not there, a baseline that has hardly learnt",
+    "indication only": "no verdict: of a reduced preset, on data that stand in for the paper's, or "
+    "between methods whose values were searched for with unequal numbers of trials",
 }
-LEAST_SEEDS = 3  # for a verdict
 OURS = "our own: node perturbation is no part of the paper"  # source of claims on it
 PAPER_DATA = ("mnist", "fashion-mnist", "modelnet40")
 
@@ -39,14 +37,13 @@ class Claim:
         id: short name.
         text: the claim in a sentence.
         printed: the printed value, as text; empty for a claim of our own.
-        low, high: the printed value as bounds, in ``unit``; the claim holds at and beyond the
-            bound on the worse side.
+        low, high: the printed value as bounds, in ``unit``, the one on the worse side less the
+            margin of `reproduce.rules`; the claim holds there and beyond.
         unit: of the value.
         needs: the rows that the verdict needs.
         statistic: what is computed from them.
-        tolerance: what separates the verdicts, and why.
         better: ``higher`` or ``lower``.
-        neutral: the value that means no effect, or None where there is no such value.
+        strict: the claim does not hold at the bound itself, where there is no effect.
         source: where it stands.
     """
 
@@ -58,10 +55,15 @@ class Claim:
     unit: str
     needs: str
     statistic: str
-    tolerance: str
     better: str = "higher"
-    neutral: float | None = None
+    strict: bool = False
     source: str = "paper, abstract"
+
+    @property
+    def margin(self) -> str:
+        """The margin of this claim, and why so much, as text."""
+        size, reason = rules.MARGINS[self.id]
+        return f"{abs(size):g} {self.unit}: {reason}" if size else reason
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
     return findings
 
 
-def interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+def interval(
+    samples: Sequence[float], confidence: float = rules.CONFIDENCE
+) -> tuple[float, float, float]:
     """Mean and Student's interval; the interval is infinite for a single sample."""
     n = len(samples)
     mean = math.fsum(samples) / n
@@ -118,16 +122,6 @@ def interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float,
     quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
     half = quantile * math.sqrt(math.fsum((x - mean) ** 2 for x in samples) / (n - 1) / n)
     return mean, mean - half, mean + half
-
-
-def seed_margin(samples: Sequence[float]) -> float:
-    """1.96 sqrt(2) s: two runs of one method differ by more once in twenty pairs of seeds.
-
-    An equivalence test with this margin asks whether a change does more than another seed would.
-    """
-    n = len(samples)
-    mean = math.fsum(samples) / n
-    return 1.96 * math.sqrt(2 * math.fsum((x - mean) ** 2 for x in samples) / max(n - 1, 1))
 
 
 def finding(
@@ -139,9 +133,11 @@ def finding(
     *,
     exact: bool = False,
     ratio: bool = False,
-    confidence: float = 0.95,
+    confidence: float = rules.CONFIDENCE,
     note: str = "",
     upper: Sequence[float] = (),
+    unfair: str = "",
+    void: str = "",
 ) -> Finding:
     """The verdict on samples of the claimed quantity, one a seed.
 
@@ -153,7 +149,10 @@ def finding(
         confidence: of the interval.
         upper: for samples that are known only to lie between two ends: ``samples`` are the lower
             ones and these the upper ones. One that is infinite makes the finding a bound.
+        unfair: why there is an indication and no verdict (`rules.unequal`), or nothing.
+        void: why the claimed quantity does not exist, or nothing.
     """
+    note = "; ".join(filter(None, (note, void, unfair)))
     bound = "at least" if math.inf in upper else ""
 
     def found(mean: float | None, low: float | None, high: float | None, verdict: str) -> Finding:
@@ -179,26 +178,28 @@ def finding(
         mean, low, high = (samples[0],) * 3
     else:
         mean, low, high = _spread(samples, upper or samples, ratio, confidence)
-    if not full and not exact:
+    if void:
+        verdict = "not reproducible as specified"
+    elif (not full and not exact) or unfair:
         verdict = "indication only"
-    elif len(samples) < LEAST_SEEDS and not exact:
-        verdict = "underpowered"
+    elif len(samples) < rules.LEAST_SEEDS and not exact:
+        verdict = "undecided"
     else:
-        verdict = _verdict(claim, mean, low, high)
+        verdict = _verdict(claim, low, high)
     return found(mean, low, high, verdict)
 
 
 def claimed(claim: Claim) -> str:
     """What a value is held against, as text.
 
-    >>> claimed(Claim("c", "text", "", 5.2, 9.5, "points", "n", "s", "t"))
+    >>> claimed(Claim("c", "text", "", 5.2, 9.5, "points", "n", "s"))
     '5.2 to 9.5 points'
     """
     low, high = f"{claim.low:.3g}", f"{claim.high:.3g}"
     if math.isinf(claim.low):
         return f"at most {high} {claim.unit}"
     if math.isinf(claim.high):
-        return f"{'above' if claim.neutral == claim.low else 'at least'} {low} {claim.unit}"
+        return f"{'above' if claim.strict else 'at least'} {low} {claim.unit}"
     return f"{low} to {high} {claim.unit}"
 
 
@@ -221,19 +222,13 @@ def _exp(x: float) -> float:
     return math.exp(x) if x < 700 else math.inf
 
 
-def _verdict(claim: Claim, mean: float, low: float, high: float) -> str:
-    worst, best, neutral = claim.low, claim.high, claim.neutral
+def _verdict(claim: Claim, low: float, high: float) -> str:
+    worst, best = claim.low, claim.high
     if claim.better == "lower":  # the mirror image
-        mean, low, high = -mean, -high, -low
-        worst, best, neutral = -best, -worst, None if neutral is None else -neutral
-    if high < worst:
+        low, high = -high, -low
+        worst, best = -best, -worst
+    if high < worst or (claim.strict and high == worst):
         return "contradicted"
     if low > best:
         return "exceeded"
-    if mean < worst:
-        return "within noise"
-    if neutral is None:
-        return "reproduced" if low >= worst else "within noise"
-    if low > neutral:
-        return "reproduced"
-    return "underpowered" if worst > neutral else "within noise"
+    return "reproduced" if low > worst or (low == worst and not claim.strict) else "undecided"

@@ -49,12 +49,14 @@ class Preset:
         experiments: by name; ``--experiments`` chooses among them.
         cells: what is measured, before training begins.
         full: long enough for verdicts; otherwise only what is exact gets one.
+        data: that its primary comparisons are on (`reproduce.rules.PRIMARY`).
     """
 
     about: str
     experiments: dict[str, Experiment]
     cells: tuple[Cells, ...] = field(default=())
     full: bool = False
+    data: str = "digits"
 
     def runs(self, only: tuple[str, ...] = ()) -> dict[str, list[Run]]:
         """Training runs by the kind of their experiment, and each run once.
@@ -162,5 +164,6 @@ PRESETS = {
             Cells("time", "lenet5", STEPS),
         ),
         full=True,
+        data="mnist",
     ),
 }

@@ -2,13 +2,13 @@
 
 import base64
 import importlib
-import io
 import json
 import math
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,9 +19,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import reproduce.figures
 from ezo.files import clean, replaced, write_text
 from ezo.rows import Row
-from reproduce import coverage, ledger, tables
+from reproduce import coverage, ledger, opening, tables
+from reproduce.commands import commands
 from reproduce.cost import clock
-from reproduce.figures._style import panels
+from reproduce.figures._style import panels, png
 from reproduce.folder import read_rows
 from reproduce.frame import frame
 from reproduce.glossary import TERMS
@@ -29,6 +30,7 @@ from reproduce.judge import VERDICTS, Finding, claims, judge
 from reproduce.presets import Preset
 
 TEMPLATES = ("report.html", "REPORT.md")
+VECTORS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Picture:
     title: str
     caption: str
     png: str  # base64
+    opening: int  # its place among the first, or 0
 
 
 def write(out: Path, name: str, preset: Preset) -> list[Finding]:
@@ -58,6 +61,7 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
     _write_claims(out / "claims.json", findings)
     table = frame(rows)
     pictures = list(_pictures(table, out / "figures"))
+    scores = opening.scorecard(judged, preset.data)
     drawn = {picture.name for picture in pictures}
     accuracy = list(tables.accuracies(rows))
     tables.latex(out / "tables", judged, accuracy)
@@ -69,8 +73,15 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "terms": TERMS,
         "claims": judged,
         "verdicts": VERDICTS,
+        "scores": scores,
+        "exploratory": opening.exploratory(findings, scores),
+        "rules": opening.stamp(),
+        "today": datetime.now(UTC).date().isoformat(),
+        "verdict_words": dict.fromkeys(score.verdict for score in scores),
+        "small_tables": opening.small_tables(rows),
         "accuracy": accuracy,
-        "pictures": pictures,
+        "first": sorted((p for p in pictures if p.opening), key=lambda p: p.opening),
+        "pictures": [p for p in pictures if not p.opening],
         "undrawn": [m.TITLE for m in figures() if m.__name__.rsplit(".", 1)[1] not in drawn],
         "ledger": list(ledger.entries(table)),
         "searched": ledger.SEARCHED_HOW,
@@ -78,6 +89,7 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "hypers": list(tables.hypers(rows)),
         "failures": [r for r in rows if r.metric in ("failed", "diverged")],
         "runs": (runs := tables.run_lines(rows)),
+        "commands": commands(rows),
         "numbers": _numbers(runs),
         "machine": _machine(rows),
         "commits": len({row.commit for row in rows}),
@@ -101,7 +113,7 @@ def check(out: Path) -> None:
     figure, (ax,) = panels(1)
     ax.plot([0, 1])
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    for suffix in ("svg", "png"):
+    for suffix in (*VECTORS, "png"):
         path = out / "figures" / f"check.{suffix}"
         figure.savefig(path)
         path.unlink()
@@ -190,20 +202,23 @@ def _write_claims(path: Path, findings: list[Finding]) -> None:
 def _pictures(table: pd.DataFrame, folder: Path) -> Iterator[Picture]:
     folder.mkdir(parents=True, exist_ok=True)
     clean(folder)
+    drawn = {m.__name__.rsplit(".", 1)[1]: m.draw(table) for m in figures()}
+    for old in folder.iterdir():  # of figures that are there no more, or have no rows
+        if old.suffix[1:] in (*VECTORS, "png") and drawn.get(old.stem) is None:
+            old.unlink()
     for module in figures():
         name = module.__name__.rsplit(".", 1)[1]
-        figure = module.draw(table)
-        if figure is None:
-            for old in folder.glob(f"{name}.*"):
-                old.unlink()
+        if (figure := drawn[name]) is None:
             continue
-        with replaced(folder / f"{name}.svg") as beside:
-            figure.savefig(beside, format="svg", metadata={"Date": None})
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=150)
+        for kind, metadata in VECTORS.items():
+            with replaced(folder / f"{name}.{kind}") as beside:
+                figure.savefig(beside, format=kind, metadata=metadata)
+        drawn_png = png(figure)
         with replaced(folder / f"{name}.png") as beside:
-            beside.write_bytes(png.getvalue())
-        yield Picture(name, module.TITLE, module.CAPTION, base64.b64encode(png.getvalue()).decode())
+            beside.write_bytes(drawn_png)
+        first = getattr(module, "OPENING", 0)
+        text = base64.b64encode(drawn_png).decode()
+        yield Picture(name, module.TITLE, module.CAPTION, text, first)
 
 
 def _machine(rows: list[Row]) -> dict[str, str]:

@@ -74,14 +74,23 @@ def seeds_of(runs: dict[Key, Row], group: Group, *methods: str) -> list[int]:
     return sorted(set.intersection(*each))
 
 
+class Difference(NamedTuple):
+    """One method against another: what was compared, a sample a seed, and the last rows of all."""
+
+    group: Group
+    comparison: str
+    samples: list[float]
+    ends: list[Row]
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        return tuple(row.case for row in self.ends)
+
+
 def accuracy_differences(
     rows: list[Row], pairs: Sequence[tuple[str, str]], which: str = "training"
-) -> Iterator[tuple[Group, str, list[float], tuple[str, ...]]]:
-    """Final accuracy of one method minus another's, seed by seed, in points.
-
-    Yields:
-        (group, comparison, a difference a seed, cases) for every pair with rows.
-    """
+) -> Iterator[Difference]:
+    """Final accuracy of one method minus another's, in points, for every pair with rows."""
     ends = final(rows, "test_accuracy", which)
     for group in groups(ends):
         for ours, theirs in pairs:
@@ -89,11 +98,11 @@ def accuracy_differences(
             if seeds:
                 both = [(ends[Key(*group, ours, s)], ends[Key(*group, theirs, s)]) for s in seeds]
                 taken = [row for pair in both for row in pair]
-                yield (
+                yield Difference(
                     group,
                     f"{ours} minus {theirs}, {group}{at_length(taken)}",
                     [value(a) - value(b) for a, b in both],
-                    tuple(row.case for row in taken),
+                    taken,
                 )
 
 

@@ -43,6 +43,13 @@ def test_the_paper_preset_has_three_seeds_of_every_method_on_both_data_sets():
             assert {run.seed for run in mine} == seeds and {run.epochs for run in mine} == {20}
 
 
+@pytest.mark.parametrize("name", ["quick", "paper"])
+def test_the_command_line_trains_with_the_values_that_the_reproduction_uses(name):
+    """A run without hyperparameters, as `ezo train` makes it, is the preset's."""
+    for run in PRESETS[name].runs()["training"]:
+        assert replace(run, hyper=None).case == run.case
+
+
 def test_fine_tuning_starts_from_runs_of_the_preset_also_when_it_is_asked_for_alone():
     found = PRESETS["paper"].runs(("fine-tuning",))
     starts = {run.case: run for run in found["training"]}

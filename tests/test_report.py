@@ -4,9 +4,10 @@ import gzip
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,16 +19,18 @@ from ezo import catalogue, livebytes, rows
 from ezo.methods import Hyper
 from ezo.rows import Row
 from ezo.train import Run
-from reproduce import coverage, glossary, judge, ledger, report, tables
+from ezo.tuned import tuned
+from reproduce import coverage, glossary, judge, ledger, opening, report, rules, tables
+from reproduce.commands import commands
 from reproduce.experiments import Experiment
 from reproduce.figures import memory_by_kind
-from reproduce.figures._style import ORDER
-from reproduce.figures.accuracy_over_memory import front
+from reproduce.figures._style import COLUMN_INCHES, ORDER
+from reproduce.figures.accuracy_over_bytes import front
 from reproduce.figures.memory_by_kind import KINDS
 from reproduce.frame import frame, sensitivity
 from reproduce.presets import PRESETS, Cells, Preset
 
-PAPER = Preset("About <this> preset.", {}, full=True)
+PAPER = Preset("About <this> preset.", {}, full=True, data="mnist")
 
 
 def test_every_figure_draws_from_rows_with_a_unit_on_each_axis_and_gives_none_without():
@@ -37,8 +40,14 @@ def test_every_figure_draws_from_rows_with_a_unit_on_each_axis_and_gives_none_wi
         drawn = module.draw(table)
         assert drawn is not None, module.__name__
         for ax in drawn.axes:
-            for label in (ax.get_xlabel(), ax.get_ylabel()):
-                assert label == "method" or re.search(r"\(.+\)", label), (module.__name__, label)
+            numbers = [ax.get_xlabel(), ax.get_ylabel()]
+            if any(
+                text.get_text() in ORDER or ", " in text.get_text() for text in ax.get_yticklabels()
+            ):
+                del numbers[1]  # names
+            for label in numbers:
+                assert re.search(r"\(.+\)|^epochs$", label), (module.__name__, label)
+        assert drawn.get_figwidth() <= 2 * COLUMN_INCHES
         assert module.draw(table[:0]) is None
 
 
@@ -103,9 +112,11 @@ def test_the_report_is_self_contained_and_shows_verdicts_and_failures(reported):
     gain = next(f for f in found if f["id"] == "gain" and "elastic-1" in f["comparison"])
     assert gain["verdict"] == "reproduced" and len(gain["cases"]) == 6
     assert gain["printed_low"] == 5.2 and gain["low"] > 0
-    for name in ("accuracy_over_epochs", "memory", "sensitivity"):
+    for name in ("gain", "memory", "sensitivity"):
         assert (reported / "figures" / f"{name}.svg").stat().st_size > 1000
         assert (reported / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (reported / "figures" / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
+    assert len(html) < 3e6
 
 
 class Links(HTMLParser):
@@ -169,7 +180,8 @@ class Shape(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         if tag in ("table", "img"):
-            self.wide.append(any("scroll" in classes for _, classes in self.open))
+            boxes = ("scroll", "few")  # the second holds figures as narrow as a phone
+            self.wide.append(any(box in classes for _, classes in self.open for box in boxes))
         if tag not in self.VOID:
             self.open.append((tag, dict(attributes).get("class", "")))
 
@@ -216,7 +228,9 @@ def test_a_claim_without_rows_is_one_sentence_and_no_line_of_a_table(small):
     for name in ("REPORT.md", "report.html"):
         assert f"Not run: it needs {needs}." in (small / name).read_text()
     assert "| not run |" in (text := (small / "REPORT.md").read_text())
-    assert "| - | - |" not in text.partition("## Final test accuracy")[0]
+    assert (
+        "| - | - |" not in text.partition("## Evidence")[2].partition("## Final test accuracy")[0]
+    )
     assert "not run" not in (small / "tables" / "claims.tex").read_text()
 
 
@@ -255,7 +269,7 @@ def test_a_figure_that_has_no_rows_any_more_is_left_out_and_the_report_says_so(s
     report.write(small, "paper", PAPER)
     assert not list((small / "figures").glob("memory.*"))
     assert "left out: " in (text := (small / "REPORT.md").read_text())
-    assert "Peak memory of a training step;" in text
+    assert "Memory of a step over that of inference" in text
 
 
 def test_the_report_names_what_was_asked_for_and_not_run():
@@ -312,7 +326,7 @@ def test_coverage_knows_every_benchmark_of_the_presets():
     assert used <= set(coverage.BENCHMARKS)
 
 
-def test_the_report_opens_with_what_its_rows_cover(tmp_path, undrawn):
+def test_the_report_says_what_its_rows_cover(tmp_path, undrawn):
     rows.write(tmp_path / "rows.jsonl", run_rows("full-zo", 0, 80.0))
     run = Run("lenet5", "mnist", "full-zo")
     experiments = {
@@ -321,8 +335,7 @@ def test_the_report_opens_with_what_its_rows_cover(tmp_path, undrawn):
     }
     report.write(tmp_path, "paper", Preset("About.", experiments, full=True))
     for name in ("REPORT.md", "report.html"):
-        header = re.split(r"## Verdicts|<h2", (tmp_path / name).read_text())[0]
-        told = re.sub(r"<[^>]+>|\*\*", "", header)
+        told = re.sub(r"<[^>]+>|\*\*", "", (tmp_path / name).read_text())
         assert "What the rows cover. Experiments: mnist (1 of 2 runs finished)." in told
         assert "Experiments: mnist (1 of 2 runs), clothes (1 of 1 runs)." in told
 
@@ -397,6 +410,81 @@ def test_what_was_asked_for_in_hours_is_what_the_rows_took():
 
 def _paper():
     return rows.read(Path(__file__).resolve().parents[1] / "reports/paper/rows.jsonl.gz")
+
+
+def test_the_report_opens_with_one_line_for_each_sentence_of_the_abstract(reported):
+    text = (reported / "REPORT.md").read_text()
+    result = text.partition("## Result")[2].partition("###")[0]
+    lines = [x for x in result.splitlines() if x.startswith("| ")][1:]
+    assert len(lines) == len(rules.PRIMARY)
+    gain = next(line for line in lines if "elastic-2 minus full-zo" in line)
+    assert "| +5.2 to +9.5 points | +17 points [+17, +17] | exceeded |" in gain
+    streamed = next(line for line in lines if "both streamed" in line)
+    assert streamed.endswith("| no rows yet | not run |")
+    html = (reported / "report.html").read_text()
+    assert html.index('id="result"') < html.index('id="figures"') < html.index('id="evidence"')
+    depth, unfolded = 0, ""
+    for part in re.split(r"(</?details|<table|<img)", html[html.index('id="evidence"') :]):
+        depth += {"<details": 1, "</details": -1}.get(part, 0)
+        unfolded += part if depth == 0 else ""
+    assert "<table" not in unfolded and "<img" not in unfolded
+
+
+def test_the_report_names_its_rules_commit_and_how_many_would_be_false(reported, tmp_path):
+    text = (reported / "REPORT.md").read_text()
+    told = re.search(r"`reproduce/rules.py` \(commit (.+?), (.+?)\)", text)
+    assert told.groups() == tuple(opening.stamp())
+    assert opening.stamp(tmp_path) == ("unknown (no repository here)", "unknown")
+    (number,) = re.findall(r"chance alone would put about (\d+\.\d) of these", text)
+    (sampled,) = re.findall(r"exploratory; (\d+) of them", text)
+    assert float(number) == pytest.approx(0.025 * int(sampled), abs=0.051)
+
+
+def test_accuracy_s_table_has_each_control_below_what_it_controls():
+    (accuracy, _) = opening.small_tables(everything())
+    methods = [line[1] for line in accuracy.lines if line[0].startswith("MNIST (")]
+    assert methods == ["full-zo", "elastic-1", "tail-only-1", "elastic-2", "full-bp"]
+    first = accuracy.lines[1]
+    assert first[2].startswith("80.10 ± 0.25") and first[4:] == ["3", "0"]
+
+
+def test_costs_have_bytes_over_inference_in_the_same_precision():
+    (_, costs) = opening.small_tables(everything())
+    line = next(line for line in costs.lines if line[1:3] == ["INT8", "full-zo"])
+    assert line[3:] == ["505 (1.010x)", "-", "1366.67"]
+
+
+def test_the_command_beside_a_case_makes_the_same_case():
+    """Parsed as the command line parses it, with every value that was chosen."""
+    chosen = tuned("lenet5", "digits", "elastic-2")
+    run = Run("lenet5", "digits", "elastic-2", seed=3, epochs=7, hyper=replace(chosen, lr=0.5))
+    integers = Run("lenet5", "fashion-mnist", "full-zo", "int8*", epochs=2)
+    for each in (run, integers, replace(run, start="lenet5-digits-full-bp-fp32-seed3-0")):
+        settled = each.settled()
+        row = Row(settled.case, "finished", 1, "step", each.model, each.data, each.method)
+        row = replace(row, precision=each.precision, seed=each.seed, config=settled.config)
+        (command,) = commands([row]).values()
+        words = shlex.split(command)
+        assert words[:2] == ["ezo", "train"] and words[-1] == f"runs/{settled.case}"
+        given = {k.removeprefix("--").replace("-", "_"): v for k, v in batched(words[2:])}
+        own = {f.name: type(f.default) for f in fields(Run) if f.name in given}
+        again = Run(**{k: t(given[k]) if t in (int, str) else given[k] for k, t in own.items()})
+        names = [f.name for f in fields(settled.run.hyper) if f.name in given]
+        kinds = asdict(settled.run.hyper)
+        changes = {name: type(kinds[name])(given[name]) for name in names}
+        assert again.settled(changes).case == settled.case
+
+
+def batched(words):
+    return zip(words[::2], words[1::2], strict=True)
+
+
+def test_a_measurement_s_command_names_its_cell():
+    (row,) = cell_rows("peak_tensor_bytes", {"full-zo": 1}, precision="int8", benchmark="memory")
+    assert commands([row])[row.case] == (
+        "python -m bench run memory --models lenet5 --methods full-zo --batch-size 32 "
+        f"--precision 'int8' --out measured/{row.case}"
+    )
 
 
 def test_a_notebook_s_backend_does_not_stop_a_report(small):

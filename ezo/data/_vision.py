@@ -5,7 +5,6 @@ import sys
 from types import ModuleType
 
 import torch
-from torch import Tensor
 
 from ezo.data._files import extra
 
@@ -43,14 +42,3 @@ def _declare() -> torch.library.Library:
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return library
-
-
-def rotate(x: Tensor, degrees: int) -> Tensor:
-    """Turn images (N, 1, 28, 28) of black background in place, counter-clockwise (bilinear)."""
-    if degrees % 360 == 0:
-        return x
-    transforms = import_torchvision().transforms
-    how = {"interpolation": transforms.InterpolationMode.BILINEAR}
-    for batch in x.split(1000):
-        batch.copy_(transforms.functional.rotate(batch, degrees, **how))
-    return x

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 
 from ezo.data._dataset import Dataset
 from ezo.data._files import extra
-from ezo.data._vision import rotate
+from ezo.data._images import enlarge, mean_and_deviation, rotate
 
 NAMES = ("digits", "digits-rot<degrees>")
-ROUNDED = 2.0**-20  # of a grey level, so that processors' last bits agree
+SIDE = 28  # pixels
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
@@ -19,23 +18,22 @@ def load(name: str, root: Path | None = None) -> Dataset:
 
     Images (N, 1, 28, 28) in 10 classes, scaled to mean 0 and variance 1 by the training images
     before rotation; with ``-rot30`` all are turned counter-clockwise by 30 degrees. The split is
-    fixed: every fifth image of each class is for testing, 355 of 1,797.
+    fixed: every fifth image of each class is for testing, 355 of 1,797. Computed in integers up to
+    the scaling: the same bits on every processor.
 
     Raises:
-        ModuleNotFoundError: scikit-learn, or torchvision to rotate, is not installed.
+        ModuleNotFoundError: scikit-learn is not installed.
     """
     digits = extra("sklearn.datasets").load_digits()
     labels = digits.target.astype(np.int64)
     testing = np.zeros(len(labels), dtype=bool)
     for label in range(10):
         testing[np.flatnonzero(labels == label)[4::5]] = True
-    small = torch.from_numpy(digits.images).unsqueeze(1)  # (N, 1, 8, 8), float64, 0 to 16
-    images = interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
-    train_x = images[~testing]
-    # By numpy: the same bits on any number of threads.
-    mean, std = float(train_x.numpy().mean()), float(train_x.numpy().std())
+    small = torch.from_numpy(digits.images.astype(np.int64))  # (N, 8, 8), 0 to 16
+    images = enlarge(small, SIDE)
+    seen = images[~testing].numpy()
+    mean, std = mean_and_deviation(int(seen.sum()), int((seen * seen).sum()), seen.size)
     degrees = int(name.partition("-rot")[2] or 0)
-    if degrees:
-        images = rotate(images, degrees).div_(ROUNDED).round_().mul_(ROUNDED)
-    x, y = ((images - mean) / std).float(), torch.from_numpy(labels)
+    grey = rotate(images, degrees).unsqueeze(1)
+    x, y = ((grey - mean) / std).float(), torch.from_numpy(labels)
     return Dataset(x[~testing], y[~testing], x[testing], y[testing], classes=10)

@@ -2,16 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ezo.catalogue import number
 from ezo.data import shapes
 from ezo.data._dataset import Dataset
-from ezo.data._points import jitter, normalise
+from ezo.data._points import Float64, jitter, normalise, snapped
 
 NAMES = ("shapes-upright", "shapes-upright-<points>")
 SPACING = 2.0**-12  # of the grid that coordinates lie on
@@ -42,12 +40,10 @@ def load(name: str, root: Path | None = None) -> Dataset:
             f"expected at least 2 points in a cloud, got '{name}'; try shapes-upright-256"
         )
     generator = torch.Generator().manual_seed(0)
-    with _Float64():
+    with Float64():
         train_x, train_y = shapes.sample(shapes.TRAIN, points, generator, _upright)
         test_x, test_y = shapes.sample(shapes.TEST, points, generator, _upright)
-    return Dataset(
-        train_x, train_y.long(), test_x, test_y.long(), len(shapes.FAMILIES), augment=augment
-    )
+    return Dataset(train_x, train_y, test_x, test_y, len(shapes.FAMILIES), augment=augment)
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -62,34 +58,17 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         (N, P, 3) on x's device, on the grid.
     """
-    return _snapped(_turned_and_jittered(x, generator))
+    return snapped(_turned_and_jittered(x, generator), SPACING)
 
 
 def _upright(cloud: Tensor, generator: torch.Generator) -> Tensor:
-    return _snapped(normalise(_turned_and_jittered(normalise(cloud), generator)))
+    return snapped(normalise(_turned_and_jittered(normalise(cloud), generator)), SPACING)
 
 
 def _turned_and_jittered(x: Tensor, generator: torch.Generator) -> Tensor:
-    with _Float64():
+    with Float64():
         angle = CIRCLE * torch.rand(len(x), 1, generator=generator)
         noise = jitter(x.shape, generator)
     cos, sin = angle.cos().to(x.device), angle.sin().to(x.device)
     a, b, z = x.double().unbind(2)  # (N, P)
     return torch.stack([cos * a - sin * b, sin * a + cos * b, z], 2) + noise.to(x.device)
-
-
-def _snapped(x: Tensor) -> Tensor:
-    """Coordinates rounded to the grid, which float32 holds exactly."""
-    return ((x / SPACING).round() * SPACING).float()
-
-
-class _Float64(TorchFunctionMode):
-    """Within, and in this thread alone, new tensors of real numbers are float64."""
-
-    REAL = (torch.rand, torch.randn, torch.empty, torch.linspace, torch.arange, torch.tensor)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        default = {"dtype": torch.float64} if func in self.REAL else {}
-        return func(*args, **{**default, **(kwargs or {})})

@@ -1,6 +1,7 @@
 """Accuracy: do the ZO steps on the first layers help at all?"""
 
 from ezo.rows import Row
+from reproduce import rules
 from reproduce.judge import PAPER_DATA, Claim, Finding, finding
 from reproduce.select import accuracy_differences
 
@@ -14,9 +15,7 @@ CLAIM = Claim(
     needs="final test_accuracy of tail-only-k and of elastic-k or elastic-lean-k, at least 3 seeds",
     statistic="mean over seeds of the difference of two runs with the same seed, 95 % Student "
     "interval",
-    tolerance="the interval: reproduced when all of it lies above 0, contradicted when all of it "
-    "lies below. elastic-lean-k is ours and not the paper's method",
-    neutral=0.0,
+    strict=True,
     source="our own: the ablation that the paper leaves out",
 )
 PAIRS = [
@@ -28,6 +27,13 @@ PAIRS = [
 def judge(rows: list[Row], full: bool) -> list[Finding]:
     """Paired by seed, for each number of BP layers."""
     return [
-        finding(CLAIM, comparison, samples, full and group.data in PAPER_DATA, cases)
-        for group, comparison, samples, cases in accuracy_differences(rows, PAIRS)
+        finding(
+            CLAIM,
+            found.comparison,
+            found.samples,
+            full and found.group.data in PAPER_DATA,
+            found.cases,
+            unfair=rules.unequal(found.ends),
+        )
+        for found in accuracy_differences(rows, PAIRS)
     ]

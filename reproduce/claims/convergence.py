@@ -3,6 +3,7 @@
 import math
 
 from ezo.rows import Row
+from reproduce import rules
 from reproduce.judge import PAPER_DATA, Claim, Finding, finding
 from reproduce.select import Key, final, groups, history, seeds_of, value
 
@@ -17,12 +18,12 @@ CLAIM = Claim(
     needs="test_accuracy and forward_passes after each epoch of full-zo and elastic-k, at least 3 "
     "seeds",
     statistic="for each seed, full ZO's forward passes over ElasticZO's at the first evaluation "
-    "that is no worse than full ZO's last; geometric mean, 95 % Student interval of the logarithms",
-    tolerance="the interval: reproduced when all of it lies above 1. A run is evaluated once an "
-    "epoch, so that a seed's number lies between two: the estimate takes the lower, against "
-    "ElasticZO, and the interval ends above the upper. Who is there by the first evaluation has "
-    "no upper: the estimate is then a lower bound. A run that never gets there has no such number",
-    neutral=1.0,
+    "that is no worse than full ZO's last; geometric mean, 95 % Student interval of the "
+    "logarithms. A run is evaluated once an epoch, so that a seed's number lies between two: the "
+    "estimate is the lower, against ElasticZO, and the interval ends above the upper. Who is there "
+    "by the first evaluation has no upper: the estimate is then a lower bound. A run that never "
+    "gets there has no such number",
+    strict=True,
 )
 
 
@@ -33,7 +34,7 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
     findings = []
     for group in groups(ends):
         for method in ("elastic-1", "elastic-2"):
-            spans, cases = [], []
+            spans, taken = [], []
             for seed in seeds_of(ends, group, "full-zo", method):
                 zo, ours = Key(*group, "full-zo", seed), Key(*group, method, seed)
                 if zo not in passes or ours not in passes:
@@ -43,7 +44,7 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
                     (spent[row.step], value(row)) for row in accuracy[ours] if row.step in spent
                 ]
                 spans.append(speedup(value(passes[zo][-1]), value(ends[zo]), there))
-                cases += [ends[zo].case, ends[ours].case]
+                taken += [ends[zo], ends[ours]]
             if spans:
                 first = sum(math.isinf(high) for _, high in spans)
                 findings.append(
@@ -52,12 +53,14 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
                         f"{method} against full-zo, {group}",
                         [low for low, _ in spans],
                         full and group.data in PAPER_DATA,
-                        tuple(cases),
+                        tuple(row.case for row in taken),
                         ratio=True,
                         upper=[high for _, high in spans],
                         note=f"there by the first evaluation: {first} of {len(spans)} seeds"
                         if first
                         else "",
+                        unfair=rules.unequal(taken),
+                        void=rules.no_baseline(taken),
                     )
                 )
     return findings

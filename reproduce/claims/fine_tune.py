@@ -1,6 +1,7 @@
 """Fine-tuning: does it bring anything?"""
 
 from ezo.rows import Row
+from reproduce import rules
 from reproduce.judge import PAPER_DATA, Claim, Finding, finding
 from reproduce.select import groups, history, value
 
@@ -8,14 +9,12 @@ CLAIM = Claim(
     id="fine-tune",
     text="Works for fine-tuning: test accuracy on the rotated data after fine-tuning minus before",
     printed="qualitative",
-    low=0.0,
+    low=-rules.MARGINS["fine-tune"].size,
     high=float("inf"),
     unit="points",
     needs="test_accuracy at step 0 and at the end of runs that start from a run on the unrotated "
     "data, at least 3 seeds",
     statistic="mean over seeds of last minus first, 95 % Student interval",
-    tolerance="the interval: reproduced when all of it lies above 0",
-    neutral=0.0,
 )
 METHODS = ("full-zo", "elastic-1", "elastic-2")
 

@@ -13,7 +13,6 @@ CLAIM = Claim(
     unit="%",
     needs="peak_tensor_bytes of inference and full-zo",
     statistic="the ratio of two exact byte counts, minus one",
-    tolerance="none: the bytes are the same on every run. 2 % is our reading of 'almost'",
     better="lower",
 )
 

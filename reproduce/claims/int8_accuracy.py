@@ -1,24 +1,20 @@
 """Accuracy: integers against float32, method by method."""
 
-from dataclasses import replace
-
 from ezo.rows import Row
-from reproduce.judge import PAPER_DATA, Claim, Finding, finding, seed_margin
+from reproduce import rules
+from reproduce.judge import PAPER_DATA, Claim, Finding, finding
 from reproduce.select import Group, Key, final, groups, seeds_of, value
 
 CLAIM = Claim(
     id="int8-accuracy",
     text="INT8 does not compromise accuracy: INT8 minus FP32, same method",
     printed="qualitative",
-    low=0.0,
+    low=-rules.MARGINS["int8-accuracy"].size,
     high=float("inf"),
     unit="points",
     needs="final test_accuracy of every method in fp32 and in int8 or int8*, at least 3 seeds",
     statistic="mean over seeds of the difference of two runs with the same seed; one-sided 5 % "
     "test of non-inferiority, that is the 90 % Student interval",
-    tolerance="minus 1.96 sqrt(2) s, where s is the standard deviation of the fp32 runs over "
-    "seeds: the loss that another seed alone brings once in twenty pairs. Reproduced when all of "
-    "the interval lies above it, contradicted when all of it lies below",
 )
 
 
@@ -37,16 +33,16 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
             ]
             if not pairs:
                 continue
-            margin = seed_margin([value(b) for _, b in pairs])
             findings.append(
                 finding(
-                    replace(CLAIM, low=-margin),
+                    CLAIM,
                     f"{method}, {group} minus fp32",
                     [value(a) - value(b) for a, b in pairs],
                     full and group.data in PAPER_DATA,
                     tuple(row.case for pair in pairs for row in pair),
                     confidence=0.9,
-                    note=f"90 % interval; margin -{margin:.2f} points",
+                    note="90 % interval",
+                    unfair=rules.unequal(row for pair in pairs for row in pair),
                 )
             )
     return findings

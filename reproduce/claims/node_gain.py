@@ -1,6 +1,7 @@
 """Ours: what node perturbation and learned feedback gain over perturbed weights."""
 
 from ezo.rows import Row
+from reproduce import rules
 from reproduce.judge import OURS, Claim, Finding, finding
 from reproduce.select import accuracy_differences
 
@@ -16,9 +17,7 @@ CLAIM = Claim(
     "and elastic-node-k or elastic-feedback-k, at least 3 seeds",
     statistic="mean over seeds of the difference of two runs with the same seed and as many "
     "epochs, 95 % Student interval",
-    tolerance="the interval: reproduced when all of it lies above 0, contradicted when all of it "
-    "lies below",
-    neutral=0.0,
+    strict=True,
     source=OURS,
 )
 PAIRS = [
@@ -32,6 +31,14 @@ PAIRS = [
 def judge(rows: list[Row], full: bool) -> list[Finding]:
     """Paired by seed, for each number of BP layers."""
     return [
-        finding(CLAIM, comparison, samples, full, cases)
-        for _, comparison, samples, cases in accuracy_differences(rows, PAIRS)
+        finding(
+            CLAIM,
+            found.comparison,
+            found.samples,
+            full,
+            found.cases,
+            unfair=rules.unequal(found.ends),
+            void=rules.no_baseline(found.ends),
+        )
+        for found in accuracy_differences(rows, PAIRS)
     ]

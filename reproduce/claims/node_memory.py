@@ -14,7 +14,6 @@ CLAIM = Claim(
     unit="%",
     needs="peak_tensor_bytes of inference and full-zo-node or full-zo-feedback",
     statistic="the ratio of two exact byte counts, minus one",
-    tolerance="none: the bytes are the same on every run. 2 % as for inference-memory",
     better="lower",
     source=OURS,
 )

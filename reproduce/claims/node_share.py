@@ -1,6 +1,7 @@
 """Ours: what nodes and feedback add to the last layers, which BP trains."""
 
 from ezo.rows import Row
+from reproduce import rules
 from reproduce.judge import OURS, Claim, Finding, finding
 from reproduce.select import accuracy_differences
 
@@ -15,8 +16,7 @@ CLAIM = Claim(
     "and 2, at least 3 seeds",
     statistic="mean over seeds of the difference of two runs with the same seed, 95 % Student "
     "interval",
-    tolerance="as for ablation",
-    neutral=0.0,
+    strict=True,
     source=OURS,
 )
 PAIRS = [(f"elastic-{way}-{k}", f"tail-only-{k}") for k in (1, 2) for way in ("node", "feedback")]
@@ -25,6 +25,14 @@ PAIRS = [(f"elastic-{way}-{k}", f"tail-only-{k}") for k in (1, 2) for way in ("n
 def judge(rows: list[Row], full: bool) -> list[Finding]:
     """Paired by seed, for each number of BP layers."""
     return [
-        finding(CLAIM, comparison, samples, full, cases)
-        for _, comparison, samples, cases in accuracy_differences(rows, PAIRS)
+        finding(
+            CLAIM,
+            found.comparison,
+            found.samples,
+            full,
+            found.cases,
+            unfair=rules.unequal(found.ends),
+            void=rules.no_baseline(found.ends),
+        )
+        for found in accuracy_differences(rows, PAIRS)
     ]

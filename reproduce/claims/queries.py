@@ -1,6 +1,7 @@
 """Accuracy: what several perturbations a step add, at as many times the forward passes."""
 
 from ezo.rows import Row
+from reproduce import rules
 from reproduce.experiments._runs import QUERIES
 from reproduce.judge import PAPER_DATA, Claim, Finding, finding
 from reproduce.select import Group, Key, final, groups, seeds_of, value
@@ -17,9 +18,7 @@ CLAIM = Claim(
     "least 3 seeds",
     statistic="mean over seeds of the difference of two runs with the same seed, 95 % Student "
     "interval",
-    tolerance="the interval: reproduced when all of it lies above 0, contradicted when all of it "
-    "lies below",
-    neutral=0.0,
+    strict=True,
     source="our own",
 )
 
@@ -39,6 +38,7 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
                     [value(a) - value(b) for a, b in pairs],
                     full and group.data in PAPER_DATA,
                     tuple(row.case for pair in pairs for row in pair),
+                    unfair=rules.unequal(row for pair in pairs for row in pair),
                 )
             )
     return findings

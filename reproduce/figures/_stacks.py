@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reproduce.figures._style import order, panels, patches
+from reproduce.figures._style import below, order, panels, patches, title
 
 
 def stacks(
@@ -23,7 +23,7 @@ def stacks(
     if mine.empty:
         return None
     parts = list(mine.groupby(["model", "precision", "settings", "threads"]))
-    figure, axes = panels(len(parts), height=3.2)
+    figure, axes = panels(len(parts), 2.8, columns=2)
     for ax, ((model, precision, settings, threads), group) in zip(axes, parts, strict=True):
         table = group.pivot_table(
             index="method", columns="metric", values="value", aggfunc="median"
@@ -34,11 +34,7 @@ def stacks(
         for metric, style in zip(shown, patches(len(shown)), strict=True):
             ax.barh(table.index, table[metric], left=left, label=metrics[metric], **style)
             left = left + table[metric]
-        plural = "s" if threads > 1 else ""
-        ax.set(
-            title=f"{model}, {precision}, {settings}, {threads} thread{plural}",
-            xlabel=label,
-            ylabel="method",
-        )
-        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, frameon=False)
+        where = f", {threads} threads" if threads > 1 else ""
+        ax.set(title=f"{title(model, precision)}, {settings}{where}", xlabel=label)
+    below(figure)
     return figure

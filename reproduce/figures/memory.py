@@ -1,46 +1,56 @@
-"""Peak memory of a training step, method by method."""
+"""Peak memory of a step over that of inference, at every split."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reproduce.figures._style import COLOURS, order, panels
+from reproduce.figures._style import BAND, below, forest, order, panels, title
 
-TITLE = "Peak memory of a training step"
+OPENING = 2
+TITLE = "Memory of a step over that of inference"
 CAPTION = (
-    "Exact tensor bytes at the peak of a step; in brackets, how many times those of fp32 inference "
-    "on the same batch."
+    "How much more than a pass of inference in the same precision a training step needs at its "
+    "peak: in exact tensor bytes (filled) and in the whole heap (hollow). What is streamed takes "
+    "its first layers a few examples at a time, inference too. The axis is linear below 1 % and "
+    "logarithmic above; the grey band is what the paper prints for ElasticZO over full ZO."
 )
+METRICS = {"peak_tensor_bytes": ("tensors", "full"), "heap_peak_bytes": ("heap", "none")}
+COLOURS = {"fp32": "#0072B2", "int8": "#D55E00", "int8*": "#8F4E8B"}
+LIFT = {"peak_tensor_bytes": 0.16, "heap_peak_bytes": -0.16}
+PRINTED = (0.072, 1.7)  # %
 
 
 def draw(frame: pd.DataFrame) -> Figure | None:
-    """One panel for each model, precision and setting."""
-    peaks = frame[(frame.metric == "peak_tensor_bytes") & frame.value.notna()]
-    if peaks.empty:
+    """One panel for each model and batch."""
+    found = frame[frame.metric.isin(list(METRICS)) & (frame.value > 0)]
+    key = ["model", "precision", "settings", "metric"]
+    base = found[found.method == "inference"].groupby(key).value.last().rename("base")
+    found = found[found.method != "inference"].join(base, on=key).dropna(subset=["base"])
+    found = found[~found.method.str.startswith("tail-only")]
+    if found.empty:
         return None
-    parts = list(peaks.groupby(["model", "precision", "settings"]))
-    figure, axes = panels(len(parts), height=3.2)
-    for ax, ((model, precision, settings), group) in zip(axes, parts, strict=True):
-        by_method = group.groupby("method").value.last()
-        methods = order(by_method.index)[::-1]
-        base = peaks[
-            (peaks.model == model)
-            & (peaks["config.batch_size"] == group["config.batch_size"].iloc[0])
-            & (peaks.precision == "fp32")
-            & (peaks.method == "inference")
-        ].value
-        megabytes = [by_method[m] / 1e6 for m in methods]
-        bars = ax.barh(
-            methods, megabytes, color=[COLOURS.get(m, "0.6") for m in methods], edgecolor="0.2"
-        )
-        texts = [
-            f"{x:,.2f}" + (f"  ({x * 1e6 / base.iloc[-1]:.3f}x)" if len(base) else "")
-            for x in megabytes
-        ]
-        ax.bar_label(bars, texts, padding=3, fontsize=7)
-        ax.set(
-            title=f"{model}, {precision}, {settings}",
-            xlabel="peak tensor bytes (MB)",
-            ylabel="method",
-            xlim=(0, max(megabytes) * 1.5),
-        )
+    found = found.assign(more=(100 * (found.value / found.base - 1)).clip(lower=0))
+    shapes = list(found.groupby(["model", "variant_of_shape"]))
+    most = max(group.method.nunique() for _, group in shapes)
+    figure, axes = panels(len(shapes), height=0.9 + 0.17 * most)
+    for ax, ((model, shape), group) in zip(axes, shapes, strict=True):
+        methods = order(group.method)
+        for (precision, variant, metric), mine in group.groupby(["precision", "variant", "metric"]):
+            name, fill = METRICS[metric]
+            ax.plot(
+                mine.more,
+                [LIFT[metric] - methods.index(method) for method in mine.method],
+                label=f"{title(precision)}, {name}" + (f", {variant}" if variant else ""),
+                marker="^" if variant else "o",
+                fillstyle=fill,
+                linestyle="",
+                color=COLOURS.get(precision, "0.4"),
+            )
+        ax.axvspan(*PRINTED, **BAND, label="printed")
+        ax.set_xscale("symlog", linthresh=1, linscale=0.6)
+        ax.set_xlim(-0.1, 2 * group.more.max() + 1)
+        ax.set_xticks([x for x in (0, 1, 10, 100, 1000) if x < 2 * group.more.max() + 1])
+        ax.xaxis.set_major_formatter("{x:g}")
+        forest(ax, methods, "more than inference (%)")
+        ax.set_title(f"{title(model)}, {shape}")
+    below(figure, 2)
     return figure

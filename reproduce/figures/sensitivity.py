@@ -3,13 +3,14 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reproduce.figures._style import COLOURS, LINES, MARKERS, order, panels, whiskers
-from reproduce.frame import sensitivity
+from reproduce.figures._style import COLOURS, LINES, MARKERS, below, order, panels, title, whiskers
+from reproduce.frame import by_seed, ends_of, sensitivity
 
 TITLE = "Sensitivity to hyperparameters"
 CAPTION = (
     "Final test accuracy of short runs, all other hyperparameters at the chosen values; rings mark "
-    "the chosen one. Mean over seeds with its 95 % Student interval (none for a single seed)."
+    "the chosen one. One seed: the band is twice the deviation over seeds of whole runs of the "
+    "same method, and what lies within it says nothing."
 )
 UNITS = {
     "lr": "ZO learning rate (1)",
@@ -30,8 +31,10 @@ def draw(frame: pd.DataFrame) -> Figure | None:
     parts = list(sensitivity(frame))
     if not parts:
         return None
-    figure, axes = panels(len(parts), height=2.9)
-    for ax, (title, name, lines) in zip(axes, parts, strict=True):
+    spreads = ends_of(frame)
+    figure, axes = panels(len(parts), 2.1, columns=2)
+    for ax, (group, name, lines) in zip(axes, parts, strict=True):
+        runs = spreads.get(tuple(group.split(", ")))
         numeric = lines.number.notna().all()
         for method in order(lines.method):
             mine = lines[lines.method == method].sort_values("number" if numeric else "setting")
@@ -44,7 +47,7 @@ def draw(frame: pd.DataFrame) -> Figure | None:
                 means,
                 label=method,
                 color=COLOURS.get(method),
-                marker=MARKERS.get(method),
+                marker=MARKERS.get(method, "X"),
                 linestyle=LINES.get(method, "-") if numeric else "",
             )
             for x, (mean, reach) in zip(across, found, strict=True):
@@ -52,9 +55,13 @@ def draw(frame: pd.DataFrame) -> Figure | None:
                     ax.errorbar(x, mean, yerr=reach, color=COLOURS.get(method), capsize=3)
             for x in mine[mine.centre][column].unique():
                 mean = means[across.index(x)]
-                ax.plot([x], [mean], "o", markersize=11, fillstyle="none", color="0.2")
+                ax.plot([x], [mean], "o", markersize=8, fillstyle="none", color="0.2")
+                if runs is not None and (seeds := by_seed(runs, method)).count() > 1:
+                    spread = float(2 * seeds.std())
+                    ax.axhspan(mean - spread, mean + spread, color=COLOURS.get(method), alpha=0.12)
         if numeric and (lines.number > 0).all():
             ax.set_xscale("log")
-        ax.set(title=title, xlabel=UNITS.get(name, name), ylabel="final test accuracy (%)")
-        ax.legend(fontsize=7, loc="best")
+        ax.set_title(title(*group.split(", ")))
+        ax.set(xlabel=UNITS.get(name, name), ylabel="final test accuracy (%)")
+    below(figure)
     return figure
