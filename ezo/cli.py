@@ -1,4 +1,4 @@
-"""The command line: ``ezo train``, ``ezo plan``, ``ezo export`` and ``ezo list``."""
+"""The command line: ``ezo train``, ``predict``, ``eval``, ``plan``, ``export`` and ``list``."""
 
 import argparse
 import math
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ezo import catalogue, check, rows, train
+from ezo import catalogue, check, predict, rows, train
 from ezo.export import command as export
 from ezo.files import run_command
 from ezo.plan import command as plan
@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     text = "predict memory and time of a model's step by each method"
     plan.add_arguments(commands.add_parser("plan", help=text, **how))
+    how["description"] = "Predict the classes of examples by the weights of a run, as CSV."
+    predict.add_predict(commands.add_parser("predict", help="predict classes of examples", **how))
+    how["description"] = "Print the accuracy and the loss of a run's weights on labelled examples."
+    predict.add_eval(commands.add_parser("eval", help="measure a run on other data", **how))
     how["description"] = (
         "Write C99 that goes on with a training on a microcontroller, to the same bits; without "
         "--out, print what every split would take."
@@ -53,7 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command is None:
         parser.print_help(sys.stderr)
         parser.exit(2)
-    work = {"train": _train, "plan": plan.command, "export": export.command, "list": _list}
+    work = {
+        "train": _train,
+        "predict": predict.command_predict,
+        "eval": predict.command_eval,
+        "plan": plan.command,
+        "export": export.command,
+        "list": _list,
+    }
     on = "; the same command goes on from the last checkpoint"
     stopped = f"stopped{on if given.command == 'train' and given.out else ''}"
     return run_command("ezo", lambda: work[given.command](given), stopped)
@@ -63,7 +74,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows each default that there is."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default in (None, "") else super()._get_help_string(action)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
