@@ -1,13 +1,13 @@
 """``python -m bench run NAME``: each cell in a process of its own; also gate, history, smoke."""
 
 import argparse
+import functools
 import importlib.util
 import os
 import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,9 +24,9 @@ if importlib.util.find_spec("psutil") is None:
     )
     sys.exit(2)
 
-from bench import gate, grid, history, smoke
+from bench import engines, gate, grid, history, smoke
 from bench.isolate import measure_or_say_why
-from bench.workload import Workload
+from bench.workload import Workload, row_of
 from ezo import check
 from ezo.cli import joined
 from ezo.files import run_command, write_text
@@ -63,6 +63,7 @@ def _command() -> int:
         type=int,
         help="cells side by side; by default one, but a core each on a CPU where none disturbs",
     )
+    run.add_argument("--engine", default=engines.USUAL, help=engines.HELP)
     run.add_argument("--retry-failed", action="store_true", help="measure again what failed")
     compare = commands.add_parser(
         "gate", help="fail where this tree is worse than a commit", formatter_class=shown
@@ -84,7 +85,7 @@ def _command() -> int:
         run.error("expected --out, a folder for rows.jsonl, or --list")
     benchmark = importlib.import_module(f"bench.{given.benchmark}")
     cells = _grid(given, benchmark).cells(benchmark)
-    jobs = _jobs(benchmark, cells, given.jobs)
+    jobs = _jobs(benchmark, cells, given.jobs, given.engine)
     if given.list:
         _list(benchmark, cells, grid.Kept(given.out, given.benchmark), jobs)
         return 0
@@ -92,7 +93,7 @@ def _command() -> int:
         check.device(device)
     with alone_in(given.out):  # before its rows are read
         kept = grid.Kept(given.out, given.benchmark)
-        return _measure(benchmark, cells, kept, given.retry_failed, jobs)
+        return _measure(benchmark, cells, kept, given.retry_failed, (given.engine, jobs))
 
 
 def _gate(given: argparse.Namespace) -> int:
@@ -150,9 +151,15 @@ def _failed(measured: list[Row]) -> bool:
     return any(row.metric == "failed" for row in measured)
 
 
-def _jobs(benchmark: ModuleType, cells: list[Any], wanted: int | None) -> int:
+def _jobs(benchmark: ModuleType, cells: list[Any], wanted: int | None, engine: str) -> int:
     """How many cells side by side."""
+    engines.check(engine)
     able = getattr(benchmark, "SIDE_BY_SIDE", False)
+    if not able and engine != engines.USUAL:
+        raise ValueError(
+            f"expected --engine {engines.USUAL} for {benchmark.__name__}, got {engine}: its times "
+            "are this machine's, alone"
+        )
     if wanted is None:
         able = able and all(case.device == "cpu" for case in cells)
         return (os.cpu_count() or 1) if able else 1
@@ -166,9 +173,13 @@ def _jobs(benchmark: ModuleType, cells: list[Any], wanted: int | None) -> int:
 
 
 def _measure(
-    benchmark: ModuleType, cells: list[Any], kept: grid.Kept, retry_failed: bool, jobs: int
+    benchmark: ModuleType,
+    cells: list[Any],
+    kept: grid.Kept,
+    retry_failed: bool,
+    by: tuple[str, int],
 ) -> int:
-    name = kept.benchmark
+    name, (engine, jobs) = kept.benchmark, by
     predicted = {c: kept.seconds(c) or grid.predicted_seconds(benchmark, c) for c in cells}
     failed = {case: _failed(kept.of(case)) for case in cells if kept.of(case)}
     todo = [
@@ -179,25 +190,22 @@ def _measure(
         print(f"all {len(cells)} cells were measured before; their rows are in {kept.path}")
     shown = "{l_bar}{bar}| {postfix}"
     hide = None if todo else True  # None: shown on a terminal alone
-    # Threads only wait for the cells' processes; rows are kept by this one alone.
-    with (
-        ThreadPoolExecutor(jobs) as side_by_side,
-        tqdm(total=round(left), unit="s", bar_format=shown, disable=hide) as bar,
-    ):
-        cases = {side_by_side.submit(measure_or_say_why, name, case): case for case in todo}
-        try:
-            for n, done in enumerate(as_completed(cases), start=1):
-                case, measured = cases[done], done.result()
-                kept.put(case, measured)
-                for row in measured:
-                    tqdm.write(_shown(row))
-                failed[case] = _failed(measured)
-                left -= predicted[case]
-                still = f"{len(todo) - n} cells, about {max(left / jobs, 0):.0f} s left"
-                bar.set_postfix_str(still)
-                bar.update(round(predicted[case]))
-        finally:
-            side_by_side.shutdown(cancel_futures=True)  # interrupted: start no more
+    # Workers only wait for the cells' processes; rows are kept by this one alone.
+    work = functools.partial(measure_or_say_why, name)
+    with tqdm(total=round(left), unit="s", bar_format=shown, disable=hide) as bar:
+        ended = engines.run(engine, work, todo, jobs)
+        for n, (number, measured) in enumerate(ended, start=1):
+            case = todo[number]
+            if isinstance(measured, engines.Lost):
+                measured = [row_of(case, "failed", None, "", measured.note)]
+            kept.put(case, measured)
+            for row in measured:
+                tqdm.write(_shown(row))
+            failed[case] = _failed(measured)
+            left -= predicted[case]
+            still = f"{len(todo) - n} cells, about {max(left / jobs, 0):.0f} s left"
+            bar.set_postfix_str(still)
+            bar.update(round(predicted[case]))
     if hasattr(benchmark, "table"):
         text = benchmark.table([row for case in cells for row in kept.of(case)])
         write_text(kept.path.parent / f"{name}.md", text)

@@ -6,6 +6,7 @@ First-Order Optimization", arXiv 2501.04287.
 
 from ezo.nodes import Feedback, Nodes
 from ezo.optim import ElasticZO, Estimate
+from ezo.ranks import Ranks
 from ezo.split import layers, split
 
-__all__ = ["ElasticZO", "Estimate", "Feedback", "Nodes", "layers", "split"]
+__all__ = ["ElasticZO", "Estimate", "Feedback", "Nodes", "Ranks", "layers", "split"]

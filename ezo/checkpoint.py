@@ -166,7 +166,7 @@ def with_exponents(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
     The model is built as that network was. Any other state dict comes back as it is.
     """
     own = model.state_dict()
-    exponents = {name: own[name] for name in own if _is_exponent(name, own)}
+    exponents = {name: own[name] for name in own if is_exponent(name, own)}
     return state if exponents.keys() & state.keys() else {**state, **exponents}
 
 
@@ -218,7 +218,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
     """
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        if _is_exponent(name, tensors):
+        if is_exponent(name, tensors):
             continue
         sha.update(name.encode())
         sha.update(
@@ -227,8 +227,9 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _is_exponent(name: str, tensors: dict[str, Tensor]) -> bool:
+def is_exponent(name: str, tensors: dict[str, Tensor]) -> bool:
+    """Whether a tensor of a state dict is an exponent: of int8 mantissas, or of calibration."""
     if name.endswith("static_exponents"):
-        return _is_exponent(f"{name.removesuffix('static_exponents')}weight_exponent", tensors)
+        return is_exponent(f"{name.removesuffix('static_exponents')}weight_exponent", tensors)
     mantissas = tensors.get(name.removesuffix("_exponent"))
     return name.endswith("_exponent") and mantissas is not None and mantissas.dtype == torch.int8

@@ -1,4 +1,4 @@
-"""The command line: ``ezo train``, ``predict``, ``eval``, ``plan``, ``export`` and ``list``."""
+"""The command line: train, predict, eval, replay, journal, plan, export and list."""
 
 import argparse
 import math
@@ -15,8 +15,10 @@ import torch
 from ezo import catalogue, check, predict, rows, train
 from ezo.export import command as export
 from ezo.files import run_command
+from ezo.journal import command as journal
 from ezo.plan import command as plan
-from ezo.run import Run, option
+from ezo.ranks import SPLITS, Ranks, ranks_of
+from ezo.run import Run, Settled, option
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     how: dict[str, Any] = {"description": about, "formatter_class": _Help}
     _add_train(commands.add_parser("train", help="train a model and report its accuracy", **how))
+    how["description"] = (
+        "Make the weights that a run ended with again, from those that it began with and the "
+        "journal that `ezo train --journal` kept: no data, no passes, the same bits."
+    )
+    text = "make a run's weights again from its journal"
+    journal.add_replay(commands.add_parser("replay", help=text, **how))
+    how["description"] = "Print what a journal holds, and what of it is damaged."
+    journal.add_journal(commands.add_parser("journal", help="say what a journal holds", **how))
     how["description"] = (
         "Predict the peak bytes and the relative time of a step, for every split of a model or the "
         "methods given, and say which has the most BP that fits a budget."
@@ -61,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": _train,
         "predict": predict.command_predict,
         "eval": predict.command_eval,
+        "replay": journal.command_replay,
+        "journal": journal.command_journal,
         "plan": plan.command,
         "export": export.command,
         "list": _list,
@@ -90,6 +102,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
             add(option(field.name), **how)
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--out", type=Path, help="folder for rows.jsonl and the checkpoint; by default none")
+    add("--journal", type=Path, help="file that keeps what each step applied, for `ezo replay`")
+    add(
+        "--ranks",
+        choices=SPLITS,
+        help="train with the other processes that torchrun started: what they share, the examples "
+        "of a batch or the queries of a step; by default one process",
+    )
     add("--device", default="cpu", help="cpu, cuda or another torch device")
     add("--threads", type=int, help="CPU threads; by default torch's choice")
     add("--checkpoint-steps", type=int, default=1000, help="steps between checkpoints")
@@ -153,14 +172,23 @@ def _train(given: argparse.Namespace) -> int:
         for names in ([f.name for f in fields(Run)], hyper)
     )
     settled = Run(**own).settled(changes)
+    with ranks_of(given.ranks, given.device) as ranks:
+        return _report(given, settled, ranks)
+
+
+def _report(given: argparse.Namespace, settled: Settled, ranks: Ranks | None) -> int:
     steps = train.train(
         settled,
         root=given.data_root,
         out=given.out,
         device=given.device,
         checkpoint_steps=given.checkpoint_steps,
+        journal=given.journal,
+        ranks=ranks,
         progress=sys.stderr.isatty(),
     )
+    if ranks is not None and torch.distributed.get_rank():  # rank 0 tells
+        return int([row.metric for row in steps][-1] == "diverged")
     first = next(steps, None)  # what can't be trained is an error before anything is said
     print(f"ezo: hyperparameters: {settled.source}", file=sys.stderr)
     for row in chain([first] if first else [], steps):
@@ -172,6 +200,8 @@ def _train(given: argparse.Namespace) -> int:
         else:
             value = math.nan if row.value is None else row.value  # rows on disk have no NaN
             print(f"step {row.step:>7,}  {row.metric:<15} {value:>12,.4f} {row.unit}", flush=True)
+            if row.metric == "sent_bytes":
+                print(f"ezo: {row.note}", file=sys.stderr)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,29 +10,59 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as _optimizer
 
 from ezo import catalogue, check
+from ezo.ranks import Ranks, exchange_of
 from ezo.step import BP_GRADIENTS, SIDES, Perturbation, replay
 
 P = TypeVar("P", bound=Tensor)
 MOST_STEPS = (1 << 32) - 1  # that the noise stream tells apart
 
 
+class Drawn(NamedTuple):
+    """What the noise of an optimiser's next step moves, in the order of the noise stream.
+
+    Fields:
+        tensors: the weights, frozen ones too: the t-th is tensor t of the stream.
+        groups: of each, the number of its group in an update.
+        free: of each, whether it moves.
+        noise: its distribution, as the arithmetic names it.
+        held: the row of a tensor that stays, by tensor.
+        fraction: whether updates are kept finer than the weights.
+    """
+
+    tensors: list[Tensor]
+    groups: list[int]
+    free: list[bool]
+    noise: Any
+    held: dict[Tensor, int]
+    fraction: bool
+
+
 class Elastic(Optimizer):
     """An optimiser whose step is `ezo.step.step`.
 
-    A subclass has ``_step(closure)``, ``_perturbations()`` and ``_settings()``.
+    A subclass has ``_step(closure)``, ``_perturbations()``, ``drawn()`` and ``_settings()``.
 
     Attributes:
         applied: the last step's updates of the ZO part, for `replay`: of each query, in the order
             in which they were applied, a tuple of one ``UPDATE``.
+        exchange: with the other ranks (`ezo.ranks.Exchange`), or None.
     """
 
     KIND = ""  # names the class in state dicts
     MOST_QUERIES: int | None = None
     UPDATE: type  # of its updates
+    _model: Any
     CLOSURE = ""  # an example
     _step_supports_amp_scaling = True  # GradScaler.step calls step, which says what to do
 
-    def _set_up(self, estimator: str, queries: int, bp_gradient: str, seed: int) -> None:
+    def _set_up(
+        self,
+        estimator: str,
+        queries: int,
+        bp_gradient: str,
+        seed: int,
+        ranks: bool | Ranks = False,
+    ) -> None:
         check.integer("queries", queries, 1, self.MOST_QUERIES)
         check.seed(seed)
         file = catalogue.find("estimator", estimator)
@@ -41,6 +71,7 @@ class Elastic(Optimizer):
         self._estimator, self._points, self._difference = estimator, file.POINTS, file.difference
         self._queries, self._bp_gradient, self._seed = int(queries), bp_gradient, int(seed)
         self._steps, self._looked = 0, False
+        self.exchange = exchange_of(ranks)
         self.applied: list[tuple[Any, ...]] = []
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -55,10 +86,35 @@ class Elastic(Optimizer):
             )
         if not self._looked:
             return self._first_step(closure)
-        return self._watched_step(closure) if _watched(self) else self._step(closure)
+        loss = self._watched_step(closure) if _watched(self) else self._step(closure)
+        if self.exchange and self._steps % self.exchange.ranks.check_steps == 0:
+            self.synchronise()
+        return loss
+
+    def synchronise(self) -> None:
+        """See that all ranks have the same weights; buffers of floats become their mean over ranks.
+
+        A step does so now and then (`ezo.ranks.Ranks`). Without ranks it does nothing.
+
+        Raises:
+            RuntimeError: the weights differ.
+        """
+        if self.exchange is None:
+            return
+        averaged = [b for b in self._model.buffers() if b.is_floating_point()]
+        self.exchange.summed(averaged, "checks")
+        for buffer in averaged:
+            buffer.div_(self.exchange.size)
+        self._expect_same()
+
+    def _expect_same(self) -> None:
+        if self.exchange is not None:
+            finer = [t for of in self.state.values() for t in of.values() if "fraction" in of]
+            self.exchange.expect_same([*self._model.parameters(), *finer], self._steps)
 
     def _first_step(self, closure: Callable[[], Any]) -> Any:
         self._refuse_ranks()
+        self._expect_same()
         with _no_scaling():
             loss = self._watched_step(closure) if _watched(self) else self._step(closure)
         self._looked = True
@@ -66,11 +122,13 @@ class Elastic(Optimizer):
 
     def _refuse_ranks(self) -> None:
         """Each rank would have losses, and so ZO weights, of its own."""
+        if self.exchange is not None:
+            return
         ranks = _ranks()
         if ranks > 1 and any(group.get("zo") and group["params"] for group in self.param_groups):
             raise ValueError(
                 f"expected one process, got torch.distributed with {ranks} ranks: each would train "
-                "other ZO weights, by a loss of its own. Train in one process, or give bp='all'"
+                "other ZO weights, by a loss of its own. Give ranks=True, or bp='all'"
             )
 
     # Optimizer would wrap `step` for profilers and hooks, at a cost that shows beside a small
@@ -86,6 +144,10 @@ class Elastic(Optimizer):
 
     def _perturbations(self) -> Sequence[Perturbation]:
         """What a step perturbs, at the place of the next step."""
+        raise NotImplementedError
+
+    def drawn(self) -> Drawn:
+        """The weights that noise moves: what a record of updates is about."""
         raise NotImplementedError
 
     @torch.no_grad()

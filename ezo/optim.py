@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from ezo import check, perturb
 from ezo.buffers import Buffers
-from ezo.elastic import Elastic, runs
+from ezo.elastic import Drawn, Elastic, runs
 from ezo.groups import NODE_GROUP, checked, expect_group, made, zo_groups_of
 from ezo.nodes.feedback import FeedbackPerturbation, feedback_of
 from ezo.nodes.layers import Nodes, groups_of
@@ -23,6 +23,7 @@ from ezo.noise import NOISES
 from ezo.passes import Passes, PassLoss
 from ezo.perturb import SCRATCH_BYTES
 from ezo.phases import phase
+from ezo.ranks import Ranks
 from ezo.split import Split, split
 from ezo.spsa import slope
 from ezo.step import Difference, Losses, course, step
@@ -117,6 +118,8 @@ class ElasticZO(Elastic):
         zo_groups: parameter groups for the ZO part, in place of one group of all: dicts with
             ``params`` and any of ``lr``, ``eps``, ``clip``, ``weight_decay`` (and a scheduler's
             ``initial_lr``). With ``nodes``, of the parameters that they leave.
+        ranks: train with the other ranks of ``torch.distributed`` (`ezo.ranks`): True, or a `Ranks`
+            of another split. The closure is of this rank's share of the batch.
         nodes: perturb the outputs of linear layers: True, or `Nodes` for other layers or values,
             or several with layers of their own. Their groups follow the others of the ZO part.
         scratch_bytes: bound on memory for noise outside the compiled path (`ezo.perturb.Sweeper`).
@@ -159,9 +162,15 @@ class ElasticZO(Elastic):
         seed: int = 0,
         zo_groups: Sequence[dict[str, Any]] | None = None,
         nodes: bool | Nodes | Sequence[Nodes] = False,
+        ranks: bool | Ranks = False,
         scratch_bytes: int = SCRATCH_BYTES,
     ) -> None:
-        self._set_up(estimator, queries, bp_gradient, seed)
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise ValueError(
+                "expected the model itself, got one wrapped in DistributedDataParallel, whose own "
+                "exchanges a ZO step has no use for; give model.module, and ranks=True"
+            )
+        self._set_up(estimator, queries, bp_gradient, seed, ranks)
         check.one_of("noise", noise, NOISES)
         if not isinstance(model, nn.Module):
             raise ValueError(
@@ -177,6 +186,12 @@ class ElasticZO(Elastic):
                 stacklevel=2,
             )
         self._layers, node_groups = groups_of(nodes, model, zo)
+        if self._layers and self.exchange is not None:
+            raise ValueError(
+                "expected noise on weights alone with ranks, got nodes, whose updates depend on "
+                "every example's inputs and would take as many bytes as gradients; leave out nodes "
+                "or ranks"
+            )
         self._how = feedback_of(nodes, queries, self._layers)
         self._feedback: dict[int, Tensor] = {}  # by the layers' numbers
         with_nodes = {id(p) for group in node_groups for p in group["params"]}
@@ -224,10 +239,15 @@ class ElasticZO(Elastic):
         bp = [p for group in of_bp for p in group["params"] if p.requires_grad]
         where = self._bp_gradient if bp else "mean" if self._how is not None else None
         visits, taken = course(self._points, self._queries if zo else 0, where)
+        weight, exchange = 1 / max(taken, 1), self.exchange
+        if exchange is not None:
+            visits = tuple(exchange.mine(visits))
+            weight /= exchange.size if exchange.by_example else 1
         self._stepping = True
         try:
             with contextlib.ExitStack() as stack:
-                passes = Passes(closure, self._model, self._buffers, zo, bp, 1 / max(taken, 1))
+                what = (self._model, self._buffers, zo, bp, weight, exchange)
+                passes = Passes(closure, *what)
                 stack.enter_context(passes)
                 for nodes in perturbations[1:]:
                     stack.enter_context(nodes.attached(passes))
@@ -235,6 +255,10 @@ class ElasticZO(Elastic):
         finally:
             self._stepping = False
         if self.bp_optimizer is not None and found.finite:
+            if exchange is not None:
+                for p in bp:
+                    p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                exchange.summed([p.grad for p in bp if p.grad is not None], "gradients")
             with phase("update"):
                 self.bp_optimizer.step()
         self._steps += 1
@@ -270,6 +294,14 @@ class ElasticZO(Elastic):
         if self._how is not None:
             return [weights, FeedbackPerturbation(self._model, self._how, self._feedback, *what)]
         return [weights, NodePerturbation(*what)]
+
+    def drawn(self) -> Drawn:
+        groups = [g for g in self.param_groups if g.get("zo", False) and "sigma" not in g]
+        own = [group["params"] for group in groups if group["params"]]
+        tensors = [p for params in own for p in params]
+        numbers = [i for i, params in enumerate(own) for _ in params]
+        free = [p.requires_grad for p in tensors]
+        return Drawn(tensors, numbers, free, self._noise, self._padding, False)
 
     def replay(self, applied: Sequence[tuple[Any, ...]]) -> None:
         if self._layers:

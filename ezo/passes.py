@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ezo.buffers import Buffers
 from ezo.phases import phase
+from ezo.ranks import Exchange
 from ezo.step import Visit
 
 _nothing = contextlib.nullcontext()
@@ -53,8 +54,10 @@ class Passes:
         zo: list[nn.Parameter],
         bp: list[nn.Parameter],
         weight: float,
+        exchange: Exchange | None = None,
     ) -> None:
         self._closure, self._bp, self._weight = closure, bp, weight
+        self._exchange = exchange
         self._random_state = _RandomState(model) if zo else None
         self._zo = zo
         self._required = [p for p in zo if p.requires_grad]
@@ -107,6 +110,14 @@ class Passes:
             raise
         self._ran = True
         return found
+
+    def together(self, taken: list[tuple[Visit, PassLoss]]) -> list[tuple[Visit, PassLoss]]:
+        """Of all ranks' passes: the mean over the ranks, or the passes that each of them made."""
+        if self._exchange is None:
+            return taken
+        visits = [visit for visit, _ in taken]
+        means = self._exchange.together(visits, [loss.mean for _, loss in taken])
+        return [(visit, PassLoss(mean, None)) for visit, mean in means]
 
     def finite(self, losses: list[PassLoss]) -> bool:
         """Whether every loss is."""

@@ -62,6 +62,9 @@ class Passes(Protocol):
     def loss(self, visit: Visit) -> Any:
         """The loss of a pass; where ``visit.bp``, its gradient is added to the BP part's."""
 
+    def together(self, taken: list[tuple[Visit, Any]]) -> list[tuple[Visit, Any]]:
+        """The losses of all ranks' passes (`ezo.ranks`), from those of this one's."""
+
     def finite(self, losses: list[Any]) -> bool:
         """Whether the step may learn from these."""
 
@@ -120,9 +123,8 @@ def step(
     All perturbations, of the weights and of anything else, move together. An exception, and a loss
     that is not finite, leave everything as it was.
     """
-    losses: list[dict[int, Any]] = []
-    at_theta: dict[int, Any] = {}
-    every: list[Any] = []
+    by_query: dict[int, dict[int, Any]] = {}
+    taken: list[tuple[Visit, Any]] = []
     query = stand = 0  # all stand at theta + stand e, with the e of this query
 
     def move(end: int) -> None:
@@ -139,14 +141,16 @@ def step(
                 move(0)
                 query = visit.query
             move(visit.point)
-            if visit.point and visit.query == len(losses):
-                losses.append({})
-            loss = passes.loss(visit)
-            (losses[visit.query] if visit.point else at_theta)[visit.point] = loss
-            every.append(loss)
-        finite = passes.finite(every)
-        if at_theta:
-            losses = [{**at_theta, **of} for of in losses]
+            taken.append((visit, passes.loss(visit)))
+        every = passes.together(taken)
+        finite = passes.finite([loss for _, loss in every])
+        at_theta: dict[int, Any] = {v.point: loss for v, loss in every if not v.point}
+        for visit, loss in every:
+            if visit.point:
+                by_query.setdefault(visit.query, dict(at_theta))[visit.point] = loss
+        losses = [by_query[q] for q in sorted(by_query)]
+        if len(every) > len(taken):
+            move(0)  # ranks stand at queries of their own
         applied = []
         if finite:
             applied = [

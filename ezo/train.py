@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from ezo import check, checkpoint, restore, rows
 from ezo.data import Dataset
+from ezo.journal import Journal, weights
 from ezo.lock import alone_in
 from ezo.precisions import EVALUATION_BATCH, Step
+from ezo.ranks import Exchange, Ranks
 from ezo.rows import Row
 from ezo.run import Run, Settled, begin, build, load, load_start
 
@@ -31,6 +33,8 @@ def train(
     checkpoint_steps: int = 1000,
     progress: bool = False,
     wait: bool = False,
+    journal: Path | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[Row]:
     """Train, and yield a row for each number measured, when it is.
 
@@ -38,7 +42,8 @@ def train(
     ``test_accuracy_static``, of predictions that depend on no other example; after each epoch also
     ``train_loss`` (mean over its steps), ``train_seconds`` (since the start, without evaluation)
     and ``forward_passes`` (of a batch, since the start). Last: ``finished``, whose note is the
-    weights' digest, or ``diverged``, whose note is the reason; both give the step.
+    weights' digest, or ``diverged``, whose note is the reason; both give the step. By several ranks
+    also ``sent_bytes``, of a step and rank, before that.
 
     Args:
         root: where data sets lie; None for ``EZO_DATA``, else ``data``.
@@ -49,6 +54,10 @@ def train(
         checkpoint_steps: steps between checkpoints, besides one after each epoch.
         progress: show a progress bar on stderr.
         wait: until another process that works in ``out`` has ended, in place of an error.
+        journal: file that keeps what each step applied (`ezo.journal`); beside it, under its name
+            with ``.init.safetensors`` in place of the suffix, come the weights that it began with.
+        ranks: train with the other ranks of `torch.distributed`; rank 0 alone writes, and all read
+            the checkpoint in ``out``.
 
     Raises:
         ValueError: what is asked for can't be trained, or another process works in ``out``, or what
@@ -56,15 +65,18 @@ def train(
         OSError: ``out`` can't be written to.
     """
     settled = run.settled()
-    loop = _Loop(settled, root, out, torch.device(device), checkpoint_steps)
+    loop = _Loop(settled, root, out, torch.device(device), checkpoint_steps, ranks)
     steps: dict[str, Any] = {"total": loop.total_steps, "unit": "step"}
-    with contextlib.nullcontext() if out is None else alone_in(out, wait=wait):
+    alone = out is not None and loop.writes
+    with alone_in(out, wait=wait) if alone and out else contextlib.nullcontext():
         if out is not None:
-            loop.resume(out)
+            loop.resume_in_turn(out)
         yield from loop.earlier_rows
         if loop.ended:
             return
-        steps["initial"] = loop.step
+        if journal is not None and loop.writes:
+            loop.keep_journal(journal)
+        steps["initial"] = loop.begun = loop.step
         with tqdm(**steps, desc=settled.case, disable=not progress, mininterval=0.5) as bar:
             yield from loop.rows(bar)
 
@@ -79,6 +91,7 @@ class _Loop:
         out: Path | None,
         device: torch.device,
         checkpoint_steps: int,
+        ranks: Ranks | None = None,
     ) -> None:
         if checkpoint_steps < 1:
             raise ValueError(f"expected checkpoint_steps of 1 or more, got {checkpoint_steps}")
@@ -92,10 +105,14 @@ class _Loop:
         begin(model, settled, data)
         if run.start:
             load_start(model, settled, out.parent if out else None)
+        how: dict[str, Any] = {"device": device, **({"ranks": ranks} if ranks else {})}
         self.take_step: Step = precision.make_step(
-            run.precision, model, run.method, run.hyper, run.seed, device=device
+            run.precision, model, run.method, run.hyper, run.seed, **how
         )
         self.model, self.optimizer = self.take_step.model, self.take_step.optimizer
+        self.exchange: Exchange | None = self.optimizer.exchange if ranks else None
+        self.writes = self.exchange is None or self.exchange.rank == 0
+        self.share = self.exchange.share(run.batch_size) if self.exchange else slice(None)
         self.examples = _Examples(data, self.take_step, device)
         self.steps_per_epoch = len(data.train_x) // run.batch_size
         self.total_steps = run.epochs * self.steps_per_epoch
@@ -107,6 +124,8 @@ class _Loop:
         self.ended = False
         self.earlier_rows: list[Row] = []
         self.rows_bytes = 0
+        self.journal: Journal | None = None
+        self.begun = 0  # the step at which this process began
 
     def rows(self, bar: tqdm) -> Iterator[Row]:
         measured = self.earlier_rows
@@ -135,10 +154,12 @@ class _Loop:
                 yield from self._keep(measured)
             else:
                 self._checkpoint()
+        if self.exchange is not None:
+            yield from self._keep([self._sent(self.exchange)])
         self.ended = True
         if all(row.value is not None and math.isfinite(row.value) for row in measured[-1:]):
-            weights = checkpoint.digest(self.model.state_dict())
-            yield from self._keep([self._row("finished", self.step, "step", weights)])
+            digest = checkpoint.digest(self.model.state_dict())
+            yield from self._keep([self._row("finished", self.step, "step", digest)])
         else:
             yield from self._keep([self._diverged("the test loss is not finite")])
 
@@ -158,7 +179,7 @@ class _Loop:
                     chosen = order[k * batch : (k + 1) * batch]
                     x, y = self.examples.batch(chosen, _generator(self.run.seed, epoch, k))
                     take_step.schedule(self.step, self.total_steps)
-                    loss = take_step(x, y)
+                    loss = take_step(x[self.share], y[self.share])
                     loss = loss.item() if isinstance(loss, Tensor) else loss
                     if not math.isfinite(loss):
                         return f"the loss is {loss}"
@@ -171,6 +192,8 @@ class _Loop:
                 self.forward_passes += take_step.passes - passes
 
     def _evaluate(self) -> list[Row]:
+        if self.exchange is not None:
+            self.optimizer.synchronise()
         accuracy, loss = self.take_step.evaluate(self.examples.test_x, self.examples.test_y)
         note = "on held-out training examples" if self.run.held_out else ""
         of = (self.examples.test_x, self.examples.test_y, self.examples.seen)
@@ -179,6 +202,12 @@ class _Loop:
         if alone is not None:
             found.insert(1, ("test_accuracy_static", alone, "%"))
         return [self._row(*of, note) for of in found]
+
+    def _sent(self, exchange: Exchange) -> Row:
+        """What a rank sent in a step, but for checks, since the run began or went on."""
+        weights = sum(p.numel() for p in self.model.parameters())
+        value, note = exchange.told(max(self.step - self.begun, 1), weights)
+        return self._row("sent_bytes", value, "B", note)
 
     def _diverged(self, reason: str) -> Row:
         note = f"{reason} at step {self.step}; lower the learning rate or clip g"
@@ -203,15 +232,26 @@ class _Loop:
 
     def _keep(self, measured: list[Row]) -> list[Row]:
         """Write rows and a checkpoint that knows of them."""
-        if self.out is not None:
+        if self.out is not None and self.writes:
             path = self.out / "rows.jsonl"
             rows.write(path, measured, append=True)
             self.rows_bytes = path.stat().st_size
-            self._checkpoint()
+        self._checkpoint()
         return measured
 
+    def keep_journal(self, path: Path) -> None:
+        """From here on."""
+        if self.step == 0:
+            weights.save(path.with_suffix(".init.safetensors"), self.model.state_dict())
+        about = {"case": self.settled.case, "data_checksum": self.data_checksum[:16]}
+        self.journal = Journal(path, self.model, self.optimizer, about=about, resume=self.step > 0)
+
     def _checkpoint(self) -> None:
-        if self.out is None:
+        if self.exchange is not None:
+            self.optimizer.synchronise()
+        if self.journal is not None:
+            self.journal.close() if self.ended else self.journal.mark()
+        if self.out is None or not self.writes:
             return
         checkpoint.save(
             self.out / "checkpoint.safetensors",
@@ -231,6 +271,21 @@ class _Loop:
         **{"step": int, "seconds": float, "forward_passes": int},
         **{"loss_sum": float, "rows_bytes": int, "ended": bool},
     }
+
+    def resume_in_turn(self, out: Path) -> None:
+        """`resume`, on rank 0 first: what it has to put right there, the others find so."""
+        if self.exchange is None:
+            self.resume(out)
+            return
+        for turn in (True, False):
+            if self.writes == turn:
+                self.resume(out)
+            found = [step for (step,) in self.exchange.gathered([self.step], "checks")]
+        if len({*found}) > 1:
+            raise ValueError(
+                f"expected all ranks to go on from one checkpoint, got steps {found}; give an "
+                "--out that all of them reach"
+            )
 
     def resume(self, out: Path) -> None:
         """Go on from what lies in a folder, if anything does."""

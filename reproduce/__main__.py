@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from bench import engines
 from ezo import check
 from ezo.cli import joined
 from ezo.files import run_command
@@ -56,6 +57,7 @@ def _reproduce(words: list[str]) -> int:
     parser.add_argument(
         "--jobs", type=int, default=2, help="training runs side by side (default: 2)"
     )
+    parser.add_argument("--engine", default=engines.USUAL, help=f"{engines.HELP} (default: joblib)")
     parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
     parser.add_argument(
         "--again", action="store_true", help="do again what lies in --out and other code made"
@@ -72,6 +74,7 @@ def _reproduce(words: list[str]) -> int:
                 f"unknown experiment '{name}' of {given.preset}; known: {', '.join(known)}"
             )
     check.jobs(given.jobs)
+    engines.check(given.engine)
     from reproduce import driver, report  # slow to import, and `status` need not
 
     out = given.out or Path("reports") / given.preset
@@ -79,7 +82,8 @@ def _reproduce(words: list[str]) -> int:
     with alone_in(out):
         want.write(out)
         report.check(out)
-        note = driver.run(want, out, root=given.data_root, device=given.device, again=given.again)
+        how = {"root": given.data_root, "device": given.device, "engine": given.engine}
+        note = driver.run(want, out, again=given.again, **how)
         ended = _report_at_last(out)
     if note:
         print(f"reproduce: {note}", file=sys.stderr)

@@ -4,10 +4,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from joblib import Parallel, delayed
 
-from bench import grid
+from bench import engines, grid
 from bench.isolate import measure_alone
 from ezo import rows
 from ezo.rows import Row, provenance
@@ -23,7 +24,15 @@ from reproduce.stamp import ended
 SIDE_BY_SIDE = ("memory", "float_operations")
 
 
-def run(asked: Request, out: Path, *, root: Path | None, device: str, again: bool = False) -> str:
+def run(
+    asked: Request,
+    out: Path,
+    *,
+    root: Path | None,
+    device: str,
+    again: bool = False,
+    engine: str = engines.USUAL,
+) -> str:
     """Measure, then train; in the end ``rows.jsonl`` is in the preset's order.
 
     What lies in ``out`` is not done again, and rows of other parts stay there.
@@ -34,6 +43,8 @@ def run(asked: Request, out: Path, *, root: Path | None, device: str, again: boo
         root: where data sets lie.
         device: where to train.
         again: do again what other code made.
+        engine: what trains the runs (`bench.engines`). Measurements stay on this machine, and no
+            run is trained beside them.
 
     Returns:
         What the reader must know of it, or nothing.
@@ -73,7 +84,8 @@ def run(asked: Request, out: Path, *, root: Path | None, device: str, again: boo
             keep(parts.of_cell(cell), part)
             progress.done(seconds[cell])
         progress.doing = "training"
-        for part in execute(runs, out / "runs", root=root, jobs=asked.jobs, device=device):
+        how: dict[str, Any] = {"root": root, "jobs": asked.jobs, "device": device, "engine": engine}
+        for part in execute(runs, out / "runs", **how):
             case = part[0].case
             keep(("", case), parts.stamped(part, kinds[case], out))
             progress.done(weights[case])

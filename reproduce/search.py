@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from bench import engines
 from ezo import check, methods, rows, tuned
 from ezo.cli import joined
 from ezo.files import run_command, write_text
@@ -105,6 +106,7 @@ def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     if given.trials < 3:
         raise ValueError(f"expected --trials of 3 or more, got {given.trials}")
     check.jobs(given.jobs)
+    engines.check(given.engine)
     base = Run(given.model, given.data, "", epochs=given.epochs, seed=SEED, held_out=given.held_out)
     there = given.out / "rows.jsonl"
     known = _known([*given.known, *([there] if there.exists() else [])])
@@ -173,7 +175,8 @@ def _run_all(
     """Train all that are not known; append rows; return scores by case."""
     done = [known[run.case] for run in runs if run.case in known]
     rest = [run for run in runs if run.case not in known]
-    trained = execute(rest, given.out / "runs", root=given.data_root, jobs=given.jobs)
+    how = {"root": given.data_root, "jobs": given.jobs, "engine": given.engine}
+    trained = execute(rest, given.out / "runs", **how)
     scores: dict[str, float] = {}
     for run_rows in tqdm(itertools.chain(done, trained), total=len(runs), desc="search"):
         _add(given.out / "rows.jsonl", run_rows)
@@ -209,6 +212,7 @@ def _command() -> int:
     add("--start-epochs", type=int, default=20, help="epochs of that training")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--jobs", type=int, default=2, help="processes side by side")
+    add("--engine", default=engines.USUAL, help=engines.HELP)
     add("--out", type=Path, required=True, help="folder for rows and resumable runs")
     add("--known", type=Path, nargs="+", default=[], help="rows of trials that were done before")
     add("--write", action="store_true", help=f"update {TUNED.name}")

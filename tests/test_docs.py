@@ -16,6 +16,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,9 +25,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from bench.mcu.native import host
-
-if sys.version_info >= (3, 11):
-    import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -106,10 +104,12 @@ def run(line: str, folder: Path) -> str:
     if words[0] in ("cc", "./selftest"):
         command = shlex.join(host()) + line.removeprefix("cc") if words[0] == "cc" else line
         return subprocess.run(command, shell=True, cwd=folder, check=True, **TEXT).stdout
-    start = {"ezo": ["-m", "ezo.cli"], "python": []}[words[0]]
+    start = {"ezo": ["-m", "ezo.cli"], "python": [], "torchrun": []}[words[0]]
     arguments = [*start, *words[1:]]
+    if words[0] == "torchrun":
+        arguments = words[words.index("-m") :]
     if LONG.search(line):
-        options = [word for word in words if word.startswith("--")]
+        options = [word for word in arguments if word.startswith("--")]
         told = python([*arguments, "--help"], folder)
         assert all(option.split("=")[0] in told for option in options), told
         return ""
@@ -117,7 +117,8 @@ def run(line: str, folder: Path) -> str:
 
 
 def python(arguments: list[str], folder: Path) -> str:
-    (folder / "reports").exists() or (folder / "reports").symlink_to(ROOT / "reports")
+    for name in ("reports", "examples"):
+        (folder / name).exists() or (folder / name).symlink_to(ROOT / name)
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,

@@ -1,6 +1,6 @@
 """What an installed wheel must do, run outside the source: kernels compiled, same bits as torch's.
 
-    python tests/wheel.py
+python tests/wheel.py
 """
 
 import sys

@@ -43,7 +43,7 @@ void error_of_loss(const std::int32_t* logits, std::size_t n, std::size_t classe
 // grad_output^T x and the column totals of grad_output, from (n, outputs) and (n, inputs); the
 // latter may be null. With `where` (n, outputs), which may be null too: from x (n, points, inputs),
 // of which each error has the point that it came from; without it there is one point. Here and
-// below, Sum is int32, or int64 where so many products could overflow that.
+// grad_input, Sum is int32, or int64 where so many products could overflow that.
 template <class Sum>
 void linear_gradient(const std::int8_t* grad_output, const std::int32_t* where,
                      const std::int8_t* x, Sum* gradient, Sum* bias_gradient, std::size_t n,

@@ -35,68 +35,85 @@ def write(network: Network, x: Int8Tensor, path: Path) -> None:
         ModuleNotFoundError: there is no ``onnx``.
     """
     onnx: Any = importlib.import_module("onnx")
-    helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    nodes: list[Any] = []
-    constants: list[Any] = []
+    stages, graph = describe(network, None, x).stages, _Graph(onnx)
+    levels = [x.e, *exponents(network, x)]  # of each stage's input, and the logits'
+    at = graph.through_int8("input", "x", x.e)
+    for i, stage in enumerate(stages):
+        at = graph.stage(
+            f"layer{i}", at, stage, levels[i], i > 0 and len(stages[i - 1].outputs) > 1
+        )
+        if i < len(stages) - 1:
+            at = graph.through_int8(at, f"layer{i}_out", levels[i + 1])
+    graph.node("Identity", [at], "logits")
+    model = graph.model(stages[0].inputs, stages[-1].outputs)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
 
-    def constant(name: str, value: Any) -> str:
-        constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
 
-    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+class _Graph:
+    """Nodes and constants of an ONNX graph, as they are added."""
+
+    def __init__(self, onnx: Any) -> None:
+        self._onnx = onnx
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        made = self._onnx.helper.make_node(kind, inputs, [output], **attributes)
+        self._nodes.append(made)
         return output
 
-    def dequantized(name: str, value: Any, e: int) -> str:
-        scale = constant(f"{name}_scale", np.float32(2.0**e))
-        zero = constant(f"{name}_zero", np.zeros((), value.dtype))
-        return node("DequantizeLinear", [constant(name, value), scale, zero], f"{name}_float")
-
-    def through_int8(given: str, name: str, e: int) -> str:
-        scale = constant(f"{name}_scale", np.float32(2.0**e))
-        zero = constant(f"{name}_zero", np.int8(0))
-        q = node("QuantizeLinear", [given, scale, zero], f"{name}_int8")
-        return node("DequantizeLinear", [q, scale, zero], name)
-
-    stages, e = describe(network, None, x).stages, x.e
-    at = through_int8("input", "x", e)
-    after = exponents(network, x)
-    for i, stage in enumerate(stages):
-        name, last = f"layer{i}", i == len(stages) - 1
-        if stage.kind == "Linear" and i and len(stages[i - 1].outputs) > 1:
-            at = node("Flatten", [at], f"{name}_flat")
+    def stage(self, name: str, at: str, stage: Stage, e: int, image: bool) -> str:
+        """A layer, with its ReLU and maximum, in float; e: its input's exponent."""
+        if stage.kind == "Linear" and image:
+            at = self.node("Flatten", [at], f"{name}_flat")
         if stage.weight is not None:
             e += stage.weight_exponent
-            weight = dequantized(f"{name}_weight", _shaped(stage), stage.weight_exponent)
+            weight = self._dequantized(f"{name}_weight", _shaped(stage), stage.weight_exponent)
             inputs = [at, weight]
             if stage.bias is not None:
                 sums = aligned(torch.from_numpy(stage.bias), stage.bias_exponent - e).numpy()
-                inputs.append(dequantized(f"{name}_bias", sums, e))
+                inputs.append(self._dequantized(f"{name}_bias", sums, e))
             if stage.kind == "Linear":
-                at = node("Gemm", inputs, f"{name}_sums", transB=1)
+                at = self.node("Gemm", inputs, f"{name}_sums", transB=1)
             else:
-                at = node("Conv", inputs, f"{name}_sums", pads=[stage.padding] * 4)
+                at = self.node("Conv", inputs, f"{name}_sums", pads=[stage.padding] * 4)
         if stage.relu:
-            at = node("Relu", [at], f"{name}_relu")
+            at = self.node("Relu", [at], f"{name}_relu")
         if stage.pool > 1:
             size = [stage.pool] * 2
-            at = node("MaxPool", [at], f"{name}_pool", kernel_shape=size, strides=size)
-        if not last:
-            e = after[i]
-            at = through_int8(at, f"{name}_out", e)
-    node("Identity", [at], "logits")
-    float32 = onnx.TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "ezo",
-        [helper.make_tensor_value_info("input", float32, ["N", *stages[0].inputs])],
-        [helper.make_tensor_value_info("logits", float32, ["N", *stages[-1].outputs])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-    model.ir_version = 8  # of that opset's time, so that older runtimes read it
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+            at = self.node("MaxPool", [at], f"{name}_pool", kernel_shape=size, strides=size)
+        return at
+
+    def through_int8(self, given: str, name: str, e: int) -> str:
+        """Rounded to int8 with exponent e, and back to float."""
+        scale = self._constant(f"{name}_scale", np.float32(2.0**e))
+        zero = self._constant(f"{name}_zero", np.int8(0))
+        q = self.node("QuantizeLinear", [given, scale, zero], f"{name}_int8")
+        return self.node("DequantizeLinear", [q, scale, zero], name)
+
+    def model(self, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Any:
+        helper, float32 = self._onnx.helper, self._onnx.TensorProto.FLOAT
+        graph = helper.make_graph(
+            self._nodes,
+            "ezo",
+            [helper.make_tensor_value_info("input", float32, ["N", *inputs])],
+            [helper.make_tensor_value_info("logits", float32, ["N", *outputs])],
+            self._constants,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        model.ir_version = 8  # of that opset's time, so that older runtimes read it
+        return model
+
+    def _constant(self, name: str, value: Any) -> str:
+        self._constants.append(self._onnx.numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def _dequantized(self, name: str, value: Any, e: int) -> str:
+        scale = self._constant(f"{name}_scale", np.float32(2.0**e))
+        zero = self._constant(f"{name}_zero", np.zeros((), value.dtype))
+        given = [self._constant(name, value), scale, zero]
+        return self.node("DequantizeLinear", given, f"{name}_float")
 
 
 def _shaped(stage: Stage) -> Any:

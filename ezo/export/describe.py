@@ -3,8 +3,10 @@
 This is the one file of the export that knows how `ezo.int8` keeps its layers and its state.
 """
 
+import contextlib
 import copy
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,7 +137,16 @@ def describe(network: Network, optimizer: ElasticZO | None, x: Int8Tensor) -> Pr
     Raises:
         ValueError: a layer or an option has no C form; the message names it.
     """
-    stages = _stages(network, x)
+    for given, kind, fix in (
+        (network, Network, "convert with ezo.int8.from_float"),
+        (optimizer, ElasticZO, "train with ezo.int8.ElasticZO"),
+        (x, Int8Tensor, "quantise with ezo.int8.quantize"),
+    ):
+        if given is not None and not isinstance(given, kind):
+            got = f"{type(given).__module__}.{type(given).__name__}"
+            raise ValueError(f"expected an integer {kind.__name__}, got {got}; {fix}")
+    with dynamic(network):
+        stages = _stages(network, x)
     if optimizer is None:
         return Problem(stages, len(stages), len(stages), x.e)
     if optimizer._model is not network:
@@ -175,6 +186,17 @@ def describe(network: Network, optimizer: ElasticZO | None, x: Int8Tensor) -> Pr
         optimizer._seed,
         optimizer._steps,
     )
+
+
+@contextlib.contextmanager
+def dynamic(network: Network) -> Iterator[None]:
+    """Within, each batch sets its own shifts, as in training and on a device."""
+    training = network.training
+    network.train()
+    try:
+        yield
+    finally:
+        network.train(training)
 
 
 def restore(

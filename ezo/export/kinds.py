@@ -7,7 +7,8 @@ The head of ``runtime/ezo_linear.c``:
     instructions: 2 * in * out  of an example forward, roughly
 
 ``scratch dsp`` and ``instructions dsp`` are those of the form that uses SMLAD, where it differs.
-Expressions are Python's, of integers, + - * / // and parentheses, over the stage's sizes (`sizes`).
+Expressions are Python's, of integers, + - * / // % and parentheses, over the stage's sizes
+(`sizes`).
 """
 
 import ast
@@ -28,6 +29,7 @@ _OPERATIONS: dict[type, Callable[[float, float], float]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ezo.export import arena, kinds, templates
 from ezo.export.arena import Arena
-from ezo.export.describe import Problem, describe, exponents, twin
+from ezo.export.describe import Problem, describe, dynamic, exponents, twin
 from ezo.files import write_text
 from ezo.int8 import ElasticZO, Int8Tensor, Loss
 from ezo.int8.network import Network
@@ -67,11 +67,14 @@ def write(
     for name in (*files, *HEADERS):
         shutil.copy(kinds.RUNTIME / name, out / "src" / name)
     sources = [*files, "ezo_model.c", "ezo_check.c"]
+    with dynamic(network):
+        levels = exponents(network, x)
+        checked = _check(network, optimizer, x, problem, planned.batch if check else 0)
     texts = {
         "src/ezo_config.h": templates.config(planned.way.dsp),
         "src/ezo_model.h": _header(problem, planned),
-        "src/ezo_model.c": _model(problem, planned, exponents(network, x)),
-        "src/ezo_check.c": _check(network, optimizer, x, problem, planned.batch if check else 0),
+        "src/ezo_model.c": _model(problem, planned, levels),
+        "src/ezo_check.c": checked,
         "arena.txt": templates.arena_map(planned, problem),
         **templates.projects(sources),
     }
@@ -98,7 +101,17 @@ def _header(problem: Problem, planned: Arena) -> str:
 
 
 def _model(problem: Problem, planned: Arena, levels: list[int]) -> str:
-    places = planned.places
+    fraction = None
+    if problem.fractions is not None:
+        fraction = np.concatenate(problem.fractions)
+        fraction = None if (fraction == 128).all() else fraction
+    rows, fields = _layers(problem, planned, levels), _fields(problem, planned)
+    fields["fraction"] = "NULL" if fraction is None else "fraction"
+    return templates.model(rows, fields, problem.weights, fraction)
+
+
+def _layers(problem: Problem, planned: Arena, levels: list[int]) -> list[dict[str, Any]]:
+    """An `ezo_layer` for each stage."""
     rows, at = [], 0
     for i, stage in enumerate(problem.stages):
         weight, bias = NONE, NONE
@@ -106,9 +119,6 @@ def _model(problem: Problem, planned: Arena, levels: list[int]) -> str:
             weight, at = str(at), at + len(stage.weight)
         if stage.bias is not None:
             bias, at = str(at), at + len(stage.bias)
-        one = int(np.prod(stage.outputs))
-        last, first = i == len(problem.stages) - 1, i == 0
-        before = int(np.prod(stage.inputs))
         image = stage.inputs if len(stage.inputs) == 3 else (stage.inputs[0], 1, 1)
         row = {
             "kind": f"&ezo_{stage.kind}",
@@ -116,13 +126,6 @@ def _model(problem: Problem, planned: Arena, levels: list[int]) -> str:
             "bias": bias,
             "weights": 0 if stage.weight is None else len(stage.weight),
             "biases": 0 if stage.bias is None else len(stage.bias),
-            "in": before,
-            "out": one,
-            "in_at": places.get("input", NONE) if first else places[f"out {i - 1}"],
-            "in_step": before if first or planned.way.ends[i - 1] else 0,
-            "out_at": places["logits" if last else f"out {i}"],
-            "out_step": 4 * one if last else one if planned.way.ends[i] else 0,
-            "err_at": places.get(f"err {i}", NONE),
             "channels": image[0],
             "height": image[1],
             "width": image[2],
@@ -136,16 +139,32 @@ def _model(problem: Problem, planned: Arena, levels: list[int]) -> str:
             "pool": stage.pool,
             "windowed": int(planned.way.windowed[i]),
         }
-        rows.append(row)
-    fraction = None
-    if problem.fractions is not None:
-        fraction = np.concatenate(problem.fractions)
-        fraction = None if (fraction == 128).all() else fraction
-    n = len(problem.stages)
-    model = {
+        rows.append(row | _where(i, problem, planned))
+    return rows
+
+
+def _where(i: int, problem: Problem, planned: Arena) -> dict[str, Any]:
+    """Where a stage's input, output and errors lie, and how far apart examples do."""
+    stage, places, ends = problem.stages[i], planned.places, planned.way.ends
+    last, first = i == len(problem.stages) - 1, i == 0
+    before, one = int(np.prod(stage.inputs)), int(np.prod(stage.outputs))
+    return {
+        "in": before,
+        "out": one,
+        "in_at": places.get("input", NONE) if first else places[f"out {i - 1}"],
+        "in_step": before if first or ends[i - 1] else 0,
+        "out_at": places["logits" if last else f"out {i}"],
+        "out_step": 4 * one if last else one if ends[i] else 0,
+        "err_at": places.get(f"err {i}", NONE),
+    }
+
+
+def _fields(problem: Problem, planned: Arena) -> dict[str, Any]:
+    """An `ezo_model`'s, but for the fraction."""
+    places = planned.places
+    return {
         "layers": "layers",
         "weights": "weights",
-        "fraction": "NULL" if fraction is None else "fraction",
         "seed": f"{problem.seed}u" + ("ll" if problem.seed >> 32 else ""),
         "steps": f"{problem.steps}u",
         "identity": f"{problem.identity}u",
@@ -166,14 +185,13 @@ def _model(problem: Problem, planned: Arena, levels: list[int]) -> str:
         "largest_difference": f"{problem.largest_difference}u",
         "input_e": problem.input_exponent,
         "bound": problem.bound,
-        "layer_count": n,
+        "layer_count": len(problem.stages),
         "first_trained": problem.first_trained,
         "zo_end": max(problem.first_trained, problem.first_bp),
         "first_bp": problem.first_bp,
         "magnitude": f"EZO_{problem.magnitude.upper()}",
         "gradient": f"EZO_{problem.gradient.upper()}",
     }
-    return templates.model(rows, model, problem.weights, fraction)
 
 
 def _check(

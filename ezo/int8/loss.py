@@ -87,6 +87,11 @@ class Loss:
         """The sum over examples, in units of 2^-20 bit; totals of any two passes compare."""
         return kernels.loss(self.logits.m, self.logits.e, self.target)
 
+    @property
+    def examples(self) -> int:
+        """How many there are."""
+        return len(self.target)
+
     def per_example(self) -> Tensor:
         """Each example's, (N,), int64, in units of 2^-20 bit."""
         return cross_entropy(self.logits.m, self.logits.e, self.target)
@@ -98,6 +103,27 @@ class Loss:
     def error(self, u: Tensor) -> Tensor:
         """The gradient with respect to the logits, int8 in units of 2^-7; ``u`` rounds it."""
         return kernels.loss_error(self.logits.m, self.logits.e, self.target, u)
+
+
+@dataclass(frozen=True)
+class RanksLoss:
+    """The loss of a batch whose examples several ranks share: the sum over all of them.
+
+    Attributes:
+        sum: in units of 2^-20 bit.
+        examples: of all ranks.
+    """
+
+    sum: int
+    examples: int
+
+    def total(self) -> int:
+        """The sum over examples, as of a `Loss`."""
+        return self.sum
+
+    def mean(self) -> float:
+        """The mean over examples, in nats; for people."""
+        return self.sum * NAT / self.examples
 
 
 def cross_entropy(logits: Tensor, exponent: int, target: Tensor) -> Tensor:

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from ezo import check, kernels
-from ezo.elastic import Elastic, runs
+from ezo.elastic import Drawn, Elastic, runs
 from ezo.int8 import perturb
 from ezo.int8.layers import Weighted
-from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
+from ezo.int8.loss import LOSS_FRACTION_BITS, Loss, RanksLoss
 from ezo.int8.network import Network
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
+from ezo.int8.rounding import agreement, bit_width
 from ezo.int8.tensor import Int8Tensor
 from ezo.phases import phase
+from ezo.ranks import Exchange, Ranks
 from ezo.step import BP_GRADIENTS, Course, Difference, Losses, Visit, course, step
 
 __all__ = ["BP_GRADIENTS", "ElasticZO", "Update"]
@@ -82,6 +84,8 @@ class ElasticZO(Elastic):
             ``mean`` takes a backward pass for each, and holds a gradient through other passes: of
             int32 for two, and of int64 for more.
         estimator: as in `ezo.ElasticZO`.
+        ranks: as in `ezo.ElasticZO`. Split by example the step has the bits of one process with the
+            whole batch: the ranks agree on the shifts that its layers share.
         seed: of the noise; the same seed gives the same bits.
 
     Attributes:
@@ -112,6 +116,7 @@ class ElasticZO(Elastic):
         queries: int = 1,
         bp_gradient: str = "plus",
         estimator: str = "central",
+        ranks: bool | Ranks = False,
         seed: int = 0,
     ) -> None:
         if not isinstance(model, Network):
@@ -131,7 +136,12 @@ class ElasticZO(Elastic):
             )
         check.one_of("magnitude", magnitude, MAGNITUDES)
         check.integer("largest_difference", largest_difference, 1)
-        self._set_up(estimator, queries, bp_gradient, seed)
+        self._set_up(estimator, queries, bp_gradient, seed, ranks)
+        if bp_gradient == "mean" and self.exchange is not None:
+            raise ValueError(
+                "expected bp_gradient plus, minus, last or unperturbed with ranks, got mean, a sum "
+                "of gradients with exponents of their own; give plus"
+            )
         self._largest_rate = 1 << (24 if magnitude == "absolute" else RATE_BITS)
         kernels.warn_where_missing()
         self._noise = noise or SparseNoise(r_max=15, p_zero=0.5)
@@ -198,14 +208,21 @@ class ElasticZO(Elastic):
         trains = any(not layer.frozen or any(layer.moving()) for layer in self._bp_layers)
         where = self._bp_gradient if trains else None
         way = course(self._points, self._queries if perturbations else 0, where)
+        exchange = self.exchange
+        visits = way.visits if exchange is None else exchange.mine(way.visits)
+        agree = exchange.largest if exchange is not None and exchange.by_example else None
+        token = agreement.set(agree)
         try:
             passes = _Passes(self, closure, way)
-            found = step(perturbations, passes, self._difference, way.visits)
+            found = step(perturbations, passes, self._difference, visits)
+            if exchange is not None and trains:
+                self._sum_gradients(exchange)
             for group in self.param_groups:
                 if not group["zo"]:
                     with phase("update"):
                         self._bp_step(group["mu"])
         finally:
+            agreement.reset(token)
             for layer in self._bp_layers:
                 layer.weight_gradient = layer.bias_gradient = None
         self._steps += 1
@@ -221,6 +238,11 @@ class ElasticZO(Elastic):
         moves = [free for layer in self._zo_layers for free in layer.moving()]
         found = [(list(runs(group["params"], moves)), group) for group in zo]
         return [_Weights(self, some, group) for some, group in found if some]
+
+    def drawn(self) -> Drawn:
+        tensors = [p for group in self.param_groups if group["zo"] for p in group["params"]]
+        free = [free for layer in self._zo_layers for free in layer.moving()]
+        return Drawn(tensors, [0] * len(tensors), free, self._noise, {}, bool(self.state))
 
     def _rate(self, rate: int, difference: int, examples: int) -> int:
         """A query's share of the rate, for the difference that it found."""
@@ -241,6 +263,26 @@ class ElasticZO(Elastic):
                     parameter = getattr(layer, name)
                     fraction = self.state.get(parameter, {}).get("fraction")
                     kernels.bp_update(parameter, fraction, gradient.m, mu)
+
+    def _sum_gradients(self, exchange: Exchange) -> None:
+        """The BP layers' gradients over all ranks, in 32 bits where these hold the sum."""
+        places = [
+            (layer, f"{name}_gradient", getattr(layer, name))
+            for layer in self._bp_layers
+            for name in ("weight", "bias")
+            if getattr(layer, name) is not None
+        ]
+        own = [getattr(layer, name) for layer, name, _ in places]
+        bits = exchange.largest(max([bit_width(g.m) for g in own if g is not None], default=0))
+        narrow = bits + (exchange.size - 1).bit_length() < 32
+        kind = torch.int32 if narrow else torch.int64
+        sums = [
+            torch.zeros_like(p, dtype=kind) if g is None else g.m.to(kind)
+            for g, (_, _, p) in zip(own, places, strict=True)
+        ]
+        exchange.summed(sums, "gradients")
+        for (layer, name, _), total in zip(places, sums, strict=True):
+            setattr(layer, name, Int8Tensor(total, 0))
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -278,7 +320,7 @@ class _Weights:
 
     def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
         change = difference({point: loss.total() for point, loss in losses.items()})
-        examples = len(next(iter(losses.values())).target)
+        examples = next(iter(losses.values())).examples
         rate = self._of._rate(self._group["rate"], abs(change), examples)
         g = (change > 0) - (change < 0)
         return Update(*self._place, query, g, rate)
@@ -297,6 +339,25 @@ class _Passes:
         self._closure, self._model, self._layers = closure, of._model, of._bp_layers
         self._seed, self._step, self._last = of._seed, of._steps, way.visits[-1].query
         self._many = way.taken > 2
+        self._exchange, self._rank, self._size = of.exchange, 0, 1
+        if of.exchange is not None and of.exchange.by_example:
+            self._rank, self._size = of.exchange.rank, of.exchange.size
+
+    def together(self, taken: list[tuple[Visit, Loss]]) -> list[tuple[Visit, Any]]:
+        """Of all ranks' passes: the sums over the ranks, or the passes that each of them made."""
+        if self._exchange is None:
+            return taken
+        own = taken[0][1].examples
+        if self._size > 1:
+            found = {of[0] for of in self._exchange.gathered([own], "losses")}
+            if len(found) > 1:
+                raise ValueError(
+                    f"expected as many examples on each rank, got {', '.join(map(str, found))}; "
+                    "give batches that the ranks divide"
+                )
+        visits = [visit for visit, _ in taken]
+        sums = self._exchange.together(visits, [loss.total() for _, loss in taken])
+        return [(visit, RanksLoss(total, own * self._size)) for visit, total in sums]
 
     def finite(self, losses: list[Loss]) -> bool:
         return True
@@ -340,7 +401,8 @@ class _Passes:
         side = MINUS_STREAM if visit.point == -1 else ERROR_STREAM
         stream = side + 2 * (self._last - visit.query)
         place = (self._seed, self._step, stream)
-        return kernels.words(place, like.numel(), like.device).view(like.shape)
+        n, before = like.numel(), like.numel() * self._rank  # of the whole batch's words
+        return kernels.words(place, before + n, like.device)[before:].view(like.shape)
 
 
 def _wide(gradient: Int8Tensor | None) -> Int8Tensor | None:

@@ -10,10 +10,15 @@ one unit. With q = |x| >> s and r = the low s bits of |x|:
 The last (NITI, Wang et al., arXiv 2009.13108) needs no random numbers: r's low bits serve as u.
 """
 
+from collections.abc import Callable
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
 LARGEST = 127  # of an int8 magnitude: -128 is not used, so that every number has its negative
+# Makes the bits of a part of a batch those of the whole one, where ranks share it (`ezo.ranks`).
+agreement: ContextVar[Callable[[int], int] | None] = ContextVar("agreement", default=None)
 ROUNDINGS = ("nearest", "stochastic", "pseudo-stochastic")
 
 
@@ -32,7 +37,8 @@ def batch_shift(bits: int) -> int:
     ``bits`` are of the largest magnitude of all a layer's accumulators: the one place where parts
     of a batch, chunks or ranks, have to agree.
     """
-    return max(0, bits - 7)
+    agree = agreement.get()
+    return max(0, (bits if agree is None else agree(bits)) - 7)
 
 
 def shift(

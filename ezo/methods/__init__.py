@@ -20,6 +20,7 @@ from ezo import catalogue
 from ezo.methods._hyper import Hyper
 from ezo.nodes import Nodes
 from ezo.optim import ElasticZO
+from ezo.ranks import Ranks
 from ezo.split import split
 
 __all__ = ["Hyper", "Parts", "default", "optimizer", "reads"]
@@ -67,7 +68,12 @@ def reads(name: str) -> frozenset[str]:
 
 
 def optimizer(
-    name: str, model: nn.Module, hyper: Hyper, seed: int, make_bp: MakeBP | None = None
+    name: str,
+    model: nn.Module,
+    hyper: Hyper,
+    seed: int,
+    make_bp: MakeBP | None = None,
+    ranks: bool | Ranks = False,
 ) -> ElasticZO:
     """A method's fp32 optimiser; layers that nothing trains are frozen.
 
@@ -92,6 +98,7 @@ def optimizer(
         parts.bp if parts.zo else "all",
         bp_optimizer=make_bp or functools.partial(sgd, weight_decay=hyper.weight_decay),
         nodes=nodes,
+        ranks=ranks,
         seed=seed,
         **{of: getattr(hyper, of) for of in named},
     )

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ezo import methods
 from ezo.methods import Hyper
 from ezo.precisions import EVALUATION_BATCH, Step
+from ezo.ranks import Ranks
 from ezo.split import layers as parametric_layers
 
 NAMES = ("fp32",)
@@ -62,6 +63,7 @@ def make_step(
     device: torch.device | None = None,
     loss: Loss | None = None,
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+    ranks: bool | Ranks = False,
 ) -> Step:
     """Any torch model by any method.
 
@@ -69,7 +71,9 @@ def make_step(
     """
     if device is not None:
         model = model.to(device)
-    optimizer = methods.optimizer(method, model, hyper, seed, bp_optimizer) if method else None
+    optimizer = None
+    if method:
+        optimizer = methods.optimizer(method, model, hyper, seed, bp_optimizer, ranks)
     examples = optimizer is not None and optimizer.needs_examples
     usual = _CrossEntropy(reduction="none" if examples else "mean")
     return _Step(model, optimizer, hyper.schedule, loss or usual)

@@ -18,6 +18,7 @@ from ezo.int8.trace import parametric
 from ezo.methods import Parts
 from ezo.methods._hyper import about
 from ezo.precisions import EVALUATION_BATCH, Impossible, Step
+from ezo.ranks import Ranks
 
 NAMES = ("int8", "int8*")
 ZO = (
@@ -172,6 +173,7 @@ def make_step(
     device: torch.device | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+    ranks: bool | Ranks = False,
 ) -> Step:
     """A model that `ezo.int8.from_float` can convert, by a method that has ``parts``.
 
@@ -184,7 +186,8 @@ def make_step(
             f"expected the integer loss and update for {name}, got {' and '.join(got)}; leave that "
             "out, or use fp32"
         )
-    return _Step(Loss if name == "int8" else FloatLoss, model, method, hyper, seed, device)
+    loss_of = Loss if name == "int8" else FloatLoss
+    return _Step(loss_of, model, method, hyper, seed, device, ranks)
 
 
 class _Step(Step):
@@ -196,6 +199,7 @@ class _Step(Step):
         hyper: Int8Hyper,
         seed: int,
         device: torch.device | None,
+        ranks: bool | Ranks,
     ) -> None:
         self._loss, self._hyper = loss, hyper
         parts = _parts(method) if method is not None else Parts(0)
@@ -222,6 +226,7 @@ class _Step(Step):
             zo=parts.zo,
             noise=SparseNoise(hyper.r_max, hyper.p_zero),
             fraction=hyper.fraction > 0,
+            ranks=ranks,
             seed=seed,
             **{of: getattr(hyper, of) for of in named},
         )

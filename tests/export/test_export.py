@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import ezo
 from bench.mcu.compilers import FLAGS, WARNINGS, run
 from bench.mcu.native import Native, host
 from ezo import cli, export
@@ -142,6 +143,43 @@ def test_points_are_refused_by_name(tmp_path):
     x = Int8Tensor(torch.zeros((1, 8, 3), dtype=torch.int8), -5)
     with pytest.raises(ValueError, match=r"Linear on points \(8, 3\)"):
         export.write(network, ElasticZO(network, 1), x=x, out=tmp_path)
+
+
+def test_floats_are_refused_by_name(tmp_path):
+    model = nn.Sequential(nn.Linear(13, 3))
+    (network, _), (x, _) = make("odd", 1), data("odd")
+    floats = ezo.ElasticZO(model, bp=1, lr=0.1)
+    for given, message in (
+        ((model, None, x), "an integer Network, got torch.nn.modules.container.Sequential"),
+        ((network, floats, x), "an integer ElasticZO, got ezo.optim.ElasticZO"),
+        ((network, None, x.to_float()), "an integer Int8Tensor, got torch.Tensor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export.write(*given[:2], x=given[2], out=tmp_path)
+
+
+@pytest.mark.parametrize("method", ["full-zo-node", "elastic-feedback-1", "elastic-lean-1"])
+def test_methods_without_integers_are_refused_by_name(method, tmp_path, capsys):
+    words = ["export", "--data", "digits", "--method", method, "--out", str(tmp_path)]
+    assert cli.main(words) == 2
+    assert f"got {method}" in capsys.readouterr().err
+
+
+def test_a_run_whose_loss_is_in_floats_is_refused_by_name(tmp_path, capsys):
+    words = ["--model", "lenet5", "--data", "digits", "--method", "elastic-1", "--epochs", "1"]
+    case = ["--precision", "int8*", "--train-examples", "16", "--batch-size", "16"]
+    assert cli.main(["train", *words, *case, "--out", str(tmp_path / "run")]) == 0
+    assert cli.main(["export", "--from", str(tmp_path / "run"), "--out", str(tmp_path)]) == 2
+    assert "expected a run in int8, got 'int8*';" in capsys.readouterr().err
+
+
+def test_a_network_in_evaluation_is_exported_as_it_trains(tmp_path):
+    network, _ = make("cnn", 0)
+    x, _ = data("cnn")
+    network.calibrate(Int8Tensor(x.m // 5, x.e)).eval()
+    planned = export.write(network, x=x, out=tmp_path)
+    assert Native(tmp_path, planned).check() == 0
+    assert not network.training
 
 
 def test_another_networks_optimiser_is_refused(tmp_path):

@@ -6,7 +6,7 @@
 #define LOSS_BITS 20
 #define RATE_BITS 16
 #define LARGEST_SHIFT 24 /* of an int32 to 7 bits */
-#define UNSTEADY 8
+#define UNSTEADY 2
 #define WINDOW 4 /* shifts, that 12 bits leave open */
 
 /* A layer's, from pass to pass. */
@@ -79,18 +79,7 @@ EZO_COLD static ezo_work work_of(const ezo *e, uint32_t i, int32_t exponent) {
 }
 
 void ezo_put(const ezo_work *work, void *out, uint32_t at, int32_t sum) {
-  if (work->layer->relu && sum < 0) sum = 0;
-  if (work->form == EZO_ROUNDED) {
-    ((int8_t *)out)[at] = ezo_round(sum, work->shift);
-  } else if (work->form == EZO_WINDOW) {
-    const int32_t v = ezo_cut(sum, work->shift);
-    const uint32_t place = work->low_at + at, bits = place % 2 * 4;
-    uint8_t *low = work->low + place / 2;
-    ((int8_t *)out)[at] = (int8_t)(v >> 4);
-    *low = (uint8_t)((*low & (0xF0 >> bits)) | (v & 15) << bits);
-  } else {
-    ((int32_t *)out)[at] = sum;
-  }
+  ezo_store(work, out, at, sum);
 }
 
 /* A window's n numbers to int8 by a further shift s. */

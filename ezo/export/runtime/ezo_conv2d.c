@@ -2,94 +2,83 @@
  *
  * layer: Conv2d
  * scratch: channels * (height + 2 * padding) * (width + 2 * padding) + 4
- * scratch dsp: 2 * channels * (height + 2 * padding) * (width + 2 * padding) + 8 + 16 * channels * kernel * ((kernel + 1) // 2) + 4
+ * scratch dsp: 4 * ((channels + 1) // 2) * (height + 2 * padding) * (width + 2 * padding) + 12 + 16 * kernel * (channels // 2 * kernel + channels % 2 * ((kernel + 1) // 2))
  * instructions: 2 * products + 20 * sums
  * instructions dsp: products * 13 / 10 + 20 * sums
  *
  * The image is copied within its zeros. Then a block of sums at a time: two neighbouring pixels by
  * four or two output channels, so that a number once loaded serves several products.
+ *
+ * With SMLAD the image is planes of words: a pixel of two channels. A channel that is left over has
+ * a plane of its own, whose words hold a pixel and the one below it; every other row serves.
  */
 #include "ezo_dsp.h"
 
 #if EZO_PAIRS
-typedef int16_t pixel; /* two a word, as SMLAD takes them */
+typedef uint32_t number; /* two int16, of pixels or of weights */
 #else
-typedef int8_t pixel;
+typedef int8_t number;
 #endif
 
 typedef struct {
-  const pixel *image;    /* padded */
-  const uint32_t *pairs; /* the group's weights as int16: row, pair, channel (SMLAD) */
-  const int8_t *weight;  /* the group's weights */
-  uint32_t wide, tall, channels, kernel;
+  const number *image;   /* padded */
+  const number *numbers; /* the group's weights; with SMLAD as plane, row, column, channel */
+  const int8_t *weight;  /* the group's weights as they are */
+  uint32_t wide, tall, planes, kernel;
   uint32_t step; /* from one output channel's weights to the next */
   uint32_t pool;
+  uint32_t alone; /* 1: the last plane is of one channel */
   int32_t bias[4];
 } images;
 
-/* A step along a kernel's row: a word of two weights, or one weight, for each of `group` channels,
- * times pixels (y, x) and (y, x + 1). */
+/* The next number of a kernel's row, of `group` channels, times two neighbouring pixels: *v, and the
+ * one at `from`, which is the next *v. */
+EZO_INLINE void along(const images *m, const number **w, const number **from, number *v,
+                      int32_t *a0, int32_t *a1, const uint32_t group) {
 #if EZO_PAIRS
-enum { AT_ONCE = 2 };
-typedef uint32_t number;
-EZO_INLINE void along(const images *m, const number *w, const pixel *from, int32_t *a0, int32_t *a1,
-                      const uint32_t group) {
-  const uint32_t v0 = ezo_pair_at(from), v1 = ezo_pair_at(from + 1);
+  const number next = ezo_next(from, w);
   (void)m;
   EZO_UNROLL
-  for (uint32_t g = 0; g < group; ++g) {
-    a0[g] = ezo_smlad(w[g], v0, a0[g]);
-    a1[g] = ezo_smlad(w[g], v1, a1[g]);
-  }
-}
+  for (uint32_t g = 0; g < group; g += 2) *w = ezo_four(*w, *v, next, a0 + g, a1 + g);
 #else
-enum { AT_ONCE = 1 };
-typedef int8_t number;
-EZO_INLINE void along(const images *m, const number *w, const pixel *from, int32_t *a0, int32_t *a1,
-                      const uint32_t group) {
+  const number next = *(*from)++;
   EZO_UNROLL
   for (uint32_t g = 0; g < group; ++g) {
-    a0[g] += w[g * m->step] * from[0];
-    a1[g] += w[g * m->step] * from[1];
+    a0[g] += (*w)[g * m->step] * *v;
+    a1[g] += (*w)[g * m->step] * next;
   }
-}
+  ++*w;
 #endif
-
-enum { NOTHING, ROW, ROWS };
+  *v = next;
+}
 
 /* Sums of pixels (y, x) and, if `two`, (y, x + 1): the largest into `best` where there is a
  * maximum, else one into `best` and one into `second`. Returns their magnitudes, or-ed.
- * unrolled: whether the loops along a kernel's row, or down its rows too, are. */
+ * unrolled: whether the loop along a kernel's row is. */
 EZO_INLINE uint32_t block(const images *m, uint32_t y, uint32_t x, int two, int32_t *best,
                           int32_t *second, const uint32_t group, const uint32_t kernel,
                           const int unrolled) {
-  const uint32_t next = EZO_PAIRS ? group : 1, steps = (kernel + AT_ONCE - 1) / AT_ONCE;
-  const uint32_t over = (m->tall - kernel) * m->wide;
-  const pixel *from = m->image + y * m->wide + x;
-  const number *w = EZO_PAIRS ? (const number *)(const void *)m->pairs : (const number *)m->weight;
+  const number *from = m->image + y * m->wide + x, *w = m->numbers;
   int32_t a0[4], a1[4];
   EZO_UNROLL
   for (uint32_t g = 0; g < group; ++g) a0[g] = a1[g] = m->bias[g];
-  for (uint32_t c = m->channels; c; --c, from += over) {
-    if (unrolled == ROWS) {
-      EZO_UNROLL
-      for (uint32_t ky = 0; ky < kernel; ++ky, from += m->wide, w += next * steps) {
-        EZO_UNROLL
-        for (uint32_t k = 0; k < steps; ++k)
-          along(m, w + next * k, from + AT_ONCE * k, a0, a1, group);
-      }
-      continue;
+  for (uint32_t plane = m->planes; plane; --plane) {
+    uint32_t rows = kernel;
+    ptrdiff_t next = (ptrdiff_t)m->wide; /* from a row to the next */
+    if (EZO_PAIRS && plane == m->alone) {
+      rows = (kernel + 1) / 2;
+      next *= 2;
     }
-    for (uint32_t ky = 0; ky < kernel; ++ky, from += m->wide, w += next * steps) {
-      if (unrolled == ROW) {
+    for (next -= (ptrdiff_t)kernel + 1; rows; --rows, from += next) {
+      number v = *from++;
+      if (unrolled) {
         EZO_UNROLL
-        for (uint32_t k = 0; k < steps; ++k)
-          along(m, w + next * k, from + AT_ONCE * k, a0, a1, group);
+        for (uint32_t k = 0; k < kernel; ++k) along(m, &w, &from, &v, a0, a1, group);
       } else {
-        for (uint32_t k = 0; k < steps; ++k)
-          along(m, w + next * k, from + AT_ONCE * k, a0, a1, group);
+        for (uint32_t k = kernel; k; --k) along(m, &w, &from, &v, a0, a1, group);
       }
     }
+    from += (m->tall - kernel) * m->wide;
   }
   if (!two) {
     EZO_UNROLL
@@ -121,12 +110,12 @@ EZO_INLINE uint32_t block(const images *m, uint32_t y, uint32_t x, int two, int3
                        int32_t *second) {                                               \
     return block(m, y, x, two, best, second, group, kernel, unrolled);                  \
   }
-BLOCK(two_by_5, 2, 5, ROWS)
-BLOCK(two_by_any, 2, m->kernel, NOTHING)
+BLOCK(two_by_5, 2, 5, 1)
+BLOCK(two_by_any, 2, m->kernel, 0)
 #if EZO_PAIRS
-BLOCK(four_by_3, 4, 3, ROW)
-BLOCK(four_by_5, 4, 5, ROWS)
-BLOCK(four_by_any, 4, m->kernel, NOTHING)
+BLOCK(four_by_3, 4, 3, 1)
+BLOCK(four_by_5, 4, 5, 1)
+BLOCK(four_by_any, 4, m->kernel, 0)
 #endif
 
 typedef uint32_t (*run_block)(const images *m, uint32_t y, uint32_t x, int two, int32_t *best,
@@ -139,38 +128,72 @@ static run_block best_block(uint32_t group, uint32_t kernel) {
   return kernel == 5 ? two_by_5 : two_by_any;
 }
 
-/* The image within its zeros; returns the first pixel behind it. */
-static pixel *pad(const ezo_layer *l, const int8_t *x, pixel *to) {
-  const uint32_t padding = l->padding, width = l->width, wide = width + 2 * padding;
-  for (uint32_t c = l->channels; c; --c) {
-    memset(to, 0, padding * wide * sizeof(pixel));
-    to += padding * wide;
-    for (uint32_t y = l->height; y; --y) {
-      for (uint32_t i = padding; i; --i) *to++ = 0;
-      for (uint32_t i = width; i; --i) *to++ = *x++;
-      for (uint32_t i = padding; i; --i) *to++ = 0;
-    }
-    memset(to, 0, padding * wide * sizeof(pixel));
-    to += padding * wide;
-  }
-  for (uint32_t i = 0; i < 4; ++i) *to++ = 0; /* a block reads a little further */
+EZO_INLINE number *zeros(number *to, uint32_t n) { /* volatile: no call of memset */
+  for (; n; --n) *(volatile number *)to++ = 0;
   return to;
 }
 
+/* The image within its zeros; returns the first number behind it. */
+static number *pad(const ezo_layer *l, const int8_t *x, number *to) {
+  const uint32_t padding = l->padding, width = l->width, edge = padding * (width + 2 * padding);
 #if EZO_PAIRS
-/* Weights of `there` output channels (then the first's again) as words of two: row, pair,
- * channel. */
+  const uint32_t size = width * l->height;
+  for (uint32_t c = 0; c < l->channels; c += 2, x += size) {
+    const int8_t *end = x + size, *low = x, *high = end;
+    uint32_t low_mask = 0xFFFF, above = edge;
+    if (c + 1 == l->channels) { /* alone: the pixel below it */
+      high = x;
+      if (padding) low_mask = 0; /* the row above the first has that one below it */
+      else high += width;
+      above -= padding ? width + 2 * padding : 0;
+    }
+    to = zeros(to, above);
+    while (low < end) {
+      to = zeros(to, padding);
+      const uint32_t high_mask = high == end && c + 1 == l->channels ? 0 : 0xFFFF;
+      if (!high_mask) high = low;
+      for (uint32_t i = width; i; --i)
+        *to++ = ((uint32_t)*low++ & low_mask) | ((uint32_t)*high++ & high_mask) << 16;
+      if (!high_mask) high = end;
+      to = zeros(to, padding);
+      if (!low_mask) low = x;
+      low_mask = 0xFFFF;
+    }
+    to = zeros(to, edge);
+    if (c + 1 < l->channels) x = end;
+  }
+  return zeros(to, 1); /* a block reads a little further */
+#else
+  for (uint32_t c = l->channels; c; --c) {
+    to = zeros(to, edge);
+    for (uint32_t y = l->height; y; --y) {
+      to = zeros(to, padding);
+      for (uint32_t i = width; i; --i) *to++ = *x++;
+      to = zeros(to, padding);
+    }
+    to = zeros(to, edge);
+  }
+  return zeros(to, 1);
+#endif
+}
+
+#if EZO_PAIRS
+/* Weights of `there` output channels (then the first's again) as words of two: of two input
+ * channels, or of two rows of the one left over. */
 static void interleave(const images *m, uint32_t group, uint32_t there, uint32_t *words) {
-  const uint32_t kernel = m->kernel;
+  const uint32_t kernel = m->kernel, size = kernel * kernel;
   for (uint32_t g = 0; g < group; ++g) {
     const int8_t *w = m->weight + (g < there ? g * m->step : 0);
     uint32_t *to = words + g;
-    for (uint32_t row = m->channels * kernel; row; --row) {
-      for (uint32_t k = kernel / 2; k; --k, w += 2, to += group)
-        *to = (uint16_t)w[0] | (uint32_t)(uint16_t)w[1] << 16;
-      if (kernel % 2) {
-        *to = (uint16_t)*w++;
-        to += group;
+    for (uint32_t plane = m->planes; plane; --plane) {
+      if (plane == m->alone) {
+        for (uint32_t row = 0; row < kernel; row += 2, w += kernel)
+          for (uint32_t k = kernel; k; --k, ++w, to += group)
+            *to = (uint16_t)w[0] | (row + 1 < kernel ? (uint32_t)(uint16_t)w[kernel] << 16 : 0);
+      } else {
+        for (uint32_t k = size; k; --k, ++w, to += group)
+          *to = (uint16_t)w[0] | (uint32_t)(uint16_t)w[size] << 16;
+        w += size;
       }
     }
   }
@@ -180,26 +203,28 @@ static void interleave(const images *m, uint32_t group, uint32_t there, uint32_t
 static uint32_t conv2d_forward(const ezo_work *work, const int8_t *x, void *out, void *scratch) {
   const ezo_layer *l = work->layer;
   const uint32_t size = l->kernel * l->kernel * l->channels, pool = l->pool;
-  images m = {scratch, NULL, work->weight, l->width + 2u * l->padding, l->height + 2u * l->padding,
-              l->channels, l->kernel, size, pool, {0, 0, 0, 0}};
+  images m = {scratch, NULL, work->weight, l->width + 2u * l->padding,
+              l->height + 2u * l->padding, EZO_PAIRS ? (l->channels + 1u) / 2 : l->channels,
+              l->kernel, size, pool, l->channels % 2u, {0, 0, 0, 0}};
   const uint32_t rows = m.tall - l->kernel + 1, columns = m.wide - l->kernel + 1;
   const uint32_t high = rows / pool, wide = columns / pool;
   const uint32_t across = pool > 1 ? pool : 2; /* pixels of a row that are looked at together */
   uint32_t seen = 0;
-  pixel *behind = pad(l, x, scratch);
+  number *behind = pad(l, x, scratch);
 #if EZO_PAIRS
-  uint32_t *pairs = (uint32_t *)(void *)(behind + (((uintptr_t)behind & 2) != 0));
-  m.pairs = pairs;
+  behind += ((uintptr_t)behind & 4) != 0;
+  m.numbers = behind;
 #endif
-  (void)behind;
   for (uint32_t o = 0, group; o < l->outputs; o += group, m.weight += group * size) {
     const uint32_t left = l->outputs - o;
     group = EZO_PAIRS && left > 2 ? 4 : 2;
     const uint32_t there = left < group ? left : group;
     const run_block run = best_block(group, l->kernel);
 #if EZO_PAIRS
-    interleave(&m, group, there, pairs);
+    interleave(&m, group, there, behind);
 #else
+    (void)behind;
+    m.numbers = m.weight;
     m.step = there < group ? 0 : size; /* the last one alone: twice */
 #endif
     for (uint32_t g = 0; g < group; ++g) /* of channels that are not there, the first's */
@@ -214,7 +239,7 @@ static uint32_t conv2d_forward(const ezo_work *work, const int8_t *x, void *out,
         uint32_t at = (o * high + at_y) * wide + at_x;
         if (at_y >= high || at_x >= wide) continue; /* what does not fill a block */
         for (uint32_t g = 0; g < there; ++g, at += high * wide) {
-          ezo_put(work, out, at, best[g]);
+          ezo_store(work, out, at, best[g]);
           if (pool == 1 && i + 1 < columns) ezo_put(work, out, at + 1, second[g]);
         }
       }

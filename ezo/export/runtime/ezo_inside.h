@@ -64,7 +64,21 @@ EZO_INLINE int32_t ezo_aligned(int8_t bias, int32_t left) {
   return bias < 0 ? -(int32_t)m : (int32_t)m;
 }
 
-/* A sum, in the form that the pass wants; ReLU first. */
+/* A sum, in the form that the pass wants; ReLU first. `ezo_put` is the same, called. */
+EZO_INLINE void ezo_store(const ezo_work *work, void *out, uint32_t at, int32_t sum) {
+  if (work->layer->relu && sum < 0) sum = 0;
+  if (work->form == EZO_ROUNDED) {
+    ((int8_t *)out)[at] = ezo_round(sum, work->shift);
+  } else if (work->form == EZO_WINDOW) {
+    const int32_t v = ezo_cut(sum, work->shift);
+    const uint32_t place = work->low_at + at, bits = place % 2 * 4;
+    uint8_t *low = work->low + place / 2;
+    ((int8_t *)out)[at] = (int8_t)(v >> 4);
+    *low = (uint8_t)((*low & (0xF0 >> bits)) | (v & 15) << bits);
+  } else {
+    ((int32_t *)out)[at] = sum;
+  }
+}
 void ezo_put(const ezo_work *work, void *out, uint32_t at, int32_t sum);
 
 /* One weight's BP update, the gradient divided by 2^s with pseudo-stochastic rounding (NITI):

@@ -15,14 +15,10 @@ EZO_APART void four_sums(const int8_t *w, uint32_t step, const int8_t *x, uint32
 #if EZO_PAIRS
   for (uint32_t k = n / 4; k; --k, x += 4, w += 4, v += 4) {
     const uint32_t t = ezo_pair_at(x), even = ezo_even(t), odd = ezo_odd(t);
-    uint32_t u = ezo_pair_at(w);
-    a0 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a0));
-    u = ezo_pair_at(w + step);
-    a1 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a1));
-    u = ezo_pair_at(v);
-    a2 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a2));
-    u = ezo_pair_at(v + step);
-    a3 = ezo_smlad(odd, ezo_odd(u), ezo_smlad(even, ezo_even(u), a3));
+    a0 = ezo_quad(ezo_pair_at(w), even, odd, a0);
+    a1 = ezo_quad(ezo_pair_at(w + step), even, odd, a1);
+    a2 = ezo_quad(ezo_pair_at(v), even, odd, a2);
+    a3 = ezo_quad(ezo_pair_at(v + step), even, odd, a3);
   }
   n %= 4;
 #endif
