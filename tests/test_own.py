@@ -272,12 +272,12 @@ BAD: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "fractions": ({"x": np.zeros((10, 4)), "y": OF_TWO / 3}, "classes in y, got fractions"),
     "not finite": ({"x": np.full((10, 4), np.nan), "y": OF_TWO}, "finite numbers, got none in exa"),
     "shape": ({"x": np.zeros((10, 4, 4, 4, 4)), "y": OF_TWO}, r"x \(N, C, H, W\) or .*, got \(10"),
-    "words": ({"x": np.array([["a"]] * 10), "y": OF_TWO}, "expected numbers in x, got <U1"),
-    "no x": ({"images": np.zeros((10, 4))}, "expected an array x, got images; write numpy.savez"),
+    "words": ({"x": np.array([["a"]] * 10), "y": OF_TWO}, "numbers in x, got <U1"),
+    "no x": ({"images": np.zeros((10, 4))}, "an array x, got images; write numpy.savez"),
     "few": ({"x": np.zeros((4, 4)), "y": np.arange(4) % 2}, "5 examples of a class, one to test"),
     "new class": (
         {"train_x": np.zeros((9, 4)), "train_y": np.arange(9) % 2, "test_x": np.zeros((2, 4)),
-         "test_y": np.array([0, 7])}, "expected classes of the training, 0, 1, got 7; train on"),
+         "test_y": np.array([0, 7])}, "classes of the training, 0, 1, got 7; train on"),
 }  # fmt: skip
 
 
@@ -391,8 +391,8 @@ def test_another_distributions_model_is_one_of_ours(
 
 @pytest.mark.parametrize("kind", catalogue.KINDS)
 def test_every_kind_takes_plug_ins(install: Callable[[str, str, str], None], kind: str) -> None:
-    install(catalogue.KINDS[kind], f"others_{kind}", 'NAMES = ("others-<n>",)\n')
-    assert catalogue.find(kind, "others-3").__name__ == f"others_{kind}"
+    install(catalogue.KINDS[kind], f"others_any_{kind}", 'NAMES = ("others-<n>",)\n')
+    assert catalogue.find(kind, "others-3").__name__ == f"others_any_{kind}"
 
 
 @pytest.mark.parametrize(
