@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from bench.mcu.native import host
+from ezo.data._vision import import_torchvision
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,6 +76,8 @@ def test_python_blocks_run_and_print_what_stands_below(
             with contextlib.redirect_stdout(printed), warnings.catch_warnings():
                 if any(map(FOREIGN.search, (of.code for of in blocks(page)))):
                     warnings.simplefilter("ignore")  # of others' code
+                    with contextlib.suppress(ModuleNotFoundError):
+                        import_torchvision()
                 exec(compile(block.code, page.name, "exec"), namespace)
             assert block.prints is None or same(printed.getvalue(), block.prints), (
                 printed.getvalue()

@@ -1,5 +1,6 @@
 """Hugging Face's ``Trainer`` with an ElasticZO step. Needs transformers and accelerate."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -7,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ezo.data._files import extra
+from ezo.data._vision import import_torchvision
 from ezo.optim import ElasticZO
 
 extra("accelerate", "hf")
+with contextlib.suppress(ModuleNotFoundError):
+    import_torchvision()  # which transformers imports, but not where it was built for another torch
 _transformers: Any = extra("transformers", "hf")
 
 
