@@ -1,4 +1,4 @@
-"""``python -m bench run NAME``: each cell in a process of its own; ``gate``; ``smoke``."""
+"""``python -m bench run NAME``: each cell in a process of its own; also gate, history, smoke."""
 
 import argparse
 import functools
@@ -24,7 +24,7 @@ if importlib.util.find_spec("psutil") is None:
     )
     sys.exit(2)
 
-from bench import engines, gate, grid, smoke
+from bench import engines, gate, grid, history, smoke
 from bench.isolate import measure_or_say_why
 from bench.workload import Workload, row_of
 from ezo import check
@@ -70,11 +70,15 @@ def _command() -> int:
     )
     gate.add_arguments(compare)
     _add_grid(compare)
+    past = commands.add_parser("history", help="rows over commits, as one page")
+    history.add_arguments(past)
     small = commands.add_parser("smoke", help="every benchmark once, small; keeps nothing")
     smoke.add_arguments(small)
     given = parser.parse_args(list(joined(sys.argv[1:])))
     if given.command == "smoke":
         return smoke.run(given, benchmarks())
+    if given.command == "history":
+        return history.run(given)
     if given.command == "gate":
         return _gate(given)
     if given.out is None and not given.list:
@@ -126,6 +130,8 @@ def _grid(given: argparse.Namespace, benchmark: ModuleType) -> grid.Grid:
 
 def _gate_cells(given: argparse.Namespace) -> Sequence[Workload]:
     names = ("models", "methods", "batch_size", "precision", "threads", "device", "chunk")
+    if given.cells is not None:
+        return gate.read_cells(given.cells)
     if not any(getattr(given, name) for name in names):
         return gate.CELLS
     return _grid(given, gate).cells(gate)

@@ -5,12 +5,18 @@ A file of a kind defines ``NAMES``, the names it answers to, and the function of
 one placeholder for an integer, ``elastic-<k>``; the function gets the name as the caller wrote it,
 and `number` reads the integer.
 Nothing is registered anywhere: to add a model, write ``ezo/models/yours.py``.
+
+A package of another project adds such a file by an entry point, whose group is the package of the
+kind: ``[project.entry-points."ezo.models"]`` with ``yours = "your_package.your_module"``.
 """
 
+import functools
 import importlib
 import pkgutil
 import re
+import sys
 from collections.abc import Iterable, Iterator
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 KINDS = {
@@ -21,14 +27,58 @@ KINDS = {
     "estimator": "ezo.estimators",
 }
 OF_A_RUN = ("model", "data", "method", "precision")  # a training run names one of each
+# What answers to names that no file lists, and how these look.
+OF_THE_USER = {
+    "model": ("ezo.models._imported", "package.module:function"),
+    "data": ("ezo.data._own", "a folder of images, a file.npz or a file.csv"),
+}
 
 
 def members(kind: str) -> Iterator[ModuleType]:
-    """Every member of a kind of `KINDS`, or of a package, in the order of their file names."""
+    """Every member of a kind of `KINDS`, or of a package, in the order of their file names.
+
+    Those of other distributions come last.
+
+    Raises:
+        ValueError: one of those can't be imported, or is no member, or has a name that is taken.
+    """
     package = importlib.import_module(KINDS.get(kind, kind))
+    taken: set[str] = set()
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
         if not info.name.startswith("_"):
-            yield importlib.import_module(f"{package.__name__}.{info.name}")
+            module = importlib.import_module(f"{package.__name__}.{info.name}")
+            taken.update(getattr(module, "NAMES", ()))
+            yield module
+    if package.__name__ in KINDS.values():
+        for entry, module in _installed(package.__name__, tuple(sys.path)):
+            if same := sorted(taken.intersection(module.NAMES)):
+                got = f"{', '.join(same)}, which another file has"
+                raise _bad(entry, "names of its own", got)
+            taken.update(module.NAMES)
+            yield module
+
+
+@functools.cache
+def _installed(group: str, path: tuple[str, ...]) -> list[tuple[EntryPoint, ModuleType]]:
+    """The entry points of a group, with what they name; read once for each ``sys.path``."""
+    found: dict[str, tuple[EntryPoint, ModuleType]] = {}
+    for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
+        try:
+            module = entry.load()
+            if not isinstance(module, ModuleType) or not isinstance(module.NAMES, tuple):
+                raise TypeError(f"{module!r:.60}")
+        except Exception as error:  # of foreign code, at import
+            got = f"{type(error).__name__}: {error}"
+            raise _bad(entry, f"a module with NAMES, as a file of {group} has", got) from error
+        found[entry.value] = entry, module
+    return list(found.values())
+
+
+def _bad(entry: EntryPoint, expected: str, got: str) -> ValueError:
+    of = entry.dist.name if entry.dist else "?"
+    return ValueError(
+        f"entry point {entry.value} of {of}: expected {expected}, got {got}; mend or uninstall {of}"
+    )
 
 
 def names(kind: str) -> list[str]:
@@ -49,7 +99,13 @@ def find(kind: str, name: str) -> ModuleType:
     for module in members(kind):
         if any(_pattern(known).fullmatch(name) for known in module.NAMES):
             return module
-    raise ValueError(f"unknown {kind} '{name}'; known: {', '.join(names(kind))}")
+    known = ", ".join(names(kind))
+    if kind in OF_THE_USER:
+        place, form = OF_THE_USER[kind]
+        if (module := importlib.import_module(place)).answers(name):
+            return module
+        known += f", or {form}"
+    raise ValueError(f"unknown {kind} '{name}'; known: {known}")
 
 
 def expand(methods: Iterable[str], layers: int) -> list[str]:

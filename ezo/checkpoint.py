@@ -21,6 +21,8 @@ from torch.optim import Optimizer
 from ezo import check
 from ezo.files import TEMPORARY, remove
 
+AGAIN = "remove its folder to start that run again"
+
 
 def save(path: Path, state: Any) -> None:
     """Write nested dicts, lists, numbers, strings, None and tensors.
@@ -104,7 +106,7 @@ def reading(path: Path, what: str, fix: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def expected(path: Path, what: str) -> Iterator[None]:
+def expected(path: Path, what: str, fix: str = AGAIN) -> Iterator[None]:
     """Within, what a checkpoint holds is used as ``what``.
 
     Raises:
@@ -123,7 +125,7 @@ def expected(path: Path, what: str) -> Iterator[None]:
         told = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{path}: expected {what}, got another or a damaged one ({type(error).__name__}: "
-            f"{told}); remove its folder to start that run again"
+            f"{told}); {fix}"
         ) from error
 
 
@@ -192,6 +194,20 @@ def _expect_state(optimizer: Optimizer) -> None:
                 counts = name == "step" and check.finite(value)
                 if value is not None and shape != p.shape and not counts:
                     raise TypeError(f"{name} is {value!r:.40}")
+
+
+def file_digest(path: Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise type(error)(
+            f"expected a safetensors file, got: {error}; name one that can be read"
+        ) from error
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

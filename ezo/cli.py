@@ -1,4 +1,4 @@
-"""The command line: ``ezo train``, ``replay``, ``journal``, ``plan``, ``export`` and ``list``."""
+"""The command line: train, predict, eval, replay, journal, plan, export and list."""
 
 import argparse
 import math
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ezo import catalogue, check, rows, train
+from ezo import catalogue, check, predict, rows, train
 from ezo.export import command as export
 from ezo.files import run_command
 from ezo.journal import command as journal
@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     text = "predict memory and time of a model's step by each method"
     plan.add_arguments(commands.add_parser("plan", help=text, **how))
+    how["description"] = "Predict the classes of examples by the weights of a run, as CSV."
+    predict.add_predict(commands.add_parser("predict", help="predict classes of examples", **how))
+    how["description"] = "Print the accuracy and the loss of a run's weights on labelled examples."
+    predict.add_eval(commands.add_parser("eval", help="measure a run on other data", **how))
     how["description"] = (
         "Write C99 that goes on with a training on a microcontroller, to the same bits; without "
         "--out, print what every split would take."
@@ -65,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(2)
     work = {
         "train": _train,
+        "predict": predict.command_predict,
+        "eval": predict.command_eval,
         "replay": journal.command_replay,
         "journal": journal.command_journal,
         "plan": plan.command,
@@ -80,7 +86,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows each default that there is."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default in (None, "") else super()._get_help_string(action)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,9 @@
 """A training run as a value: what its result depends on, its names resolved, its model and data."""
 
 import hashlib
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -25,10 +27,13 @@ class Run:
             ones (`ezo.tuned`).
         start: `case` of a finished fp32 run of the same model whose final weights this one starts
             from (fine-tuning), or nothing for fresh weights.
+        weights: path of a safetensors file of weights to start from, or nothing.
     """
 
-    model: str = about(MISSING, "a model that `ezo list` shows")
-    data: str = about(MISSING, "a data set that `ezo list` shows")
+    model: str = about(MISSING, "a model that `ezo list` shows, or package.module:function")
+    data: str = about(
+        MISSING, "a data set that `ezo list` shows, a folder of images, a file.npz or file.csv"
+    )
     method: str = about(MISSING, "a method that `ezo list` shows, for example elastic-2")
     precision: str = about("fp32", "number format")
     # Batches are full: a remainder waits for the next epoch's shuffle.
@@ -47,6 +52,7 @@ class Run:
     chunk: int = about(
         0, "examples that layers without a gradient take at a time (`ezo.stream`), 0 for all"
     )
+    weights: str = about("", "safetensors file of float weights to start from")
 
     def settled(self, changes: Mapping[str, Any] | None = None) -> "Settled":
         """The run with its names resolved, its hyperparameters filled in, and its numbers checked.
@@ -117,7 +123,9 @@ class Settled:
     def __init__(self, run: Run, files: dict[str, ModuleType], source: str) -> None:
         self.run, self.files, self.source = run, files, source
         named = asdict(run)
-        for name in ("start", "chunk"):  # names of runs are as before there were these
+        if run.weights:  # a file of the same bytes is the same start
+            named["weights"] = checkpoint.file_digest(Path(run.weights))
+        for name in ("start", "chunk", "weights"):  # names of runs are as before there were these
             if not named[name]:
                 del named[name]
         own = ("model", "data", "method", "precision", "seed")
@@ -128,8 +136,9 @@ class Settled:
         for name in [name for name in later if named["hyper"][name] == later[name]]:
             del named["hyper"][name]
         tag = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
-        precision = run.precision.replace("*", "star")  # the name is also a file's
-        self.case = f"{run.model}-{run.data}-{run.method}-{precision}-seed{run.seed}-{tag}"
+        names = f"{run.model}-{Path(run.data).name}-{run.method}-{run.precision}"
+        names = re.sub(r"[^\w.-]", "_", names.replace("*", "star"))  # it is also a file's
+        self.case = f"{names}-seed{run.seed}-{tag}"
 
     def settled(self) -> "Settled":
         """Itself."""
@@ -140,13 +149,64 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def build(run: Run | Settled, classes: int, channels: int) -> nn.Module:
-    """The run's model at its initial weights; torch's global generator is left as it was."""
+def build(
+    run: Run | Settled, classes: int, channels: int, size: tuple[int, ...] | None = None
+) -> nn.Module:
+    """The run's model at its initial weights; torch's global generator is left as it was.
+
+    ``size`` is (height, width) of the images, which a model's file need not ask for.
+    """
     settled = run.settled()
+    make = settled.files["model"].build
+    sized = {"size": size} if size and "size" in inspect.signature(make).parameters else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settled.run.seed)
-        model: nn.Module = settled.files["model"].build(settled.run.model, classes, channels)
+        model: nn.Module = make(settled.run.model, classes, channels, **sized)
         return model
+
+
+def begin(model: nn.Module, settled: Settled, data: Dataset) -> None:
+    """See that a model takes the run's data, and give it the weights of ``weights``.
+
+    Raises:
+        ValueError: it does not take such data, or has too few outputs, or has other weights.
+    """
+    run = settled.run
+    if data.scale is not None or settled.files["model"].INPUT is None:
+        _expect_fit(run.model, model, data, run.seed)
+    if run.weights:
+        path = Path(run.weights)
+        found = checkpoint.tensors(path)
+        with checkpoint.expected(path, f"float weights of {run.model}", "give another file"):
+            model.load_state_dict(found)
+
+
+def tried(model: nn.Module, x: torch.Tensor, seed: int) -> Any:
+    """The output for examples in evaluation; lazy layers get their weights here, by the seed."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            return model.eval()(x)
+    finally:
+        model.train()
+
+
+def _expect_fit(name: str, model: nn.Module, data: Dataset, seed: int) -> None:
+    x = data.train_x[:2]
+    try:
+        output = tried(model, x, seed)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"expected {name} to take examples {tuple(x.shape)}, got {type(error).__name__}: "
+            f"{told}; let its function take channels and size, or give other data"
+        ) from error
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+    if len(shape) != 2 or shape[0] != len(x) or shape[1] < data.classes:
+        raise ValueError(
+            f"expected {name} to give logits ({len(x)}, {data.classes}) of {len(x)} examples, got "
+            f"{shape or type(output).__name__}; let its function take classes"
+        )
 
 
 def load(run: Run | Settled, root: Path | None = None) -> Dataset:
@@ -158,18 +218,11 @@ def load(run: Run | Settled, root: Path | None = None) -> Dataset:
     settled = run.settled()
     run = settled.run
     data: Dataset = settled.files["data"].load(run.data, root)
-    kind = "image" if data.train_x.dim() == 4 else "points"
     wanted = settled.files["model"].INPUT
-    if kind != wanted:
+    if wanted not in (None, data.kind):
         raise ValueError(
-            f"expected data of {wanted} for {run.model}, got {kind} from {run.data}; give other "
-            "data or another model, as `ezo list` names them"
-        )
-    size, given = getattr(settled.files["model"], "SIZE", None), tuple(data.train_x.shape[2:])
-    if size not in (None, given):
-        raise ValueError(
-            f"expected images of {size} pixels for {run.model}, got {given} from {run.data}; give "
-            "a model that takes them, mobilenet_v2 for one, or scale the images"
+            f"expected data of {wanted} for {run.model}, got {data.kind} from {run.data}; give "
+            "other data or another model, as `ezo list` names them"
         )
     n = len(data.train_x) - run.held_out
     examples = min(n, run.train_examples or n)
@@ -188,7 +241,7 @@ def load(run: Run | Settled, root: Path | None = None) -> Dataset:
         return data
     x, y = data.train_x, data.train_y
     test = (x[n:], y[n:]) if run.held_out else (data.test_x, data.test_y)
-    return Dataset(x[:examples], y[:examples], *test, data.classes, data.augment)
+    return replace(data, train_x=x[:examples], train_y=y[:examples], test_x=test[0], test_y=test[1])
 
 
 def load_start(model: nn.Module, settled: Settled, runs: Path | None) -> None:

@@ -6,13 +6,14 @@ The split cuts this order once: ZO before, BP from there on. A parameter shared 
 stands where the first of them stands.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-Split = int | str | nn.Module | Iterable[Tensor]
+Split = int | str | nn.Module | Iterable[Tensor | nn.Module | str]
 
 
 def layers(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
@@ -39,8 +40,13 @@ def split(model: nn.Module, bp: Split) -> tuple[list[nn.Parameter], list[nn.Para
     """Cut a model's trainable parameters in two: those by ZO and those by BP, in the model's order.
 
     Where BP begins, ``bp``, is an integer k: the last k parametric `layers`. A name: from this
-    submodule or parameter on. Parameters, or a submodule for its parameters: these and no others.
-    ``"all"``: everything. Parameters with ``requires_grad=False`` are in neither part.
+    submodule or parameter on. A submodule or parameter, or several of these or of their names: they
+    and no others. ``"all"``: everything. Parameters with ``requires_grad=False`` are in neither
+    part.
+
+    A head whose weight is an earlier layer's too (GPT-2's) is not among the last k: a warning says
+    so. To train it alone by BP, untie it; as long as it is tied, its gradient needs the activations
+    of all layers from the earlier one on.
 
     Raises:
         ValueError: no such layer, name or parameter, or the model has nothing to train, or BP has
@@ -63,7 +69,7 @@ def split(model: nn.Module, bp: Split) -> tuple[list[nn.Parameter], list[nn.Para
         raise ValueError(
             "expected bp to hold a parameter that requires a gradient and, where bp is a name, is "
             "not an earlier layer's too (tied weights), got none; give the parameters themselves, "
-            "or give bp=0 for full ZO"
+            "or untie it, or give bp=0 for full ZO"
         )
     return zo, last
 
@@ -80,12 +86,13 @@ def _bp_part(model: nn.Module, bp: Split) -> list[nn.Parameter]:
                 f"expected 0 to {len(found)} BP layers, got {bp}; the parametric "
                 f"layers are {', '.join(name or '(model)' for name, _ in found)}"
             )
+        _warn_of_tied(model, found, bp)
         return [p for _, parameters in found[len(found) - bp :] for p in parameters]
     if isinstance(bp, str):
         return _from_name_on(model, bp)
     if isinstance(bp, Tensor):
         bp = [bp]
-    chosen = list(bp.parameters() if isinstance(bp, nn.Module) else bp)
+    chosen = [p for one in ([bp] if isinstance(bp, nn.Module) else bp) for p in _of(model, one)]
     known = {id(p): p for p in model.parameters()}
     strangers = [i for i, p in enumerate(chosen) if id(p) not in known]
     if strangers:
@@ -94,6 +101,47 @@ def _bp_part(model: nn.Module, bp: Split) -> list[nn.Parameter]:
             "pass the tensors that model.parameters() gives"
         )
     return [known[id(p)] for p in chosen]
+
+
+def _of(model: nn.Module, one: Tensor | nn.Module | str) -> Iterable[Tensor]:
+    if isinstance(one, str):
+        found: dict[str, Tensor | nn.Module] = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_modules()),
+        }
+        if not one or one not in found:
+            raise _unknown(one, [name for name in found if name])
+        return _of(model, found[one])
+    return one.parameters() if isinstance(one, nn.Module) else [one]
+
+
+def _unknown(bp: str, known: list[str]) -> ValueError:
+    return ValueError(
+        f"expected bp to name a submodule or parameter of the model, got '{bp}'; "
+        f"known: {', '.join(known)}"
+    )
+
+
+def _warn_of_tied(model: nn.Module, found: list[tuple[str, list[nn.Parameter]]], bp: int) -> None:
+    """Of heads that stand among the last layers, but for their weight, which stands earlier."""
+    place: dict[int, str] = {}
+    order: list[tuple[str, str]] = []  # each layer, with the one whose weight it has
+    for name, module in model.named_modules():
+        if "parametrizations" in name.split("."):
+            continue  # which its module has
+        weights = [p for p in _own(module) if p.dim() >= 2 and p.requires_grad]
+        for p in weights:
+            place.setdefault(id(p), name)
+        order += [(name, place[id(p)]) for p in weights[:1]]
+    tied = [(name, owner) for name, owner in order[len(order) - bp :] if name != owner]
+    if bp and tied:
+        name, owner = tied[-1]
+        warnings.warn(
+            f"bp={bp}: {name} has the weight of {owner} and stands where that does; the order is "
+            f"{', '.join(of for of, _ in found)}. BP begins at {found[-bp][0]}: name it to say "
+            f"so, or untie {name} and give bp='{name}'",
+            stacklevel=5,
+        )
 
 
 def _from_name_on(model: nn.Module, bp: str) -> list[nn.Parameter]:
@@ -111,10 +159,7 @@ def _from_name_on(model: nn.Module, bp: str) -> list[nn.Parameter]:
                 last.append(p)
             seen.add(id(p))
     if not begun:
-        raise ValueError(
-            f"expected bp to name a submodule or parameter of the model, got '{bp}'; "
-            f"known: {', '.join(names)}"
-        )
+        raise _unknown(bp, names)
     return last
 
 

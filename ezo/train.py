@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ezo import check, checkpoint, rows
+from ezo import check, checkpoint, restore, rows
 from ezo.data import Dataset
 from ezo.journal import Journal, weights
 from ezo.lock import alone_in
 from ezo.precisions import EVALUATION_BATCH, Step
 from ezo.ranks import Exchange, Ranks
 from ezo.rows import Row
-from ezo.run import Run, Settled, build, load, load_start
+from ezo.run import Run, Settled, begin, build, load, load_start
 
 __all__ = ["Run", "build", "load", "load_start", "train"]
 
@@ -100,8 +100,9 @@ class _Loop:
         run, precision = settled.run, settled.files["precision"]
         data = load(settled, root)
         self.data_checksum = data.checksum
-        channels = data.train_x.shape[1 if data.train_x.dim() == 4 else 2]
-        model = build(settled, data.classes, channels)
+        self.inputs = restore.inputs_of(data)
+        model = build(settled, data.classes, data.channels, data.size)
+        begin(model, settled, data)
         if run.start:
             load_start(model, settled, out.parent if out else None)
         how: dict[str, Any] = {"device": device, **({"ranks": ranks} if ranks else {})}
@@ -260,6 +261,7 @@ class _Loop:
                 "case": self.settled.case,
                 "data_checksum": self.data_checksum,
                 "settings": self.settled.settings,
+                "inputs": self.inputs,
                 "model": dict(self.model.state_dict()),
                 "optimizer": self.optimizer.state_dict(),
                 "random_state": self.random_state,

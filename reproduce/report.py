@@ -8,7 +8,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,7 +76,7 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "scores": scores,
         "exploratory": opening.exploratory(findings, scores),
         "rules": opening.stamp(),
-        "today": datetime.now(UTC).date().isoformat(),
+        "today": datetime.now(timezone.utc).date().isoformat(),
         "verdict_words": dict.fromkeys(score.verdict for score in scores),
         "small_tables": opening.small_tables(rows),
         "accuracy": accuracy,

@@ -40,6 +40,7 @@ FUNCTIONS = {
     ),
     "estimator": ("difference", ["losses"]),
 }
+OPTIONAL = {"model": ["size"]}
 LONGEST_LINE = 110
 NUMBERS = {"<points>": "256", "<degrees>": "45", "<k>": "1"}
 BUILTIN = [(kind, module) for kind in catalogue.KINDS for module in catalogue.members(kind)]
@@ -74,7 +75,8 @@ def test_member_describes_itself_in_one_short_line(kind: str, module: ModuleType
 @every_member
 def test_member_has_the_function_of_its_kind(kind: str, module: ModuleType) -> None:
     function, parameters = FUNCTIONS[kind]
-    assert list(inspect.signature(getattr(module, function)).parameters) == parameters
+    found = list(inspect.signature(getattr(module, function)).parameters)
+    assert found in (parameters, [*parameters, *OPTIONAL.get(kind, [])])
     assert getattr(module, function).__doc__
 
 
@@ -101,7 +103,10 @@ def test_names_are_unique_within_their_kind(kind: str) -> None:
 def test_an_unknown_name_lists_the_known_names(kind: str, name: str) -> None:
     with pytest.raises(ValueError) as error:
         catalogue.find(kind, name)
-    assert str(error.value) == f"unknown {kind} '{name}'; known: {', '.join(catalogue.names(kind))}"
+    known = ", ".join(catalogue.names(kind))
+    if kind in catalogue.OF_THE_USER:
+        known += f", or {catalogue.OF_THE_USER[kind][1]}"
+    assert str(error.value) == f"unknown {kind} '{name}'; known: {known}"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +184,16 @@ def test_model_gives_finite_logits(name: str, classes: int, channels: int) -> No
         logits = mode(inputs(name, channels))
         assert logits.shape == (4, classes)
         assert logits.dtype == torch.float32 and torch.isfinite(logits).all()
+
+
+@every_model
+@pytest.mark.parametrize("size", [(32, 32), (29, 47)])
+def test_a_model_of_images_takes_any_size_and_rgb(name: str, size: tuple[int, int]) -> None:
+    if catalogue.find("model", name).INPUT != "image" or name in ("tiny", "plain"):
+        return
+    model = build(Run(name, "digits", "full-zo"), 5, 3, size).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(2, 3, *size)).shape == (2, 5)
 
 
 @every_model

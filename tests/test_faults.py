@@ -549,15 +549,19 @@ def test_labels_of_any_integers_train_and_others_are_named(of):
             of(logits, labels)
 
 
-def test_images_of_another_size_are_named_before_training(monkeypatch):
+def test_images_of_any_size_and_channels_train_and_too_small_ones_are_named(monkeypatch):
     data = catalogue.find("data", "digits")
-    small = data.load("digits")
-    x = torch.zeros(len(small.train_x), 3, 32, 32)
-    monkeypatch.setattr(data, "load", lambda *_: dataclasses.replace(small, train_x=x))
-    with pytest.raises(
-        ValueError, match=r"\(28, 28\) pixels for lenet5, got \(32, 32\) from digits"
-    ):
-        list(train(Run("lenet5", "digits", "full-zo")))
+    digits = data.load("digits")
+
+    def ended(*shape):
+        x = {"train_x": torch.ones(32, *shape), "test_x": torch.ones(4, *shape)}
+        y = {"train_y": digits.train_y[:32], "test_y": digits.test_y[:4]}
+        monkeypatch.setattr(data, "load", lambda *_: dataclasses.replace(digits, **x, **y))
+        return list(train(Run("lenet5", "digits", "elastic-1", epochs=1)))[-1].metric
+
+    assert ended(3, 32, 20) == "finished"
+    with pytest.raises(ValueError, match=r"4 x 4 pixels or more for lenet5, got \(3, 9\)"):
+        ended(1, 3, 9)
 
 
 # --- a finished run's weights, from the file alone ------------------------------------------------

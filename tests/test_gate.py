@@ -198,6 +198,66 @@ def test_a_side_that_speaks_another_protocol_is_refused(repository: Path) -> Non
     assert status == NOT_MEASURED and "expected head to have bench/probe.py" in found["error"]
 
 
+FOREIGN_BACKEND = """
+import pathlib, zipfile
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    name = "others-1-py3-none-any.whl"
+    with zipfile.ZipFile(pathlib.Path(wheel_directory, name), "w") as wheel:
+        wheel.write("others.py")
+        for file, text in {
+            "METADATA": "Metadata-Version: 2.1\\nName: others\\nVersion: 1\\n",
+            "WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+            "entry_points.txt": "[ezo.models]\\nothers = others\\n",
+            "RECORD": "",
+        }.items():
+            wheel.writestr(f"others-1.dist-info/{file}", text)
+    return name
+"""
+FOREIGN = '''"""A model of another project."""
+
+from torch import nn
+
+NAMES = ("others-net",)
+INPUT = "image"
+WIDTH = 8
+
+
+def build(name, classes, channels):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784 * channels, WIDTH), nn.Linear(WIDTH, classes))
+'''
+
+
+def test_another_projects_package_is_compared_by_this_bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "others"
+    root.mkdir()
+    files = {"backend.py": FOREIGN_BACKEND, "pyproject.toml": PYPROJECT, "others.py": FOREIGN}
+    for name, text in files.items():
+        (root / name).write_text(text)
+    for words in ("init -q", "add -A", "-c user.name=a -c user.email=a@example.org commit -qm a"):
+        subprocess.run(["git", *words.split()], cwd=root, check=True)
+    (root / "others.py").write_text(FOREIGN.replace("WIDTH = 8", "WIDTH = 16"))
+    cells = root / "cells.jsonl"
+    cells.write_text('{"model": "others-net", "method": "full-bp", "batch_size": 4}\n\n')
+    monkeypatch.chdir(root)
+    read = tuple(gate.read_cells(cells))
+    assert read == (Workload("others-net", "full-bp", 4),)
+    status, found = run_gate("--foreign", "--only", "exact", cells=read)
+    metrics = by_metric(found)
+    assert status == REGRESSED and metrics["digest"]["verdict"] == "changed"
+    assert metrics["peak_tensor_bytes"]["head"] > metrics["peak_tensor_bytes"]["base"]
+
+
+@pytest.mark.parametrize("line", ["[1]", "{", '{"models": "lenet5"}', "", "7"])
+def test_a_file_of_cells_that_is_none_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "cells.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match="cells.jsonl.*: expected a .*, got .*; (mend|add)"):
+        gate.read_cells(path)
+
+
 def test_a_metric_of_two_definitions_is_not_measured(repository: Path) -> None:
     path = repository / "bench" / "probe.py"
     path.write_text(path.read_text().replace('{"digest": 1', '{"digest": 2'))
@@ -234,7 +294,7 @@ def test_a_fault_of_the_gate_is_no_regression(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     words = ["bench", "gate", "--base", "HEAD", "--markdown", str(tmp_path / "found.md")]
-    monkeypatch.setattr(gate, "build_sides", lambda base, work: 1 / 0)
+    monkeypatch.setattr(gate, "build_sides", lambda *_: 1 / 0)
     monkeypatch.setattr(sys, "argv", words)
     assert program.main() == 2 and "ZeroDivisionError" in capsys.readouterr().err
     assert "the gate has not ended" in (tmp_path / "found.md").read_text()

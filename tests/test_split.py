@@ -129,7 +129,37 @@ def test_a_shared_parameter_stands_where_it_stands_first():
     zo, bp = split(model, "hidden")
     assert names(model, zo) == ["embedding.weight"]
     assert names(model, bp) == ["hidden.weight", "hidden.bias"]
-    assert names(model, split(model, 1)[1]) == ["hidden.weight", "hidden.bias"]
+    with pytest.warns(UserWarning, match=TIED):
+        assert names(model, split(model, 1)[1]) == ["hidden.weight", "hidden.bias"]
+
+
+TIED = (
+    "bp=1: head has the weight of embedding and stands where that does; the order is embedding, "
+    "hidden. BP begins at hidden: name it to say so, or untie head and give bp='head'"
+)
+
+
+def test_a_head_that_was_untied_is_the_last_layer():
+    model = Tied()
+    model.head.weight = nn.Parameter(model.head.weight.detach().clone())
+    assert names(model, split(model, 1)[1]) == names(model, split(model, "head")[1])
+    assert names(model, split(model, "head")[1]) == ["head.weight"]
+
+
+@pytest.mark.parametrize("bp", [
+    lambda model: ["0", "5.bias"], lambda model: [model[0], "5.bias"],
+    lambda model: iter([model[0].weight, "0.bias", model[5].bias]),
+])  # fmt: skip
+def test_several_names_and_modules_stand_for_their_parameters(bp):
+    model = mlp()
+    zo, last = split(model, bp(model))
+    assert names(model, last) == ["0.weight", "0.bias", "5.bias"]
+    assert len(zo) + 3 == len(list(model.parameters()))
+
+
+def test_a_tied_head_that_is_listed_is_trained_by_bp():
+    model = Tied()
+    assert names(model, split(model, ["head"])[1]) == ["embedding.weight"]
 
 
 def test_parameters_of_the_model_itself_stand_before_its_modules():
@@ -161,6 +191,9 @@ def test_split_is_public():
     (None, "number of layers, a name, a submodule or parameters, got None"),
     ("head", "name a submodule or parameter of the model, got 'head'; known: 0, 0.weight"),
     ("", "name a submodule or parameter of the model, got ''"),
+    (["0", "head"], "name a submodule or parameter of the model, got 'head'; known: "),
+    ([""], "name a submodule or parameter of the model, got ''"),
+    ([None], r"others at positions \[0\]"),
     ([torch.zeros(3)], r"others at positions \[0\]"),
     ([nn.Linear(1, 1).weight], "expected parameters of the model"),
     (nn.Linear(1, 1), r"expected parameters of the model, got others at positions \[0, 1\]"),

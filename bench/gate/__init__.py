@@ -22,6 +22,7 @@ metric means is a version that each side tells; where they differ the metric is 
 
 import argparse
 import dataclasses
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeat", type=int, default=1, help="compare so many times, to see how quiet the gate is"
     )
+    parser.add_argument(
+        "--foreign",
+        action="store_true",
+        help="compare another project's package, in whose clone this runs, by this bench",
+    )
+    parser.add_argument(
+        "--cells", type=Path, help="file of cells, a JSON object of a step's settings a line"
+    )
     parser.add_argument("--json", type=Path, help="file for everything that was found")
     parser.add_argument("--markdown", type=Path, help="file for the summary, besides stdout")
 
@@ -73,7 +82,7 @@ def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
     with tempfile.TemporaryDirectory(prefix="ezo-gate-") as folder:
         report = Report()
         try:
-            report.sides = build_sides(given.base, Path(folder))
+            report.sides = build_sides(given.base, Path(folder), given.foreign)
             for n in range(given.repeat):
                 report.findings = Gate(report.sides, settings).compare(cells)
                 statuses.append(report.status)
@@ -94,6 +103,30 @@ def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
     _write(given, report.json(), summary)
     print(summary, flush=True)
     return REGRESSED if REGRESSED in statuses else max(statuses)
+
+
+def read_cells(path: Path) -> list[Workload]:
+    """Cells from a file: ``{"model": "yours", "method": "elastic-1", "batch_size": 8}`` a line.
+
+    Raises:
+        ValueError: a line is no cell.
+        OSError: it can't be read.
+    """
+    cells = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            cells.append(Workload(**json.loads(line)))
+        except (TypeError, ValueError) as error:
+            known = ", ".join(field.name for field in dataclasses.fields(Workload))
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object with some of {known}, got "
+                f"{line:.80} ({error}); mend that line"
+            ) from error
+    if not cells:
+        raise ValueError(f"{path}: expected a cell a line, got none; add one")
+    return cells
 
 
 def _write(given: argparse.Namespace, json: str, markdown: str) -> None:

@@ -2,6 +2,9 @@
 
 Each side's folder holds its `ezo`, built, and its own `bench`, which measures it. Each answers in
 the protocol of `bench.probe`.
+
+Where another project's package is compared, whose plug-ins `ezo` finds by their entry points, both
+sides' folders hold a copy of this `ezo` and this `bench` beside it.
 """
 
 import dataclasses
@@ -13,9 +16,12 @@ import sys
 import tarfile
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import bench
+import ezo
 from bench.isolate import KEPT_MEMORY
 
 SPOKEN = (1,)  # the protocols that this gate knows
@@ -41,8 +47,11 @@ class Side:
     definitions: dict[str, int] = field(default_factory=dict)
 
 
-def build_sides(base: str, work: Path) -> dict[str, Side]:
-    """Both versions of the repository that holds the working folder, built under ``work``."""
+def build_sides(base: str, work: Path, foreign: bool = False) -> dict[str, Side]:
+    """Both versions of the repository that holds the working folder, built under ``work``.
+
+    ``foreign``: it is another project's, measured by this `bench`.
+    """
     root = Path(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
     try:
         commit = _git(root, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}")
@@ -61,7 +70,7 @@ def build_sides(base: str, work: Path) -> dict[str, Side]:
     built = {}
     for side in sides:
         print(f"gate: building {side.label}, {side.commit[:10]}", file=sys.stderr, flush=True)
-        build(work / side.label, side.site)
+        build(work / side.label, side.site, foreign)
         with Process(side) as process:
             built[side.label] = process.side
     spoken = {label: side.protocol for label, side in built.items()}
@@ -73,9 +82,12 @@ def build_sides(base: str, work: Path) -> dict[str, Side]:
     return built
 
 
-def build(source: Path, site: Path) -> None:
-    """Install a source tree, its extension too, without dependencies; and copy its `bench`."""
-    if not (source / "bench" / "probe.py").is_file():
+def build(source: Path, site: Path, foreign: bool = False) -> None:
+    """Install a source tree, its extension too, without dependencies; and copy its `bench`.
+
+    Of a ``foreign`` one, copy this `bench` and this `ezo`, with its compiled kernels.
+    """
+    if not foreign and not (source / "bench" / "probe.py").is_file():
         raise NotMeasured(
             f"expected {source.name} to have bench/probe.py, by which the gate asks it, got none; "
             "compare with a later commit"
@@ -88,7 +100,20 @@ def build(source: Path, site: Path) -> None:
     )
     if done.returncode:
         raise NotMeasured(f"{source.name} could not be built: {done.stderr.strip()[-2000:]}")
-    shutil.copytree(source / "bench", site / "bench")
+    if not foreign:
+        shutil.copytree(source / "bench", site / "bench")
+        return
+    for package in (bench, ezo):
+        folder = Path(str(package.__file__)).parent
+        if (site / folder.name).exists():
+            raise NotMeasured(
+                f"expected a package of another name, got {folder.name}; leave --foreign out"
+            )
+        ignored = shutil.ignore_patterns("__pycache__", "csrc")
+        shutil.copytree(folder, site / folder.name, ignore=ignored)
+    kernels = find_spec("ezo._kernels")  # which may lie elsewhere
+    if kernels is not None and kernels.origin and not list((site / "ezo").glob("_kernels*")):
+        shutil.copy(kernels.origin, site / "ezo")
 
 
 def _git(root: Path, *words: str) -> str:

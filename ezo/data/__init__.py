@@ -4,6 +4,6 @@ A file defines ``NAMES`` and ``load(name, root) -> Dataset``; its docstring's fi
 it in ``ezo list``.
 """
 
-from ezo.data._dataset import Dataset
+from ezo.data._dataset import Dataset, Scale
 
-__all__ = ["Dataset"]
+__all__ = ["Dataset", "Scale"]

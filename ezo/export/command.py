@@ -1,19 +1,18 @@
 """``ezo export``: a network and its training as C, from the command line."""
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ezo import catalogue, checkpoint
+from ezo import checkpoint
 from ezo.export.describe import describe
 from ezo.export.plan import splits, table
 from ezo.export.write import write
 from ezo.int8 import ElasticZO, Int8Tensor, quantize
 from ezo.int8.network import Network
 from ezo.plan.budget import parse_bytes
-from ezo.rows import json_types
-from ezo.run import Run, Settled, build, load
+from ezo.restore import settled_of
+from ezo.run import Run, Settled, begin, build, load
 
 EXAMPLES = 8  # of the training set, for the self-test
 Trained = tuple[Network, ElasticZO, Int8Tensor]  # and a few examples
@@ -22,7 +21,7 @@ Trained = tuple[Network, ElasticZO, Int8Tensor]  # and a few examples
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``ezo export`` takes."""
     add = parser.add_argument
-    add("--model", default="lenet5", help="a model that `ezo list` shows")
+    add("--model", default="lenet5", help="a model that `ezo list` shows, or module:function")
     add("--method", default="elastic-2", help="full-zo, elastic-<k>, tail-only-<k> or full-bp")
     add("--data", default="mnist", help="the data set whose training set sets the input's exponent")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
@@ -80,23 +79,8 @@ def _from_run(given: argparse.Namespace) -> Trained:
         raise ValueError(
             f"{path}: expected a run in int8, got {precision!r:.40}; train with --precision int8"
         )
-    kind = catalogue.find("precision", "int8").HYPER
-    with checkpoint.expected(path, "the settings of a run in int8"):
-        settled = _settled(kind, settings)
+    settled = settled_of(path, settings, given.model)
     return _made(settled, given.data_root, None, state, path)
-
-
-def _settled(kind: Any, settings: dict[str, Any]) -> Settled:
-    """The run that a checkpoint's settings name; what it started from counts no more."""
-    settings = {name: value for name, value in settings.items() if name != "start"}
-    types = {field.name: json_types(field.type) for of in (Run, kind) for field in fields(of)}
-    for name, value in settings.items():
-        if type(value) not in types[name]:
-            raise TypeError(f"{name} is {value!r:.40}")
-    names = {field.name for field in fields(kind)}
-    hyper = kind(**{name: value for name, value in settings.items() if name in names})
-    own = {name: value for name, value in settings.items() if name not in names}
-    return Run(**own, hyper=hyper).settled()
 
 
 def _made(
@@ -107,7 +91,8 @@ def _made(
     path: Path | None = None,
 ) -> Trained:
     run, data = settled.run, load(settled, root)
-    model = build(settled, data.classes, data.train_x.shape[1 if data.train_x.dim() == 4 else 2])
+    model = build(settled, data.classes, data.channels, data.size)
+    begin(model, settled, data)
     if weights is not None:
         found = checkpoint.tensors(weights)
         with checkpoint.expected(weights, f"float weights of {run.model}"):

@@ -64,6 +64,10 @@ class Step(abc.ABC):
     def evaluate(self, x: Any, y: Tensor) -> tuple[float, float]:
         """Accuracy (%) and mean loss (nats) over encoded examples; weights stay as they are."""
 
+    @abc.abstractmethod
+    def logits(self, x: Any) -> Tensor:
+        """Of encoded examples, at most `EVALUATION_BATCH`: (N, classes), float32."""
+
     def static_accuracy(self, x: Any, y: Tensor, seen: Any) -> float | None:
         """Accuracy (%) where each prediction is of its example alone.
 

@@ -121,16 +121,22 @@ class _Step(Step):
 
     @torch.no_grad()
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:
-        training = self.model.training
-        self.model.eval()
         loss, right, n = 0.0, 0, len(x)
         for first in range(0, n, EVALUATION_BATCH):
-            logits = self.model(x[first : first + EVALUATION_BATCH])
+            logits = self.logits(x[first : first + EVALUATION_BATCH])
             labels = y[first : first + EVALUATION_BATCH]
             loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
             right += int((logits.argmax(1) == labels).sum())
-        self.model.train(training)
         return 100 * right / n, loss / n
+
+    @torch.no_grad()
+    def logits(self, x: Any) -> Tensor:
+        training = self.model.training
+        try:
+            found: Tensor = self.model.eval()(x)
+            return found
+        finally:
+            self.model.train(training)
 
 
 def _output(model: nn.Module, x: Any) -> Any:

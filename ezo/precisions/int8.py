@@ -322,6 +322,11 @@ class _Step(Step):
             right += int((logits.m.argmax(1) == labels).sum())
         return 100 * right / n, loss * NAT / n
 
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        found: Tensor = self._network(Int8Tensor(x, self._exponent)).to_float()
+        return found
+
     def static_accuracy(self, x: Tensor, y: Tensor, seen: Tensor) -> float:
         self._network.calibrate(Int8Tensor(seen, self._exponent)).eval()
         try:
