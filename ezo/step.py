@@ -62,8 +62,9 @@ class Passes(Protocol):
     def loss(self, visit: Visit) -> Any:
         """The loss of a pass; where ``visit.bp``, its gradient is added to the BP part's."""
 
-    def finite(self, losses: list[Any]) -> bool:
-        """Whether the step may learn from these."""
+    def finite(self, losses: list[Any]) -> Any:
+        """Whether the step may learn from these: a bool, or a tensor of one that stays on its
+        device. Updates are then made where it is true (``where`` of an update), in any case."""
 
 
 class Found(NamedTuple):
@@ -72,14 +73,14 @@ class Found(NamedTuple):
     Attributes:
         losses: each query's, by the estimator's points.
         theta: the loss at theta; None where no pass was there.
-        finite: whether all were; else nothing was updated.
+        finite: whether all were, a bool or a tensor of one; else nothing was updated.
         applied: the updates in the order in which they were applied, each of a query, with one
             record for each perturbation.
     """
 
     losses: list[dict[int, Any]]
     theta: Any
-    finite: bool
+    finite: Any
     applied: list[tuple[Any, ...]]
 
 
@@ -148,11 +149,13 @@ def step(
         if at_theta:
             losses = [{**at_theta, **of} for of in losses]
         applied = []
-        if finite:
+        if finite is not False:
             applied = [
                 tuple([p.learn(q, losses[q], difference) for p in perturbations])
                 for q in range(len(losses) - 1, -1, -1)  # the last first: its e is still there
             ]
+            if finite is not True:
+                applied = [tuple([update.where(finite) for update in of]) for of in applied]
             for updates in applied:
                 with phase("update"):
                     for perturbation, update in zip(perturbations, updates, strict=True):
