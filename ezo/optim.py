@@ -263,7 +263,7 @@ class ElasticZO(Elastic):
         return found, passes
 
     @property
-    def applied(self) -> list[tuple[Any, ...]]:  # type: ignore[override]
+    def applied(self) -> list[tuple[Any, ...]]:
         """See the class. Waits for the device where the step did not."""
         if isinstance(self._finite, Tensor):
             of = self._applied if self._finite.item() else []

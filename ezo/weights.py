@@ -41,7 +41,7 @@ class Update(NamedTuple):
 
     def read(self) -> "Update":
         """With numbers in place of tensors."""
-        groups = tuple(tuple(map(float, group)) for group in self.groups)
+        groups = tuple((float(e), float(r), float(d)) for e, r, d in self.groups)
         return self._replace(step=int(self.step), groups=groups)
 
 

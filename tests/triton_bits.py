@@ -63,11 +63,10 @@ def sweep(kind, name, on_device=False):
 
 def floats():
     for kind, dtype in itertools.product(noise.NOISES, FLOATS):
-        names = ("fill", "shift", "restore", "update")
-        # each kind in every type once, and each sweep in every type
-        some = names if kind == "gaussian" else ("shift",)
-        if dtype in (torch.float16, torch.bfloat16):
-            some = (*some, "learn")
+        coarse = dtype in (torch.float16, torch.bfloat16)
+        some = ["fill", "shift", "restore", "update", *["learn"] * coarse]
+        if kind != "gaussian":  # in one type each: a type's part in a sweep is not its noise's
+            some = {torch.float32: ["shift"], torch.bfloat16: ["learn"]}.get(dtype, [])
         for name in some:
 
             def make(dtype=dtype):

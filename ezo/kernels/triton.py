@@ -127,12 +127,13 @@ class Backend:
             if p.numel():
                 rows.append(tuple(row))
                 programs += -(-p.numel() // (groups * GROUP))
-        key = (numbered[0][1].device, *rows)
+        device = numbered[0][1].device
+        key = (device, *rows)
         if key not in self._tables:
             if len(self._tables) >= TABLES:
                 del self._tables[next(iter(self._tables))]
-            self._tables[key] = torch.tensor(rows, dtype=torch.int64, device=key[0])
-        if key[0].type == "cuda" and torch.cuda.is_current_stream_capturing():
+            self._tables[key] = torch.tensor(rows, dtype=torch.int64, device=device)
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             self._captured.append(self._tables[key])
         return self._tables[key], len(rows), programs
 
@@ -186,7 +187,7 @@ class _Sweeps:
         rows = _rows(8, unit * GROUP, max(p.numel() for p in tensors))
         one: tuple[Any, ...] = (None, None, 0, 0)
         if self._result is None:
-            table = self._backend.table(self._numbered, tensors, rows * unit, rank)
+            table: Any = self._backend.table(self._numbered, tensors, rows * unit, rank)
         else:
             t, theta = self._numbered[0]
             table = (None, 0, -(-theta.numel() // (rows * unit * GROUP)))

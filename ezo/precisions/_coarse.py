@@ -43,7 +43,7 @@ class _Step(Step):
         self.model, self.optimizer = inner.model, inner.optimizer
 
     @property
-    def passes(self) -> int:  # type: ignore[override]
+    def passes(self) -> int:
         return self._inner.passes
 
     @passes.setter
