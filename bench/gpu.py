@@ -115,9 +115,9 @@ def sweeps(b: Bench) -> None:
         x = torch.zeros(4096 if b.small else n, device=b.device, dtype=dtype)
         y = torch.empty_like(x)
         sweepers = {kind: Sweeper([x], noise=kind) for kind in NOISES}
-        steps: dict[str, Step] = {"copy": lambda y=y, x=x: y.copy_(x)}
+        steps: dict[str, Step] = {"copy": functools.partial(y.copy_, x)}
         for kind, sweeper in sweepers.items():
-            steps[kind] = lambda s=sweeper: s.shift((1, 2, 0), 1e-3, 1.0)
+            steps[kind] = functools.partial(sweeper.shift, (1, 2, 0), 1e-3, 1.0)
         found = b.seconds(steps, 1 if b.small else 10)
         for kind in NOISES:
             case = f"sweep-{kind}-{str(dtype)[6:]}"
@@ -244,7 +244,7 @@ def language(b: Bench, name: str) -> None:
             b.row(f"{case}-{way}", "step_over_two_forwards", None, "1", "not run: out of time")
             continue
         try:
-            step = make()
+            step: Step = make()
             found = b.seconds({"forward": forward, "step": step}, times)
             most = b.peak(step)
         except Exception as error:
@@ -258,7 +258,7 @@ def language(b: Bench, name: str) -> None:
             if inference:
                 b.row(f"{case}-{way}", "peak_over_inference", most / inference, "1")
         finally:
-            step = None
+            step = list  # frees what it held
             restore(model)
             b.clean()
 
@@ -275,13 +275,11 @@ def restore(model: nn.Module) -> None:
 def ways(model: nn.Module, loss: Step, with_bp: bool) -> Iterator[tuple[str, Callable[[], Step]]]:
     """Every step to measure, made when its turn comes."""
     for kind in KINDS:
-        yield f"in-place-{kind}", lambda kind=kind: in_place(model, loss, kind)
+        yield f"in-place-{kind}", functools.partial(in_place, model, loss, kind)
     for kind in KINDS:
-        yield f"full-zo-{kind}", lambda kind=kind: zo_step(model, lambda _: loss, kind)
-        yield (
-            f"full-zo-{kind}-captured",
-            lambda kind=kind: zo_step(model, lambda _: loss, kind, capture=True),
-        )
+        make = functools.partial(zo_step, model, lambda _: loss, kind)
+        yield f"full-zo-{kind}", make
+        yield f"full-zo-{kind}-captured", functools.partial(make, capture=True)
     yield "mezo-style", lambda: mezo_style(model, loss)
     yield "torchzero-mezo", lambda: peer("torchzero", "torchzero-mezo", model, loss)
     yield "zo2", lambda: absent("zo2")

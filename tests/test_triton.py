@@ -41,7 +41,7 @@ def run(*command: str, **environment: str) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert found.returncode == 0, found.stderr
     return found.stderr
