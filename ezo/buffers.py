@@ -26,6 +26,11 @@ class Buffers:
         self._places = [(m, m._buffers, name) for m in modules for name in m._buffers]
         self._written: dict[bool, set[int]] = {}  # places, by the model's mode
 
+    @property
+    def any(self) -> bool:
+        """Whether a pass may write one: it did before, or none ran yet in the model's mode."""
+        return bool(self._places) and self._written.get(self._model.training, {0}) != set()
+
     def begin(self) -> None:
         """Before the first pass."""
         if not self._places:

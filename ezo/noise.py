@@ -7,6 +7,9 @@ counter and a key into four 32-bit words. Ours is indexed by (seed, step, tensor
     counter  = (64 group + lane, tensor, step, stream)
     element i of a tensor: group = i // 256, word = i % 256 // 64, lane = i % 64
 
+A kind that needs less than a word for a number serves several groups with the words of one: where
+they are n (`SHARED`), group // n says which words, and a number's bits start at 32 / n (group % n).
+
 ``stream`` tells apart the draws of one step (the queries, for one). This file is the definition, in
 plain torch, for any device; ``csrc/philox.hpp`` and ``noise.cpp`` are the same, compiled, and tests
 hold them together bit by bit. Floating-point operations here are kept apart (no fused
@@ -16,7 +19,8 @@ multiply-add), since the two must round alike.
 import torch
 from torch import Tensor
 
-NOISES = ("gaussian", "rademacher", "uniform")
+NOISES = ("gaussian", "rademacher", "uniform", "gaussian-16", "rademacher-1")
+SHARED = {"gaussian-16": 2, "rademacher-1": 32}  # groups that one group of words serves
 Device = torch.device | str
 GROUP = 256  # elements per group: 64 lanes of four words
 _LANES = 64
@@ -33,7 +37,7 @@ def words(
     groups = last - first
     c0 = torch.arange(first * _LANES, last * _LANES, device=device) & _LOW
     c1 = torch.full_like(c0, tensor)
-    c2 = torch.full_like(c0, step)
+    c2 = torch.zeros_like(c0).add_(step)  # the step may lie on the device
     c3 = torch.full_like(c0, stream)
     k0, k1 = seed & _LOW, seed >> 32
     for _ in range(10):
@@ -58,13 +62,23 @@ def draw(
 ) -> Tensor:
     """Noise of mean 0 and variance 1 for the groups ``first`` to ``last`` - 1 of a tensor.
 
-    It is ``gaussian``, ``rademacher`` (-1 or 1) or ``uniform`` (on +-sqrt(3)), float32,
-    ((last - first) * 256,): element i of the tensor at i - 256 first.
+    It is float32, ((last - first) * 256,): element i of the tensor at i - 256 first. The kinds:
+
+        gaussian      normal, by Box and Muller's method
+        rademacher    -1 or 1, by a word's highest bit
+        uniform       on +-sqrt(3)
+        gaussian-16   nearly normal, from 16 bits: a polynomial near the quantiles, whose
+                      distribution function is within 0.009 of the normal one; kurtosis 2.86,
+                      largest 2.64. Some three times cheaper than ``gaussian``
+        rademacher-1  -1 or 1, from one bit; the cheapest
 
     >>> draw("rademacher", seed=0, step=0, tensor=0, stream=0, first=0, last=1)[:4]
     tensor([ 1., -1.,  1., -1.])
     """
-    w = words(seed, step, tensor, stream, first, last, device)
+    if noise in SHARED:
+        w = parts(SHARED[noise], seed, step, tensor, stream, first, last, device)
+    else:
+        w = words(seed, step, tensor, stream, first, last, device)
     if noise == "gaussian":
         pairs = [_box_muller(w[:, 0], w[:, 1]), _box_muller(w[:, 2], w[:, 3])]
         z = torch.stack([z for pair in pairs for z in pair], dim=1)
@@ -72,9 +86,45 @@ def draw(
         z = 1.0 - 2.0 * (w >> 31).to(torch.float32)
     elif noise == "uniform":
         z = (_unit(w) - 0.5) * 3.4641016151
+    elif noise == "gaussian-16":
+        z = _quantile(w)
+    elif noise == "rademacher-1":
+        z = 1.0 - 2.0 * w.to(torch.float32)
     else:
         raise ValueError(f"expected noise to be one of {', '.join(NOISES)}, got '{noise}'")
     return z.flatten()
+
+
+def parts(
+    shared: int,
+    seed: int,
+    step: int,
+    tensor: int,
+    stream: int,
+    first: int,
+    last: int,
+    device: Device,
+) -> Tensor:
+    """A part of a word for each element, where ``shared`` groups have one group's words.
+
+    Numbers of 32 / shared bits for the groups ``first`` to ``last`` - 1: int64, (groups, 4, 64).
+    """
+    begin, end = first // shared, -(-last // shared)
+    group = torch.arange(first, last, device=device)
+    of = words(seed, step, tensor, stream, begin, end, device)[group // shared - begin]
+    bits = 32 // shared
+    return (of >> (bits * (group % shared)).view(-1, 1, 1)).bitwise_and_((1 << bits) - 1)
+
+
+def _quantile(half: Tensor) -> Tensor:
+    """16 bits to a nearly normal number, odd in t = (half + 1/2) 2^-16 - 1/2, which is exact.
+
+    The polynomial nearest to the normal quantile of t + 1/2 in mean square, of variance 1.
+    """
+    t = (half.to(torch.float32) + 0.5) * 2.0**-16 - 0.5
+    y = t * t
+    z = y * 635.1478271484375 + -188.13473510742188
+    return ((z * y + 19.853418350219727) * y + 2.142845392227173) * t
 
 
 def _unit(w: Tensor) -> Tensor:

@@ -14,20 +14,22 @@ from torch.optim import Optimizer
 
 from ezo import check, perturb
 from ezo.buffers import Buffers
-from ezo.elastic import Drawn, Elastic, runs
+from ezo.capture import Captured, Recorder
+from ezo.elastic import Drawn, Elastic
 from ezo.groups import NODE_GROUP, checked, expect_group, made, zo_groups_of
 from ezo.nodes.feedback import FeedbackPerturbation, feedback_of
 from ezo.nodes.layers import Nodes, groups_of
 from ezo.nodes.perturbation import NodePerturbation
 from ezo.noise import NOISES
 from ezo.passes import Passes, PassLoss
-from ezo.perturb import SCRATCH_BYTES
+from ezo.perturb import COARSE, SCRATCH_BYTES
 from ezo.phases import phase
 from ezo.ranks import Ranks
 from ezo.split import Split, split
-from ezo.spsa import slope
-from ezo.step import Difference, Losses, course, step
+from ezo.step import Found, course, step
 from ezo.stream import in_step
+from ezo.unmoved import Readers
+from ezo.weights import Update, WeightPerturbation
 
 
 class Estimate(NamedTuple):
@@ -43,20 +45,6 @@ class Estimate(NamedTuple):
     @property
     def finite(self) -> bool:
         return all(math.isfinite(loss) for loss in self if loss is not None)
-
-
-class Update(NamedTuple):
-    """A query's update of the ZO weights: theta <- theta - rate z - decay theta.
-
-    Attributes:
-        seed, step, query: where z stands in the noise stream.
-        groups: (eps, rate, decay) of each ZO group; rate is lr g / queries.
-    """
-
-    seed: int
-    step: int
-    query: int
-    groups: tuple[tuple[float, float, float], ...]
 
 
 class ElasticZO(Elastic):
@@ -87,7 +75,11 @@ class ElasticZO(Elastic):
     A loss that is not finite leaves every parameter and buffer as it was, and counts as a step. An
     exception from the closure does so too, is passed on, and counts as none. (The first step of all
     may change a float32 weight by 2^-23: onto the grid that makes undoing exact, see `ezo.perturb`.
-    ZO weights of 16 bits have no such grid, and every step's rounding moves them: a warning.)
+    ZO weights of 16 bits are never moved but by updates, which are rounded at random: see
+    `ezo.unmoved`.)
+
+    Losses on a device stay there. Full ZO of a model whose passes write no buffer never waits for
+    the device; any other step does once.
 
     With ``nodes`` the ZO part's linear layers are perturbed at their outputs instead, every example
     with noise of its own (`ezo.nodes`), in the same passes. That is no part of the paper's method,
@@ -107,7 +99,8 @@ class ElasticZO(Elastic):
         clip: bound on |g|, or None.
         weight_decay: decoupled from g, for the ZO part.
         queries: perturbations per step; the update is their mean. Each costs two passes.
-        noise: ``gaussian``, ``rademacher`` or ``uniform``, of variance 1.
+        noise: a kind of `ezo.noise.draw`, of variance 1: ``gaussian``, ``rademacher``, ``uniform``,
+            ``gaussian-16`` or ``rademacher-1``.
         bp_gradient: where the BP gradient is taken: ``mean`` of all passes of all queries; ``plus``
             or ``minus``, at theta + eps z or theta - eps z of the last query; ``last``, in the
             step's last pass; ``unperturbed``, at theta, in one more pass unless the estimator has
@@ -124,6 +117,10 @@ class ElasticZO(Elastic):
         nodes: perturb the outputs of linear layers: True, or `Nodes` for other layers or values,
             or several with layers of their own. Their groups follow the others of the ZO part.
         scratch_bytes: bound on memory for noise outside the compiled path (`ezo.perturb.Sweeper`).
+        capture: record the step as a CUDA graph after its first `ezo.capture.WARM_UP_STEPS`, and
+            replay it, schedules included. The closure is then run no more: it reads each batch from
+            the same tensors, draws no random numbers, and its model writes no buffers. Parameters
+            that are frozen stay so.
 
     Attributes:
         param_groups: the ZO groups (those with ``zo=True``), then ``bp_optimizer``'s own, so that a
@@ -165,6 +162,7 @@ class ElasticZO(Elastic):
         nodes: bool | Nodes | Sequence[Nodes] = False,
         ranks: bool | Ranks = False,
         scratch_bytes: int = SCRATCH_BYTES,
+        capture: bool = False,
     ) -> None:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             raise ValueError(
@@ -179,11 +177,11 @@ class ElasticZO(Elastic):
                 "model, not its parameters: bp says which of them BP trains"
             )
         zo, bp_parameters = split(model, bp)
-        if coarse := {str(p.dtype) for p in zo if p.dtype.to_real() not in perturb.GRID}:
+        exact = (*perturb.GRID, *COARSE)
+        if drifting := {str(p.dtype) for p in zo if p.dtype not in exact and not _fine(p)}:
             warnings.warn(
-                f"ZO weights of {', '.join(sorted(coarse))}: rounding moves them at every step, as "
-                "a perturbation is undone exactly in float32 and float64 alone; keep such weights "
-                "in float32, or expect some drift",
+                f"ZO weights of {', '.join(sorted(drifting))}: rounding moves them at every step; "
+                "keep such weights in complex64, or expect some drift",
                 stacklevel=2,
             )
         self._layers, node_groups = groups_of(nodes, model, zo)
@@ -208,10 +206,17 @@ class ElasticZO(Elastic):
         self._model = model
         self._buffers = Buffers(model)
         self._padding = _padding_rows(model)
+        self._readers = Readers(model)
         self._noise = noise
         self._refuse_ranks()
         self._sweeper = functools.partial(perturb.Sweeper, noise=noise, scratch_bytes=scratch_bytes)
         self._stepping = False
+        if capture and self.exchange is not None:
+            raise ValueError(
+                "expected capture with one process, got it with ranks, whose exchange no graph can "
+                "hold; leave out capture or ranks"
+            )
+        self._recorder = Recorder(model, [*zo, *bp_parameters], nodes) if capture else None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a ZO group. Keys as in ``zo_groups``."""
@@ -229,49 +234,85 @@ class ElasticZO(Elastic):
         Returns:
             The loss, detached: the mean of the passes, or the loss at theta where there was one.
         """
+        run = functools.partial(self._passes_and_update, closure)
+        if self._recorder is None:
+            found, passes = run()
+        else:
+            found, passes = self._recorder.step(run, self._buffers, self.param_groups, self._steps)
+        if self.bp_optimizer is not None and found.finite is not False:
+            with phase("update"):
+                self.bp_optimizer.step()
+        self._steps += 1
+        self._applied, self._finite = found.applied, found.finite
+        self._losses = found.losses
+        losses = [x.mean for of in found.losses for x in of.values()]
+        if found.theta is not None:
+            losses = [found.theta.mean]
+        loss = sum(losses) / len(losses)
+        if isinstance(loss, Tensor):
+            return loss.to(passes.dtype)
+        return torch.scalar_tensor(loss, dtype=passes.dtype, device=passes.device)
+
+    def _passes_and_update(
+        self, closure: Callable[[], Any], captured: Captured | None = None
+    ) -> tuple[Found, Passes]:
+        """All of a step but the BP optimiser's."""
         self.zero_grad()
-        perturbations = self._perturbations()
+        perturbations = self._perturbations(captured)
         zo = [p for perturbation in perturbations for p in perturbation.parameters]
         of_bp = [g for g in self.param_groups if not g.get("zo", False)]
         bp = [p for group in of_bp for p in group["params"] if p.requires_grad]
         where = self._bp_gradient if bp else "mean" if self._how is not None else None
         visits, taken = course(self._points, self._queries if zo else 0, where)
-        weight, exchange = 1 / max(taken, 1), self.exchange
+        exchange = self.exchange
+        weight = 1 / max(taken, 1)
         if exchange is not None:
             visits = tuple(exchange.mine(visits))
             weight /= exchange.size if exchange.by_example else 1
+        decides = bool(bp or len(perturbations) > 1 or self._buffers.any)
+        how: dict[str, Any] = {
+            "decides": decides and captured is None,
+            "captured": captured is not None,
+        }
         self._stepping = True
         try:
             with contextlib.ExitStack() as stack:
                 what = (self._model, self._buffers, zo, bp, weight, exchange)
-                passes = Passes(closure, *what)
+                passes = Passes(closure, *what, **how)
                 stack.enter_context(passes)
                 stack.enter_context(in_step())
-                for nodes in perturbations[1:]:
-                    stack.enter_context(nodes.attached(passes))
+                for perturbation in perturbations:
+                    stack.enter_context(perturbation.attached(passes))
                 found = step(perturbations, passes, self._difference, visits)
         finally:
             self._stepping = False
-        if self.bp_optimizer is not None and found.finite:
-            if exchange is not None:
-                for p in bp:
-                    p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                exchange.summed([p.grad for p in bp if p.grad is not None], "gradients")
-            with phase("update"):
-                self.bp_optimizer.step()
-        self._steps += 1
-        self.applied, self._losses = found.applied, found.losses
-        losses = [x.mean for of in found.losses for x in of.values()]
-        if found.theta is not None:
-            losses = [found.theta.mean]
-        loss = sum(losses) / len(losses)
-        return torch.scalar_tensor(loss, dtype=passes.dtype, device=passes.device)
+        if exchange is not None and bp and found.finite:
+            for p in bp:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            exchange.summed([p.grad for p in bp if p.grad is not None], "gradients")
+        return found, passes
+
+    @property
+    def applied(self) -> list[tuple[Any, ...]]:
+        """See the class. Waits for the device where the step did not."""
+        if isinstance(self._finite, Tensor):
+            of = self._applied if self._finite.item() else []
+            self._applied = [tuple(update.read() for update in updates) for updates in of]
+        elif any(isinstance(n, Tensor) for of in self._applied for g in of[0].groups for n in g):
+            self._applied = [(of[0].read(), *of[1:]) for of in self._applied]
+        self._finite = True
+        return self._applied
+
+    @applied.setter
+    def applied(self, value: list[tuple[Any, ...]]) -> None:
+        self._applied, self._finite = value, True
 
     @property
     def estimates(self) -> list[Estimate]:
         """The last step's losses, for each query; empty with no ZO part."""
         return [
-            Estimate(*(of[p].mean if p in of else None for p in (1, -1, 0))) for of in self._losses
+            Estimate(*(float(of[p].mean) if p in of else None for p in (1, -1, 0)))
+            for of in self._losses
         ]
 
     @property
@@ -279,12 +320,16 @@ class ElasticZO(Elastic):
         """Whether the closure has to give each example's loss, (N,)."""
         return bool(self._layers)
 
-    def _perturbations(self) -> list[Any]:
+    def _perturbations(self, captured: Captured | None = None) -> list[Any]:
         """Of the weights, and of the nodes where there are any."""
         zo = [g for g in self.param_groups if g.get("zo", False) and g["params"]]
         groups, nodes = ([g for g in zo if ("sigma" in g) is of] for of in (False, True))
-        place = self._seed, self._steps
-        weights = _Weights(groups, place, self._queries, self._sweeper, self._padding)
+        place: tuple[int, Any] = (self._seed, self._steps)
+        if captured is not None:
+            groups, place = captured.groups, (self._seed, captured.step)
+        weights = WeightPerturbation(
+            groups, place, self._queries, self._sweeper, self._padding, self._readers, self._noise
+        )
         if not nodes:
             return [weights]
         free = [[layer for layer in of if layer.free] for of in self._layers]
@@ -347,64 +392,13 @@ class ElasticZO(Elastic):
         return found
 
 
-class _Weights:
-    """The perturbation of the ZO weights, e = eps z, of a `ezo.step.Perturbation`'s face."""
-
-    def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        place: tuple[int, int],
-        queries: int,
-        sweeper: Callable[..., perturb.Sweeper],
-        padding: dict[Tensor, int],
-    ) -> None:
-        self.groups, self._place, self._queries = groups, place, queries
-        self.parameters: list[nn.Parameter] = []  # but those that are frozen now
-        self._sweepers: list[tuple[int, perturb.Sweeper]] = []  # each with its group
-        first = 0  # a group's first tensor, in the noise stream
-        for i, group in enumerate(groups):
-            own = group["params"]
-            for number, run in runs(own, [p.requires_grad for p in own], first):
-                self._sweepers.append((i, sweeper(run, first_tensor=number)))
-                self.parameters += run
-            first += len(own)
-        rows = [p[padding[p]] for p in self.parameters if p in padding] if padding else []
-        self._held = [(row, row.clone()) for row in rows]
-
-    def _hold(self) -> None:
-        for row, value in self._held:
-            row.copy_(value)
-
-    def move(self, query: int, start: int, end: int) -> None:
-        place, times = (*self._place, query), float(end - start)
-        for i, sweeper in self._sweepers:
-            sweeper.shift(place, float(self.groups[i]["eps"]), times)
-        self._hold()
-
-    def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
-        change = difference({point: loss.mean for point, loss in losses.items()})
-        rates = []
-        for group in self.groups:
-            lr, eps = float(group["lr"]), float(group["eps"])
-            rate = lr * slope(change, eps, group["clip"]) / self._queries
-            # the decay goes with the update that is applied first, the last query's
-            decay = lr * group["weight_decay"] if query == self._queries - 1 else 0.0
-            rates.append((eps, float(rate), float(decay)))
-        return Update(*self._place, query, tuple(rates))
-
-    def apply(self, update: Update, start: int) -> None:
-        place = update[:3]
-        for i, sweeper in self._sweepers:
-            eps, rate, decay = update.groups[i]
-            if start == 1:
-                sweeper.shift(place, eps, -1.0)
-            sweeper.update(place, eps, rate, decay, start == -1)
-        self._hold()
-
-
 def _padding_rows(model: nn.Module) -> dict[Tensor, int]:
     """Rows that BP never trains: of embeddings with ``padding_idx``, unless tied to others."""
     owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     kinds = (nn.Embedding, nn.EmbeddingBag)
     of = [m for m in model.modules() if isinstance(m, kinds) and owners[id(m.weight)] == 1]
     return {m.weight: m.padding_idx for m in of if m.padding_idx is not None}
+
+
+def _fine(p: Tensor) -> bool:
+    return p.is_complex() and p.dtype.to_real() in perturb.GRID

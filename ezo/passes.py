@@ -18,10 +18,18 @@ _nothing = contextlib.nullcontext()
 _BACKWARD_WAS_RUN = "backward through the graph a second time", "does not require grad"
 
 
-class PassLoss(NamedTuple):
-    """The loss of a pass: the mean, and each example's, (N,), where the closure gave them."""
+def here(x: Tensor) -> bool:
+    """Whether to read a number costs no wait for a device."""
+    return x.is_cpu
 
-    mean: float
+
+class PassLoss(NamedTuple):
+    """The loss of a pass: the mean, and each example's, (N,), where the closure gave them.
+
+    The mean is a float, or where the loss lies on a device float64 there, ().
+    """
+
+    mean: Any
     examples: Tensor | None
 
 
@@ -35,6 +43,9 @@ class Passes:
     The closure returns the loss: a scalar, or each example's, (N,), whose mean is taken here; or
     yields that of each micro-batch, which is backpropagated before the next is asked for. Scalars
     that are yielded add up, and vectors are one vector of all examples.
+
+    A loss on a device stays there: where the step ``decides`` by it whether to go on, that is the
+    one time that it waits for the device; else never. A ``captured`` step draws no random numbers.
 
     Attributes:
         dtype, device: of the first pass's loss.
@@ -55,10 +66,14 @@ class Passes:
         bp: list[nn.Parameter],
         weight: float,
         exchange: Exchange | None = None,
+        *,
+        decides: bool = True,
+        captured: bool = False,
     ) -> None:
+        self._decides, self._captured = decides, captured
         self._closure, self._bp, self._weight = closure, bp, weight
         self._exchange = exchange
-        self._random_state = _RandomState(model) if zo else None
+        self._random_state = _RandomState(model) if zo and not captured else None
         self._zo = zo
         self._required = [p for p in zo if p.requires_grad]
         self._buffers = buffers
@@ -116,17 +131,29 @@ class Passes:
         if self._exchange is None:
             return taken
         visits = [visit for visit, _ in taken]
-        means = self._exchange.together(visits, [loss.mean for _, loss in taken])
+        means = self._exchange.together(visits, [float(loss.mean) for _, loss in taken])
         return [(visit, PassLoss(mean, None)) for visit, mean in means]
 
-    def finite(self, losses: list[PassLoss]) -> bool:
-        """Whether every loss is."""
-        self._finite = all(map(math.isfinite, [loss.mean for loss in losses]))
+    def finite(self, losses: list[PassLoss]) -> Any:
+        """Whether every loss is; a tensor of that where the step does not decide by it."""
+        means = [loss.mean for loss in losses]
+        if any(isinstance(mean, Tensor) for mean in means):
+            found = torch.stack([torch.as_tensor(mean) for mean in means]).isfinite().all()
+            self._finite = True
+            if not self._decides:
+                return found
+            self._finite = self.wait(found)
+        else:
+            self._finite = all(map(math.isfinite, means))
         return self._finite
 
-    def read(self, loss: Tensor) -> float:
-        """The number in a tensor: the one place where a step waits for its device."""
-        return loss.item()
+    def wait(self, flag: Tensor) -> bool:
+        """What a device found: the one place where a step waits for it."""
+        return bool(flag.item())
+
+    def read(self, loss: Tensor) -> Any:
+        """The number in a tensor, float64, where it lies; of the CPU's a float."""
+        return loss.item() if here(loss) else loss.detach().to(torch.float64).reshape(())
 
     def _run(self, function: Callable[[], Any], bp: bool) -> Any:
         gradients = [p.grad for p in self._bp]
@@ -186,7 +213,8 @@ class Passes:
         earlier = [p.grad for p in self._bp]  # of other passes
         for p in self._bp if bp else ():
             p.grad = None
-        total, count, end = 0.0, 0, object()
+        total: Any = 0.0
+        count, end = 0, object()
         vectors: list[Tensor] = []
         while (given := self._run(lambda: next(parts, end), bp)) is not end:
             value, examples = self._checked(given, bp)
@@ -217,6 +245,12 @@ class Passes:
             if old is not None:
                 p.grad = old if p.grad is None else old.add_(p.grad)
         return PassLoss(total / n, torch.cat(vectors) if vectors else None)
+
+
+def drawn(model: nn.Module) -> list[bytes]:
+    """The states of torch's generators, which change as a pass of the model draws from them."""
+    state = _RandomState(model)
+    return [x.numpy().tobytes() for x in (state.cpu, *(of for _, of in state.cuda))]
 
 
 class _RandomState:

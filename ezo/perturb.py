@@ -16,6 +16,13 @@ The update is the difference of two snapped numbers, of which the first holds ep
 offset against which small updates are rounded up as often as they should be, and none is lost for
 being smaller than the grid. (Except with Rademacher noise, whose eps z is no random offset: there
 an update is rounded to the grid, and below half its spacing, 1.2e-7, it is lost.)
+
+Weights of 16 bits are never moved to be perturbed (`ezo.perturbed`), and learn in one sweep,
+
+    learn(...)               stochastic(theta - (lr g z + decay theta))
+
+computed in float32 and rounded up or down at random, so that the mean is what was asked for. The 16
+bits that decide come from the noise stream too, from its streams of 2^30 and more.
 """
 
 from collections.abc import Sequence
@@ -25,11 +32,13 @@ from torch import Tensor
 
 from ezo import check
 from ezo import kernels as _kernels
-from ezo.kernels import Place
+from ezo.kernels import Number, Place
 from ezo.noise import NOISES
 
 GRID = {torch.float32: 2.0**-22, torch.float64: 2.0**-51}
 SCRATCH_BYTES = 64 * 1024
+COARSE = (torch.float16, torch.bfloat16)
+ROUNDING = 1 << 30  # the stream of a query's rounding, above the query's own
 
 
 class Sweeper:
@@ -64,20 +73,46 @@ class Sweeper:
         real = [torch.view_as_real(p.detach()) if p.is_complex() else p for p in parameters]
         self._parts = _kernels.sweeps(real, noise, first_tensor, scratch_bytes)
 
-    def shift(self, place: Place, eps: float, times: float) -> None:
+    def shift(self, place: Place, eps: Number, times: float) -> None:
         """theta <- snap(theta) + times snap(eps z), in place."""
         for part in self._parts:
             part.shift(place, eps, times)
 
-    def update(self, place: Place, eps: float, rate: float, decay: float, restore: bool) -> None:
+    def update(self, place: Place, eps: Number, rate: Number, decay: Number, restore: bool) -> None:
         """theta <- theta - rate z - decay theta, in place, from theta - e where ``restore``."""
         for part in self._parts:
             part.update(place, eps, rate, decay, restore)
+
+    def learn(self, place: Place, rate: Number, decay: Number) -> None:
+        """theta <- theta - rate z - decay theta, in place, 16 bits, rounded at random."""
+        for part in self._parts:
+            part.learn(place, rate, decay)
 
     def fill(self, place: Place) -> None:
         """theta <- z, in place."""
         for part in self._parts:
             part.fill(place)
+
+
+def stochastic(x: Tensor, u: Tensor, dtype: torch.dtype) -> Tensor:
+    """float32 to a type of 16 bits, away from 0 with the probability of what is left over.
+
+    Args:
+        u: 16 random bits each, int64. Of float16's 13 bits that are left over, 13 decide.
+    """
+    if dtype == torch.bfloat16:
+        return _up(x, u, 16).to(dtype)
+    least = torch.finfo(dtype).smallest_normal  # below it numbers are as far apart as above
+    size = x.abs()
+    small = (size < least).to(torch.float32) * least
+    held = _up(size + small, u >> 3, 13) - small
+    return torch.where(x < 0, -held, held).to(dtype)
+
+
+def _up(x: Tensor, u: Tensor, bits: int) -> Tensor:
+    """float32 with ``u`` added to its lowest bits, which are then cleared."""
+    raw = x.view(torch.int32).to(torch.int64).add_(u) >> bits << bits
+    return raw.to(torch.int32).view(torch.float32)
 
 
 def kernels() -> str:

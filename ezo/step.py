@@ -65,8 +65,9 @@ class Passes(Protocol):
     def together(self, taken: list[tuple[Visit, Any]]) -> list[tuple[Visit, Any]]:
         """The losses of all ranks' passes (`ezo.ranks`), from those of this one's."""
 
-    def finite(self, losses: list[Any]) -> bool:
-        """Whether the step may learn from these."""
+    def finite(self, losses: list[Any]) -> Any:
+        """Whether the step may learn from these: a bool, or a tensor of one that stays on its
+        device. Updates are then made where it is true (``where`` of an update), in any case."""
 
 
 class Found(NamedTuple):
@@ -75,14 +76,14 @@ class Found(NamedTuple):
     Attributes:
         losses: each query's, by the estimator's points.
         theta: the loss at theta; None where no pass was there.
-        finite: whether all were; else nothing was updated.
+        finite: whether all were, a bool or a tensor of one; else nothing was updated.
         applied: the updates in the order in which they were applied, each of a query, with one
             record for each perturbation.
     """
 
     losses: list[dict[int, Any]]
     theta: Any
-    finite: bool
+    finite: Any
     applied: list[tuple[Any, ...]]
 
 
@@ -152,11 +153,13 @@ def step(
         if len(every) > len(taken):
             move(0)  # ranks stand at queries of their own
         applied = []
-        if finite:
+        if finite is not False:
             applied = [
                 tuple([p.learn(q, losses[q], difference) for p in perturbations])
                 for q in range(len(losses) - 1, -1, -1)  # the last first: its e is still there
             ]
+            if finite is not True:
+                applied = [tuple([update.where(finite) for update in of]) for of in applied]
             for updates in applied:
                 with phase("update"):
                     for perturbation, update in zip(perturbations, updates, strict=True):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ezo import ElasticZO, conformance
+from ezo.noise import NOISES
 
 CHECKS = [
     "sign", "scale", "independence", "same_noise", "symmetric", "replay", "global_state", "drift",
@@ -27,7 +28,7 @@ def ours(noise):
     return make_step
 
 
-@pytest.mark.parametrize("noise", ["gaussian", "rademacher", "uniform"])
+@pytest.mark.parametrize("noise", NOISES)
 def test_elastic_zo_conforms(noise):
     conformance.assert_conforms(ours(noise), drift_steps=100)
 

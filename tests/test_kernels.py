@@ -60,7 +60,9 @@ def test_a_file_in_the_folder_is_a_backend(tmp_path: Path) -> None:
 
 
 def test_an_unknown_backend_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown backend 'none'; known: compiled, reference"):
+    with pytest.raises(
+        ValueError, match="unknown backend 'none'; known: compiled, reference, triton"
+    ):
         kernels.using("none")
 
 

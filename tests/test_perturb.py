@@ -447,7 +447,7 @@ def test_an_unknown_noise_is_named():
     theta = weights(3)
     for function, how in ((sweeps.shift_, {"eps": EPS}), (sweeps.fill_, {}),
                           (sweeps.update_, {"eps": EPS, "rate": RATE})):  # fmt: skip
-        with pytest.raises(ValueError, match="gaussian, rademacher, uniform, got 'normal'"):
+        with pytest.raises(ValueError, match="uniform, gaussian-16, rademacher-1, got 'normal'"):
             function([theta], **{**PLACE, **how, "noise": "normal"})
     assert torch.equal(theta, weights(3))
 

@@ -77,6 +77,7 @@ EZO_STRUCT(Update, double, double, double, bool)
 (double eps, double eps_minus_rate, double decay, bool restore) {
   return {eps, eps_minus_rate, decay, restore};
 }
+EZO_STRUCT(Learn, double, double)(double rate, double decay) { return {rate, decay}; }
 EZO_STRUCT(Target, Address, std::size_t, u32, int, std::vector<std::int64_t>,
            std::vector<std::int64_t>)
 (Address data, std::size_t n, u32 tensor, int type, std::vector<std::int64_t> shape,
@@ -165,6 +166,11 @@ void bind_sweeps(nb::class_<Handle>& handle) {
                           int threads) {
     nb::gil_scoped_release release;
     update(h.kernels, table.targets, static_cast<Noise>(noise), place, how, threads);
+  });
+  handle.def("learn", [](Handle h, const Table& table, int noise, Place place, Learn how,
+                         int threads) {
+    nb::gil_scoped_release release;
+    learn(h.kernels, table.targets, static_cast<Noise>(noise), place, how, threads);
   });
   handle.def("sparse_shift", [](Handle h, const std::vector<Weights>& tensors, Sparse noise,
                                 Place place, int times, int threads) {

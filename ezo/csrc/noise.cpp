@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "philox.hpp"
 #include "types.hpp"
@@ -60,10 +61,38 @@ inline void turn(float r, std::uint32_t w_angle, float& first, float& second) {
   second = signed_r * (mirror ? c : s);
 }
 
+// A nearly normal number from 16 bits: see ezo/noise.py.
+inline float quantile(std::uint32_t half) {
+  const float t = float_of(0x3F800000u | half << 7) - 0x1.7fff8p+0f;  // (half + 1/2) 2^-16 - 1/2
+  const float y = t * t;
+  float z = 635.1478271484375f;
+  z = z * y + -188.13473510742188f;
+  z = z * y + 19.853418350219727f;
+  z = z * y + 2.142845392227173f;
+  return z * t;
+}
+
+// How many groups of numbers the words of one serve.
+constexpr std::size_t shared(Noise noise) {
+  return noise == Noise::gaussian_16 ? 2 : noise == Noise::rademacher_1 ? 32 : 1;
+}
+
+// Philox's words for one group after another.
 template <Noise noise>
-inline void draw(float (&z)[kGroup], std::size_t group, const Stream& stream) {
+struct Words {
   alignas(64) std::uint32_t c[4][kLanes];
-  philox(c, group, stream);
+  std::size_t at = ~std::size_t{0};  // whose these are
+
+  void of(std::size_t group, const Stream& stream) {
+    if (at != group / shared(noise)) philox(c, at = group / shared(noise), stream);
+  }
+};
+
+template <Noise noise>
+inline void draw(float (&z)[kGroup], std::size_t group, const Stream& stream,
+                 Words<noise>& words) {
+  words.of(group, stream);
+  const auto& c = words.c;
   if constexpr (noise == Noise::gaussian) {
     for (int half = 0; half < 4; half += 2) {
       alignas(64) float r[kLanes];  // three short loops: many lanes of each are under way at once
@@ -80,6 +109,12 @@ inline void draw(float (&z)[kGroup], std::size_t group, const Stream& stream) {
         z[w * kLanes + l] = float_of(0x3F800000u | (c[w][l] & 0x80000000u));
       } else if constexpr (noise == Noise::uniform) {
         z[w * kLanes + l] = (unit(c[w][l]) - 0.5f) * 3.4641016151f;  // 2 sqrt(3): variance 1
+      } else if constexpr (noise == Noise::gaussian_16) {
+        const int low = static_cast<int>(group % 2) * 16;
+        z[w * kLanes + l] = quantile(c[w][l] >> low & 0xFFFFu);
+      } else if constexpr (noise == Noise::rademacher_1) {
+        const int up = 31 - static_cast<int>(group % 32);
+        z[w * kLanes + l] = float_of(0x3F800000u | (c[w][l] << up & 0x80000000u));
       }
     }
   }
@@ -109,9 +144,10 @@ inline void sweep(const View& v, std::size_t begin, std::size_t end, Place at, A
   std::ptrdiff_t where[kGroup];
   const bool direct = v.rank == 0 && (sizeof(Number) == 8 || v.type == Type::float32);
   const Stream stream(at);
+  Words<noise> words;
   for (std::size_t start = begin; start < end; start += kGroup) {
     const std::size_t n = std::min(kGroup, end - start);
-    draw<noise>(z, start / kGroup, stream);
+    draw<noise>(z, start / kGroup, stream, words);
     Number* q = direct ? static_cast<Number*>(v.data) + start : buffer;
     if (v.rank > 0) places(v, start, n, where);
     if (!direct) gather(v, start, where, n, buffer);
@@ -124,14 +160,59 @@ inline void sweep(const View& v, std::size_t begin, std::size_t end, Place at, A
   }
 }
 
+// To one of the two nearest numbers of 16 bits, away from 0 with the probability of what is left
+// over, by 16 random bits; in float32, exactly.
+inline float up(float x, std::uint32_t u, std::uint32_t kept) {
+  return float_of((bits_of(x) + u) & kept);
+}
+inline float stochastic(Type type, float x, std::uint32_t u) {
+  if (type == Type::bfloat16) return up(x, u, 0xFFFF0000u);
+  constexpr float least = 0x1p-14f;  // float16's least normal number
+  const float size = std::fabs(x), small = size < least ? least : 0.0f;
+  const float held = up(size + small, u >> 3, 0xFFFFE000u) - small;
+  return x < 0 ? -held : held;
+}
+
+template <Noise noise>
+inline void learn_kind(const View& v, std::size_t begin, std::size_t end, Place at, Learn by) {
+  alignas(64) float z[kGroup], theta[kGroup];
+  std::ptrdiff_t where[kGroup];
+  const float rate = static_cast<float>(by.rate), decay = static_cast<float>(by.decay);
+  const Stream stream(at), rounding({at.seed, at.step, at.stream + kRounding, at.tensor});
+  Words<noise> words;
+  Words<Noise::gaussian_16> halves;
+  for (std::size_t start = begin; start < end; start += kGroup) {
+    const std::size_t n = std::min(kGroup, end - start), group = start / kGroup;
+    draw<noise>(z, group, stream, words);
+    halves.of(group, rounding);
+    const std::uint32_t* u = &halves.c[0][0];
+    const int low = static_cast<int>(group % 2) * 16;
+    if (v.rank > 0) places(v, start, n, where);
+    gather(v, start, where, n, theta);
+    for (std::size_t i = 0; i < n; ++i) {
+      const float moved = theta[i] - (rate * z[i] + decay * theta[i]);
+      theta[i] = stochastic(v.type, moved, u[i] >> low & 0xFFFFu);
+    }
+    scatter(v, start, where, n, theta);
+  }
+}
+
+// Calls run(kind), of a type whose `value` is the noise.
+template <class Run>
+inline void of_noise(Noise noise, Run run) {
+  switch (noise) {
+    case Noise::gaussian: return run(std::integral_constant<Noise, Noise::gaussian>{});
+    case Noise::rademacher: return run(std::integral_constant<Noise, Noise::rademacher>{});
+    case Noise::uniform: return run(std::integral_constant<Noise, Noise::uniform>{});
+    case Noise::gaussian_16: return run(std::integral_constant<Noise, Noise::gaussian_16>{});
+    case Noise::rademacher_1: return run(std::integral_constant<Noise, Noise::rademacher_1>{});
+  }
+}
+
 template <class How, class Apply>
 inline void of_kind(const View& v, std::size_t begin, std::size_t end, Place at, Noise noise,
                     Apply apply) {
-  switch (noise) {
-    case Noise::gaussian: return sweep<Noise::gaussian, How>(v, begin, end, at, apply);
-    case Noise::rademacher: return sweep<Noise::rademacher, How>(v, begin, end, at, apply);
-    case Noise::uniform: return sweep<Noise::uniform, How>(v, begin, end, at, apply);
-  }
+  of_noise(noise, [&](auto kind) { sweep<kind.value, How>(v, begin, end, at, apply); });
 }
 
 // `run` with the way in which a type is computed.
@@ -185,10 +266,14 @@ void update(const View& v, std::size_t begin, std::size_t end, Place at, Noise n
   });
 }
 
+void learn(const View& v, std::size_t begin, std::size_t end, Place at, Noise noise, Learn by) {
+  of_noise(noise, [&](auto kind) { learn_kind<kind.value>(v, begin, end, at, by); });
+}
+
 }  // namespace
 
 extern const FloatKernels float_kernels;
-const FloatKernels float_kernels = {fill, shift, update};
+const FloatKernels float_kernels = {fill, shift, update, learn};
 
 }  // namespace EZO_ISA
 }  // namespace ezo

@@ -8,7 +8,13 @@
 
 namespace ezo {
 
-enum class Noise : int { gaussian = 0, rademacher = 1, uniform = 2 };
+enum class Noise : int {
+  gaussian = 0,
+  rademacher = 1,
+  uniform = 2,
+  gaussian_16 = 3,  // 16 bits a number
+  rademacher_1 = 4  // one
+};
 
 // Where in the stream a step's noise stands, and within it a tensor's.
 struct Place {
@@ -48,12 +54,19 @@ struct Update {
   bool restore;
 };
 
+// theta <- stochastic(theta - (rate z + decay theta)), of 16 bits: see ezo/perturb.py.
+struct Learn {
+  double rate, decay;
+};
+constexpr std::uint32_t kRounding = 1u << 30;  // the stream that rounds, above the noise's
+
 // Over elements [begin, end); `begin` is a multiple of kGroup. float64 is computed in itself, other
 // types in float32; 16 bits have no grid, and `snap` leaves them as they are.
 struct FloatKernels {
   void (*fill)(const View&, std::size_t begin, std::size_t end, Place, Noise);
   void (*shift)(const View&, std::size_t begin, std::size_t end, Place, Noise, Shift);
   void (*update)(const View&, std::size_t begin, std::size_t end, Place, Noise, Update);
+  void (*learn)(const View&, std::size_t begin, std::size_t end, Place, Noise, Learn);
 };
 
 // Sparse integer noise for int8 weights (ezo/int8/perturb.py says how words become z and u).

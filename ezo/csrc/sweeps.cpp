@@ -61,6 +61,13 @@ void update(const Kernels& kernels, const std::vector<Target>& tensors, Noise no
   });
 }
 
+void learn(const Kernels& kernels, const std::vector<Target>& tensors, Noise noise, Place place,
+           Learn how, int threads) {
+  sweep(tensors, threads, [&](const View& view, std::size_t begin, std::size_t end, auto tensor) {
+    kernels.floats->learn(view, begin, end, place.of(tensor), noise, how);
+  });
+}
+
 void sparse_shift(const Kernels& kernels, const std::vector<Weights>& tensors, Sparse noise,
                   Place place, int times, int threads) {
   share(tensors, kSparseGroup, kSparseNanoseconds, threads, Pool::Then::spin,

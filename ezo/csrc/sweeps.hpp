@@ -19,6 +19,7 @@ struct Target {
 void fill(const Kernels&, const std::vector<Target>&, Noise, Place, int threads);
 void shift(const Kernels&, const std::vector<Target>&, Noise, Place, Shift, int threads);
 void update(const Kernels&, const std::vector<Target>&, Noise, Place, Update, int threads);
+void learn(const Kernels&, const std::vector<Target>&, Noise, Place, Learn, int threads);
 
 // int8 weights, and their fractions or null.
 struct Weights {

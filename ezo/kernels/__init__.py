@@ -27,8 +27,10 @@ from torch import Tensor
 sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are scratch
 
 # Where in the noise stream (`ezo.noise`): (seed, step, stream), below 2^64, 2^32, 2^32. No class,
-# which would cost a small network's sweep a tenth of its time.
-Place = tuple[int, int, int]
+# which would cost a small network's sweep a tenth of its time. The step may lie on a device, int64.
+Place = tuple[int, Any, int]
+# A number, or one that was computed on a device and stays there: float64, ().
+Number = float | Tensor
 Weights = Sequence[Tensor]
 # A layer's noise of `ezo.int8.nodes`: its place, its number, and `sparse` of its `signs`.
 Signs = tuple[Place, int, int]
@@ -97,10 +99,11 @@ class NodeRates(NamedTuple):
 class Sweeps(Protocol):
     """Sweeps over the float weights that one backend takes (`ezo.perturb`)."""
 
-    def shift(self, place: Place, eps: float, times: float) -> None: ...
+    def shift(self, place: Place, eps: Number, times: float) -> None: ...
     def update(
-        self, place: Place, eps: float, rate: float, decay: float, restore: bool
+        self, place: Place, eps: Number, rate: Number, decay: Number, restore: bool
     ) -> None: ...
+    def learn(self, place: Place, rate: Number, decay: Number) -> None: ...
     def fill(self, place: Place) -> None: ...
 
 
@@ -206,6 +209,22 @@ def sweeps(
         if not rest:
             break
     return found
+
+
+def perturbed(
+    numbered: Sequence[tuple[int, Tensor]],
+    results: Sequence[Tensor],
+    noise: str,
+    place: Place,
+    by: tuple[Number, float],
+) -> None:
+    """results <- theta + times eps z, contiguous; the weights, float, stay as they are.
+
+    Args:
+        numbered: weights of one type, each with its tensor number in the noise stream.
+        by: (eps, times).
+    """
+    _call("perturbed", numbered, results, noise, place, by)
 
 
 def sparse_shift(weights: Weights, drawn: Drawn, times: int) -> None:

@@ -38,7 +38,7 @@ class Native:
     def shift(self, n: int, *_: Any) -> None:
         self._spend(n * SWEEP_SECONDS)
 
-    update = fill = shift
+    update = learn = fill = shift
 
     def sparse_shift(self, weights: list[tuple[int, int, int, int]], *_: Any) -> None:
         self._spend(SPARSE_SECONDS * sum(n for _, _, n, _ in weights))

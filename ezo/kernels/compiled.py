@@ -23,6 +23,7 @@ from ezo.kernels import (
     Drawn,
     Layer,
     NodeRates,
+    Number,
     Place,
     Seen,
     Signs,
@@ -332,12 +333,16 @@ class _Sweeps:
         self._native, self._noise, self._table = native, NOISES.index(noise), table
         self._taken = taken  # and where they lie
 
-    def shift(self, place: Place, eps: float, times: float) -> None:
-        self._native.shift(*self._where(place), (eps, times), torch.get_num_threads())
+    def shift(self, place: Place, eps: Number, times: float) -> None:
+        self._native.shift(*self._where(place), (float(eps), times), torch.get_num_threads())
 
-    def update(self, place: Place, eps: float, rate: float, decay: float, restore: bool) -> None:
-        how = (eps, eps - rate, decay, restore)
+    def update(self, place: Place, eps: Number, rate: Number, decay: Number, restore: bool) -> None:
+        how = (float(eps), float(eps - rate), float(decay), restore)
         self._native.update(*self._where(place), how, torch.get_num_threads())
+
+    def learn(self, place: Place, rate: Number, decay: Number) -> None:
+        how = (float(rate), float(decay))
+        self._native.learn(*self._where(place), how, torch.get_num_threads())
 
     def fill(self, place: Place) -> None:
         self._native.fill(*self._where(place), torch.get_num_threads())
@@ -353,4 +358,5 @@ class _Sweeps:
                 "expected the parameters to stay where they are during a step, but one got "
                 "new memory; don't move or convert the model in the closure"
             )
-        return self._table, self._noise, place
+        seed, step, stream = place
+        return self._table, self._noise, (seed, int(step), stream)

@@ -18,6 +18,7 @@ from ezo.kernels import (
     Drawn,
     Layer,
     NodeRates,
+    Number,
     Place,
     Rate,
     Seen,
@@ -26,7 +27,7 @@ from ezo.kernels import (
     Weights,
     sweeping,
 )
-from ezo.perturb import GRID
+from ezo.perturb import GRID, ROUNDING, Sweeper, stochastic
 
 RANK = 1000  # the last
 SPARSE_SCRATCH_BYTES = 64 * 1024
@@ -59,6 +60,19 @@ class Backend:
         self, numbered: list[tuple[int, Tensor]], noise: str, scratch_bytes: int
     ) -> tuple[list[Sweeps], list[tuple[int, Tensor]]]:
         return [_Sweeps(self, numbered, noise, scratch_bytes)], []
+
+    def perturbed(
+        self,
+        numbered: Sequence[tuple[int, Tensor]],
+        results: Sequence[Tensor],
+        noise: str,
+        place: Place,
+        by: tuple[Number, float],
+    ) -> None:
+        """Copies, swept by whatever serves there."""
+        for (t, theta), out in zip(numbered, results, strict=True):
+            out.copy_(theta)
+            Sweeper([out], noise=noise, first_tensor=t).shift(place, *by)
 
     def sparse_shift(self, weights: Weights, drawn: Drawn, times: int) -> None:
         noise, place, first = drawn
@@ -273,17 +287,27 @@ class _Sweeps:
         self._backend, self._numbered = backend, numbered
         self._noise, self._scratch_bytes = noise, scratch_bytes
 
-    def shift(self, place: Place, eps: float, times: float) -> None:
+    def shift(self, place: Place, eps: Number, times: float) -> None:
         for theta, z, grid in self._pieces(place):
             e = _snap(z.mul_(eps), grid)
             theta.put(_snap(theta.take(), grid).add_(e.mul_(times)))
 
-    def update(self, place: Place, eps: float, rate: float, decay: float, restore: bool) -> None:
+    def update(self, place: Place, eps: Number, rate: Number, decay: Number, restore: bool) -> None:
         for theta, z, grid in self._pieces(place):
             e = _snap(z * eps, grid)
             old = theta.take().add_(e) if restore else _snap(theta.take(), grid)
             wanted = _snap(z.mul_(eps - rate).sub_(old * decay), grid)
             theta.put(old.add_(wanted.sub_(e)))
+
+    def learn(self, place: Place, rate: Number, decay: Number) -> None:
+        seed, step, stream = place
+        for theta, z, _ in self._pieces(place):
+            old, n = theta.take(), len(z)
+            new = old.sub_(z.mul_(rate).add_(old * decay))
+            g, end = theta.first // _noise.GROUP, -(-theta.last // _noise.GROUP)
+            at = (seed, step, theta.number, stream + ROUNDING, g, end, z.device)
+            u = _noise.parts(2, *at).flatten()[:n]
+            theta.put(stochastic(new, u, theta.tensor.dtype))
 
     def fill(self, place: Place) -> None:
         for theta, z, _ in self._pieces(place):
@@ -303,7 +327,7 @@ class _Sweeps:
             for first, last in self._backend.pieces(parameter.numel(), group, groups):
                 g, end = first // group, -(-last // group)
                 z = _noise.draw(self._noise, seed, step, t, stream, g, end, parameter.device)
-                piece = _Piece(parameter.detach(), first, last, dtype)
+                piece = _Piece(parameter.detach(), t, first, last, dtype)
                 yield piece, z[: last - first].to(dtype), grid
 
 
@@ -320,8 +344,10 @@ def _snap(x: Tensor, grid: float | None) -> Tensor:
 class _Piece:
     """Elements ``first`` to ``last`` - 1 of a tensor in row-major order, whatever its strides."""
 
-    def __init__(self, tensor: Tensor, first: int, last: int, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(
+        self, tensor: Tensor, number: int, first: int, last: int, dtype: torch.dtype
+    ) -> None:
+        self.number, self.first, self.last, self.dtype = number, first, last, dtype
         if tensor.is_contiguous():
             self.tensor = tensor.view(-1)
             self.at: slice | Tensor = slice(first, last)

@@ -24,7 +24,7 @@ class Hyper:
     eps: float = about(2.5e-3, "ZO perturbation, in units of a weight")
     clip: float | None = about(5.0, "bound on |g|, loss per unit of z; none for no bound")
     queries: int = about(1, "ZO perturbations a step")
-    noise: str = about("gaussian", "gaussian, rademacher or uniform")
+    noise: str = about("gaussian", "gaussian, rademacher, uniform, gaussian-16 or rademacher-1")
     bp_gradient: str = about(
         "mean", "where the BP gradient is taken: mean, plus, minus, last or unperturbed"
     )

@@ -61,7 +61,7 @@ class NodePerturbation:
         settings: the groups' ``lr``, ``sigma``, ``clip`` and ``weight_decay``.
         place: (seed, step) in the noise stream.
         queries: of a step.
-        noise: ``gaussian``, ``rademacher`` or ``uniform``.
+        noise: one of `ezo.noise.NOISES`.
     """
 
     def __init__(

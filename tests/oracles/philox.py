@@ -31,6 +31,8 @@ def words_of(i, seed, step, tensor, stream):
 
 def element(noise, i, seed, step, tensor, stream):
     """Element i of a tensor's noise, in float64."""
+    if noise in ("gaussian-16", "rademacher-1"):
+        return of_part(noise, i, seed, step, tensor, stream)
     w, word = words_of(i, seed, step, tensor, stream)
     if noise == "rademacher":
         return -1.0 if w[word] >= 2**31 else 1.0
@@ -39,6 +41,19 @@ def element(noise, i, seed, step, tensor, stream):
     pair = w[0:2] if word < 2 else w[2:4]
     radius = math.sqrt(-2 * math.log(unit(pair[0])))
     return radius * (math.cos(angle(pair[1])) if word % 2 == 0 else math.sin(angle(pair[1])))
+
+
+def of_part(noise, i, seed, step, tensor, stream):
+    """Element i, of a kind that cuts each word into parts, its lowest bits for the first group."""
+    parts = 2 if noise == "gaussian-16" else 32
+    group, within = divmod(i, 256)
+    w, word = words_of(group // parts * 256 + within, seed, step, tensor, stream)
+    part = w[word] // 2 ** (32 // parts * (group % parts)) % 2 ** (32 // parts)
+    if parts == 32:
+        return 1.0 - 2.0 * part
+    t = (part + 0.5) / 2**16 - 0.5
+    powers = 2.142845392227173, 19.853418350219727, -188.13473510742188, 635.1478271484375
+    return sum(c * t ** (2 * k + 1) for k, c in enumerate(powers))
 
 
 def unit(word):

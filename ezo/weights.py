@@ -1,0 +1,132 @@
+"""The ZO weights of a step: how they are perturbed, and what they learn."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ezo import passes as _passes
+from ezo import perturb
+from ezo.elastic import runs
+from ezo.perturb import COARSE
+from ezo.spsa import slope
+from ezo.step import Difference, Losses
+from ezo.unmoved import Readers, Unmoved
+
+
+class Update(NamedTuple):
+    """A query's update of the ZO weights: theta <- theta - rate z - decay theta.
+
+    Attributes:
+        seed, step, query: where z stands in the noise stream.
+        groups: (eps, rate, decay) of each ZO group; rate is lr g / queries.
+    """
+
+    seed: int
+    step: Any
+    query: int
+    groups: tuple[tuple[Any, Any, Any], ...]
+
+    def where(self, learns: Tensor) -> "Update":
+        """The same where a flag on a device is true, else one that leaves all as it is."""
+
+        def number(x: Any) -> Tensor:
+            return torch.where(
+                learns, x, torch.zeros((), dtype=torch.float64, device=learns.device)
+            )
+
+        return self._replace(groups=tuple((e, number(r), number(d)) for e, r, d in self.groups))
+
+    def read(self) -> "Update":
+        """With numbers in place of tensors."""
+        groups = tuple((float(e), float(r), float(d)) for e, r, d in self.groups)
+        return self._replace(step=int(self.step), groups=groups)
+
+
+class WeightPerturbation:
+    """The perturbation of the ZO weights, e = eps z, of a `ezo.step.Perturbation`'s face.
+
+    Those of 16 bits stay where they are (`ezo.unmoved`); the others move.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        place: tuple[int, Any],
+        queries: int,
+        sweeper: Callable[..., perturb.Sweeper],
+        padding: dict[Tensor, int],
+        readers: Readers,
+        noise: str,
+    ) -> None:
+        self.groups, self._place, self._queries = groups, place, queries
+        self.parameters: list[nn.Parameter] = []  # but those that are frozen now
+        self._sweepers: list[tuple[int, perturb.Sweeper]] = []  # each with its group
+        self._coarse: list[tuple[int, perturb.Sweeper]] = []
+        unmoved = []
+        first = 0  # a group's first tensor, in the noise stream
+        for i, group in enumerate(groups):
+            own = group["params"]
+            free = [p.requires_grad for p in own]
+            coarse = [p.dtype in COARSE for p in own]
+            for to, kind in ((self._sweepers, False), (self._coarse, True)):
+                if kind not in coarse:
+                    continue
+                moves = [is_free and c is kind for is_free, c in zip(free, coarse, strict=True)]
+                for number, run in runs(own, moves, first):
+                    to.append((i, sweeper(run, first_tensor=number)))
+                    self.parameters += run
+                    if kind:
+                        eps = number_of(group["eps"])
+                        unmoved += [(p, t, eps) for t, p in enumerate(run, number)]
+            first += len(own)
+        rows = [p[padding[p]] for p in self.parameters if p in padding] if padding else []
+        self._held = [(row, row.clone()) for row in rows]
+        self._unmoved = Unmoved(readers, unmoved, noise, padding) if unmoved else None
+
+    def attached(self, passes: _passes.Passes) -> contextlib.AbstractContextManager[None]:
+        return self._unmoved.attached() if self._unmoved else contextlib.nullcontext()
+
+    def _hold(self) -> None:
+        for row, value in self._held:
+            row.copy_(value)
+
+    def move(self, query: int, start: int, end: int) -> None:
+        place, times = (*self._place, query), float(end - start)
+        for i, sweeper in self._sweepers:
+            sweeper.shift(place, number_of(self.groups[i]["eps"]), times)
+        if self._unmoved:
+            self._unmoved.move(place, float(end))
+        self._hold()
+
+    def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
+        change = difference({point: loss.mean for point, loss in losses.items()})
+        rates = []
+        for group in self.groups:
+            lr, eps = number_of(group["lr"]), number_of(group["eps"])
+            rate = lr * slope(change, eps, group["clip"]) / self._queries
+            # the decay goes with the update that is applied first, the last query's
+            decay = lr * group["weight_decay"] if query == self._queries - 1 else 0.0
+            rates.append((eps, number_of(rate), number_of(decay)))
+        return Update(*self._place, query, tuple(rates))
+
+    def apply(self, update: Update, start: int) -> None:
+        place = update[:3]
+        for i, sweeper in self._sweepers:
+            eps, rate, decay = update.groups[i]
+            if start == 1:
+                sweeper.shift(place, eps, -1.0)
+            sweeper.update(place, eps, rate, decay, start == -1)
+        if self._unmoved:
+            self._unmoved.move(place, 0.0)
+        for i, sweeper in self._coarse:
+            _, rate, decay = update.groups[i]
+            sweeper.learn(place, rate, decay)
+        self._hold()
+
+
+def number_of(x: Any) -> Any:
+    """A float, or a number that stays on its device."""
+    return x if isinstance(x, Tensor) and not _passes.here(x) else float(x)
