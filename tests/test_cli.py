@@ -347,7 +347,8 @@ def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "schedule": "constant", "lr_node": 0.002, "sigma": 0.05, "eta": 0.02,
     }  # fmt: skip
     assert set(chosen) == {field.name for field in fields(Hyper)}
-    options = ["--method", "elastic-feedback-1"]  # which reads them all
+    options = ["--method", "elastic-feedback-1"]  # which reads them all but queries
+    del chosen["queries"]
     for name, value in chosen.items():
         options += ["--" + name.replace("_", "-"), "none" if value is None else str(value)]
     options += ["--seed", "4", "--train-examples", "32", "--held-out", "12", "--threads", "1"]
@@ -355,7 +356,7 @@ def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main([*SHORT, *options]) == 0
     for row in rows.read(tmp_path / "rows.jsonl"):
         assert row.config == chosen | {
-            "epochs": 1, "batch_size": 8, "train_examples": 32, "held_out": 12,
+            "epochs": 1, "batch_size": 8, "train_examples": 32, "held_out": 12, "queries": 1,
         }  # fmt: skip
         assert row.seed == 4 and row.threads == 1
 
