@@ -24,6 +24,8 @@ if importlib.util.find_spec("psutil") is None:
     )
     sys.exit(2)
 
+import joblib
+
 from bench import engines, gate, grid, history, smoke
 from bench.isolate import measure_or_say_why
 from bench.workload import Workload, row_of
@@ -194,7 +196,10 @@ def _measure(
     hide = None if todo else True  # None: shown on a terminal alone
     # Workers only wait for the cells' processes; rows are kept by this one alone.
     work = functools.partial(measure_or_say_why, name)
-    with tqdm(total=round(left), unit="s", bar_format=shown, disable=hide) as bar:
+    with (
+        joblib.parallel_config(backend="threading"),
+        tqdm(total=round(left), unit="s", bar_format=shown, disable=hide) as bar,
+    ):
         ended = engines.run(engine, work, todo, jobs)
         for n, (number, measured) in enumerate(ended, start=1):
             case = todo[number]

@@ -9,6 +9,7 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from bench.workload import row_of
@@ -29,10 +30,16 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def spawning() -> BaseContext:
+    """The way to start new processes, also within a worker of loky, whose way no child knows."""
+    if multiprocessing.get_start_method(allow_none=True) not in (None, "fork", "spawn"):
+        multiprocessing.set_start_method("spawn", force=True)
+    return multiprocessing.get_context("spawn")
+
+
 def measure_alone(benchmark: str, case: Any) -> list[Row]:
     """``bench.<benchmark>.measure(case)`` in a new process."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as alone:
+    with ProcessPoolExecutor(1, mp_context=spawning()) as alone:
         return alone.submit(_measure, benchmark, case).result()
 
 

@@ -108,10 +108,14 @@ class Workload:
     def row(self, metric: str, value: float | None, unit: str, note: str = "", **more: Any) -> Row:
         """A row about this workload, measured by this process; ``more`` is for its config."""
         config: dict[str, Any] = {"batch_size": self.batch_size}
-        if len(self.example) == 2:
+        try:
+            example = self.example
+        except ValueError:  # the gate's, of a package that its sides alone have
+            example = IMAGE
+        if len(example) == 2:
             config["points"] = self.points
-        elif self.example != IMAGE:
-            config["image"] = "x".join(map(str, self.example))
+        elif example != IMAGE:
+            config["image"] = "x".join(map(str, example))
         if self.chunk:
             config["chunk"] = self.chunk
         return row_of(self, metric, value, unit, note, {**config, **more})

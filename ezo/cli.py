@@ -166,12 +166,18 @@ def _train(given: argparse.Namespace) -> int:
             )
         torch.set_num_threads(given.threads)
     check.device(given.device)
-    hyper = dict.fromkeys(f.name for p in catalogue.members("precision") for f in fields(p.HYPER))
+    names = dict.fromkeys(f.name for p in catalogue.members("precision") for f in fields(p.HYPER))
     own, changes = (
-        {name: getattr(given, name) for name in names if hasattr(given, name)}
-        for names in ([f.name for f in fields(Run)], hyper)
+        {name: getattr(given, name) for name in of if hasattr(given, name)}
+        for of in ([f.name for f in fields(Run)], names)
     )
-    settled = Run(**own).settled(changes)
+    run = Run(**own)
+    hyper = fields(catalogue.find("precision", run.precision).HYPER)
+    whole = {f.name for f in hyper if type(f.default) is int}  # and no whole number in another one
+    for name in whole & changes.keys():
+        if changes[name] == math.floor(changes[name]):
+            changes[name] = int(changes[name])
+    settled = run.settled(changes)
     with ranks_of(given.ranks, given.device) as ranks:
         return _report(given, settled, ranks)
 

@@ -344,10 +344,11 @@ def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
     chosen = {
         "lr": 0.003, "eps": 0.01, "clip": None, "queries": 2, "noise": "rademacher",
         "bp_gradient": "plus", "bp_lr": 0.02, "momentum": 0.5, "weight_decay": 0.1,
-        "schedule": "constant", "lr_node": 0.002, "sigma": 0.05,
+        "schedule": "constant", "lr_node": 0.002, "sigma": 0.05, "eta": 0.02,
     }  # fmt: skip
     assert set(chosen) == {field.name for field in fields(Hyper)}
-    options = ["--method", "elastic-node-1"]  # which reads them all
+    options = ["--method", "elastic-feedback-1"]  # which reads them all but queries
+    del chosen["queries"]
     for name, value in chosen.items():
         options += ["--" + name.replace("_", "-"), "none" if value is None else str(value)]
     options += ["--seed", "4", "--train-examples", "32", "--held-out", "12", "--threads", "1"]
@@ -355,7 +356,7 @@ def test_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main([*SHORT, *options]) == 0
     for row in rows.read(tmp_path / "rows.jsonl"):
         assert row.config == chosen | {
-            "epochs": 1, "batch_size": 8, "train_examples": 32, "held_out": 12,
+            "epochs": 1, "batch_size": 8, "train_examples": 32, "held_out": 12, "queries": 1,
         }  # fmt: skip
         assert row.seed == 4 and row.threads == 1
 
@@ -364,10 +365,12 @@ def test_integer_options_reach_the_rows(tmp_path: Path, capsys: pytest.CaptureFi
     chosen = {
         "rate": 1000, "r_max": 7, "p_zero": 0.25, "magnitude": "sign", "mu": 2, "mu_drop": 1,
         "growth": 1, "zo_growth": 2, "bp_gradient": "minus", "largest_difference": 99,
-        "queries": 3, "fraction": 8, "schedule": "exponential",
+        "queries": 3, "fraction": 8, "schedule": "exponential", "rate_node": 3000, "sigma": 2,
+        "sparse": 1, "node_growth": 1, "bias_growth": 5,
     }  # fmt: skip
     assert set(chosen) == {field.name for field in fields(Int8Hyper)}
     options = ["--model", "plain", "--precision", "int8*", "--out", str(tmp_path)]
+    options += ["--method", "elastic-node-1"]
     for name, value in chosen.items():
         options += ["--" + name.replace("_", "-"), str(value)]
     assert main([*SHORT, *options]) == 0

@@ -631,7 +631,7 @@ OTHER_INTEGER: dict[str, Any] = {
     "rate": 30_000, "r_max": 7, "p_zero": 0.1, "magnitude": "sign", "mu": 4, "mu_drop": 0,
     "growth": 2, "zo_growth": 1, "bp_gradient": "mean", "largest_difference": 1, "fraction": 8,
     "queries": 2, "schedule": "constant", "rate_node": 30_000, "sigma": 2, "node_growth": 0,
-    "sparse": 1, "bias_growth": 2,
+    "sparse": 1, "bias_growth": 12,
 }  # fmt: skip
 SEEN = {"fraction": 0, "rate": 1 << 16}  # steps of whole last places
 

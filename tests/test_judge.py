@@ -84,19 +84,21 @@ def test_no_verdict_is_between_unequal_searches_and_none_of_a_baseline_that_has_
 
 
 def test_trials_behind_a_runs_values_are_those_that_were_made():
-    files = {
-        ("mnist", "fp32"): "lenet5-mnist",
-        ("mnist", "int8"): "lenet5-mnist-int8-by-hand",
-        ("fashion-mnist", "int8"): "lenet5-fashion-mnist-int8-by-hand",
-    }
-    assert rules.TRIALS.keys() == files.keys()
-    for at, name in files.items():
+    files = [
+        (("mnist", "fp32"), "lenet5-mnist"),
+        (("mnist", "fp32"), "lenet5-nodes-by-hand"),
+        (("mnist", "int8"), "lenet5-mnist-int8-by-hand"),
+        (("mnist", "int8"), "lenet5-mnist-full-zo-node-int8-by-hand"),
+        (("fashion-mnist", "int8"), "lenet5-fashion-mnist-int8-by-hand"),
+    ]
+    assert rules.TRIALS.keys() == {at for at, _ in files}
+    for at, name in files:
         with gzip.open(REPORTS / "search" / f"{name}.jsonl.gz") as lines:
             made = map(json.loads, lines)
             trials = {
                 row["case"]: row["method"] for row in made if row["metric"] == "test_accuracy"
             }
-        assert rules.TRIALS[at] == dict(Counter(trials.values()))
+        assert dict(Counter(trials.values())).items() <= rules.TRIALS[at].items()
     assert rules.trials("training", "fashion-mnist-rot30", "int8*", "elastic-1") == 31
     assert rules.trials("training", "digits", "fp32", "full-zo") == 0
 
@@ -354,7 +356,8 @@ def test_node_perturbation_is_held_against_the_target_of_its_data():
     other = found["full-zo-node, lenet5 on fashion-mnist, fp32"]
     assert (other.verdict, other.claimed) == ("reproduced", "at least 83 %")
     gain = found["full-zo-node minus full-zo, lenet5 on mnist, fp32"]
-    assert gain.verdict == "reproduced" and gain.value == pytest.approx(0.957, abs=1e-3)
+    assert gain.verdict == "indication only" and gain.value == pytest.approx(0.957, abs=1e-3)
+    assert "trials" in gain.note
 
 
 def test_there_is_no_gap_to_close_where_bp_is_not_better():

@@ -14,7 +14,8 @@ from ezo.rows import Row
 
 ROW = Row(case="a run", metric="test_accuracy", value=98.5, unit="%")
 
-numbers = st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+whole = st.integers(-(2**63) + 1, 2**63 - 1)
+numbers = st.none() | whole | st.floats(allow_nan=False, allow_infinity=False)
 configs = st.dictionaries(st.text(), numbers | st.booleans() | st.text(), max_size=3)
 
 

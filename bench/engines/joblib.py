@@ -19,7 +19,7 @@ def run(
     while left and tries < TRIES:
         parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
         try:
-            for n, result in parallel(delayed(_numbered)(work, *of) for of in left.items()):
+            for n, result in parallel([delayed(_numbered)(work, *of) for of in left.items()]):
                 del left[n]
                 yield n, result
         except TerminatedWorkerError:

@@ -114,7 +114,7 @@ def rate_of(rate: int, divisor: int, exponent: int) -> Rate:
     """rate 2^exponent / divisor as a multiplier and a shift, of the multiplier's precision.
 
     >>> rate_of(3, 32, 0), rate_of(1 << 22, 3, -30)
-    (Rate(times=3, shift=5), Rate(times=43690, shift=25))
+    (Rate(times=3, shift=5), Rate(times=21845, shift=24))
     """
     up = max(0, MULTIPLIER_BITS + divisor.bit_length() - rate.bit_length())
     times = (rate << up) // divisor

@@ -182,15 +182,7 @@ class ElasticZO(Elastic):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """The groups are the constructor's: ZO first, then nodes, then BP."""
-        nodes = "sigma" in param_group
-        largest = LARGEST_RATE if nodes else self._largest_rate
-        bounds = [
-            ("rate", 0, largest),
-            ("mu", -20, 6),
-            *([("sigma", 1, 63), ("sparse", 0, 3)] if nodes else []),
-        ]
-        for name, low, high in bounds:
-            check.integer(name, param_group.get(name), low, high)
+        self._expect_values(param_group)
         super().add_param_group(_Group(param_group))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -210,8 +202,14 @@ class ElasticZO(Elastic):
 
     def _expect_group(self, group: dict[str, Any], loaded: dict[str, Any]) -> None:
         super()._expect_group(group, loaded)
-        for name, low, high in (("rate", 0, self._largest_rate), ("mu", -20, 6)):
-            check.integer(name, loaded[name], low, high)
+        self._expect_values(loaded)
+
+    def _expect_values(self, group: dict[str, Any]) -> None:
+        nodes = "sigma" in group
+        bounds = [("rate", 0, LARGEST_RATE if nodes else self._largest_rate), ("mu", -20, 6)]
+        bounds += [("sigma", 1, 63), ("sparse", 0, 3)] if nodes else []
+        for name, low, high in bounds:
+            check.integer(name, group.get(name), low, high)
 
     @torch.no_grad()
     def _step(self, closure: Callable[[], Loss]) -> Loss:

@@ -163,7 +163,7 @@ def test_floats_are_refused_by_name(tmp_path):
 def test_methods_without_integers_are_refused_by_name(method, tmp_path, capsys):
     words = ["export", "--data", "digits", "--method", method, "--out", str(tmp_path)]
     assert cli.main(words) == 2
-    assert f"got {method}" in capsys.readouterr().err
+    assert method in capsys.readouterr().err
 
 
 def test_a_run_whose_loss_is_in_floats_is_refused_by_name(tmp_path, capsys):

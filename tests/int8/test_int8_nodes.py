@@ -53,7 +53,8 @@ def points(bias=True):
         torch.manual_seed(4)
         model = pointnet.build("pointnet", classes=4)
         layers = [nn.Conv1d(3, 5, 1), nn.ReLU(), nn.Conv1d(5, 20, 1, bias=bias), nn.ReLU()]
-        model.points, model.head = nn.Sequential(*layers), nn.Linear(20, 4)
+        model.points = nn.Sequential(*layers, pointnet.MaxOverPoints())
+        model.head = nn.Linear(20, 4)
         return from_float(model, headroom=7)
 
 

@@ -194,7 +194,7 @@ def test_the_floating_point_loss_of_int8_star_is_found(watched: Watched) -> None
 PLANTS = [
     ("ezo.int8.optim", "(rate * mean) >> LOSS_FRACTION_BITS", "int(rate * mean / 1048576.0)"),
     ("ezo.int8.optim", "difference // max(examples, 1)", "int(difference / max(examples, 1))"),
-    ("ezo.precisions.int8", "self._hyper.rate * factor", "round(1e3) * factor"),
+    ("ezo.precisions.int8", "self._hyper.rate * now", "round(1e3) * now"),
     ("ezo.precisions.int8", "self._hyper.mu - step", "round(self._hyper.p_zero) - step"),
 ]
 
