@@ -160,14 +160,13 @@ def optimizers(model: Any, way: str) -> Any:
         add_lora(model)
         return ezo.ElasticZO(model, 0, lr=2e-2, eps=1e-2, clip=1.0, noise="gaussian-16")
     bp = [*blocks[-1].parameters()] if way == "elastic" else 0
-    nodes: Any = ezo.Nodes(lr=0.5, sigma=0.02) if way == "nodes" else False
     return ezo.ElasticZO(
-        model, bp, lr=1e-4, eps=1e-3, clip=20.0, noise="gaussian-16", nodes=nodes,
+        model, bp, lr=1e-4, eps=1e-3, clip=20.0, noise="gaussian-16",
         bp_optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
     )  # fmt: skip
 
 
-WAYS = ("full-zo", "elastic", "nodes", "lora", "bp")
+WAYS = ("full-zo", "elastic", "lora", "bp")
 
 
 def peak_bytes(device: str, model: nn.Module, step: Callable[[], Any]) -> int:

@@ -43,8 +43,9 @@ TERMS = {
     ),
     "full-bp-checkpoint": "full-bp that computes what the layers computed again, and keeps less",
     "inference": "a forward pass and its loss, without training",
-    "fp32, int8, int8* (FP32, INT8)": (
-        "the numbers of network and training: 32-bit floating point; integers alone, weights of 8 "
+    "fp32, bf16, fp16, int8, int8* (FP32, INT8)": (
+        "the numbers of network and training: 32-bit floating point; 16 bits of it for ZO weights, "
+        "in two formats; integers alone, weights of 8 "
         "bits; the same with the loss in floating point"
     ),
     "lenet5, pointnet": (

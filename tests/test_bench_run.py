@@ -92,7 +92,7 @@ def test_what_a_benchmark_does_not_vary_is_refused() -> None:
         ("--threads -1", "expected threads of 1 or more, got -1"),
         ("--methods elastic", "unknown method 'elastic'; known: elastic-<k>, .*torchzero-mezo"),
         ("--methods elastik-*", "unknown method 'elastik-1'; known: elastic-<k>"),
-        ("--precision fp16", "unknown precision 'fp16'; known: fp32"),
+        ("--precision fp3", "unknown precision 'fp3'; known: bf16, fp16, fp32"),
         ("--device gpu", "expected a device such as cpu or cuda, got 'gpu'"),
     ],
 )
@@ -141,7 +141,7 @@ def test_accuracy_is_the_rows_of_training() -> None:
 
 
 def test_a_precision_that_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown precision 'int3'.*known: fp32"):
+    with pytest.raises(ValueError, match="unknown precision 'int3'.*known: bf16, fp16, fp32"):
         Workload("lenet5", "full-zo", precision="int3").prepare()
 
 

@@ -90,7 +90,7 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
         (["--model", "nonsense"], "unknown model 'nonsense'; known: .*lenet5.*pointnet"),
         (["--data", "nonsense"], "unknown data 'nonsense'; known: .*digits.*shapes"),
         (["--method", "nonsense"], "unknown method 'nonsense'; known: elastic-<k>.*full-zo"),
-        (["--precision", "fp3"], "unknown precision 'fp3'; known: fp32, int8, int8\\*"),
+        (["--precision", "fp3"], "unknown precision 'fp3'; known: bf16, fp16, fp32, int8, int8\\*"),
         (["--method", "elastic-9"], "expected 0 to 3 BP layers, got 9"),
         (["--model", "pointnet"], "expected data of points for pointnet, got image"),
         (["--batch-size", "1000"], "at least one batch of 1000 examples, got 44"),
@@ -299,9 +299,9 @@ def test_help_tells_an_option_of_several_precisions_for_each(
             other = own.pop(field.name)
             option = "--" + field.name.replace("_", "-")
             assert (
-                f"{option} {field.name.upper()} in fp32: {field.metadata['help']} (untuned: "
-                f"{field.default}); in int8 and int8*: {other.metadata['help']} (untuned: "
-                f"{other.default})"
+                f"{option} {field.name.upper()} in bf16 and fp16 and fp32: "
+                f"{field.metadata['help']} (untuned: {field.default}); "
+                f"in int8 and int8*: {other.metadata['help']} (untuned: {other.default})"
             ) in text
     for field in own.values():
         option = "--" + field.name.replace("_", "-")

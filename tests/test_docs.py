@@ -70,7 +70,9 @@ def test_python_blocks_run_and_print_what_stands_below(
     namespace: dict[str, object] = {"__name__": "__main__"}
     missing: set[str] = set()
     for block in blocks(page):
-        missing |= {of for of in FOREIGN.findall(block.code) if find_spec(of) is None}
+        for of in FOREIGN.findall(block.code):
+            needs = (of, "accelerate") if of == "transformers" else (of,)
+            missing |= {package for package in needs if find_spec(package) is None}
         if block.kind == "python" and not missing:
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed), warnings.catch_warnings():

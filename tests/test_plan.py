@@ -406,7 +406,10 @@ def test_the_command_plans_images_of_the_model_s_own_size(monkeypatch):
     ("more", "message"),
     [
         (["--budget", "12"], "expected an amount of memory"),
-        (["--precision", "int4"], "unknown precision 'int4'; known: fp32, int8, int8\\*"),
+        (
+            ["--precision", "int4"],
+            "unknown precision 'int4'; known: bf16, fp16, fp32, int8, int8\\*",
+        ),
         (["--batch", "0"], "expected --batch of 1 or more, got 0"),
         (["--points", "64"], "expected no --points for lenet5, a model of images"),
         (["--precision", "int8", "--lean"], "with an integer form, .*, got elastic-lean-1; give"),

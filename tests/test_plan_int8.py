@@ -299,7 +299,7 @@ def test_a_layer_without_an_integer_form_is_an_error():
         ({"bp_optimizer": torch.optim.Adam}, "got a bp_optimizer; leave that out, or use fp32"),
         ({"x": (torch.zeros(2, 3), torch.zeros(2, 3))}, "expected one input, .* got tuple"),
         ({"methods": ["elastic-3"]}, "expected bp from 0 to 2 layers or 'all', got 3"),
-        ({"precision": "int4"}, "unknown precision 'int4'; known: fp32, int8, int8"),
+        ({"precision": "int4"}, "unknown precision 'int4'; known: bf16, fp16, fp32, int8, int8"),
     ],
 )
 def test_what_integers_do_not_take_is_an_error(given, message):

@@ -654,7 +654,7 @@ def test_data_on_another_device_keep_the_checksum(monkeypatch: pytest.MonkeyPatc
         ({"model": "nonsense"}, "unknown model 'nonsense'; known: .*lenet5"),
         ({"data": "nonsense"}, "unknown data 'nonsense'; known: .*digits"),
         ({"method": "nonsense"}, "unknown method 'nonsense'; known: elastic-<k>"),
-        ({"precision": "fp3"}, "unknown precision 'fp3'; known: fp32"),
+        ({"precision": "fp3"}, "unknown precision 'fp3'; known: bf16, fp16, fp32"),
         ({"epochs": -1}, "expected epochs of 0 or more, got -1"),
         ({"batch_size": 0}, "expected batch_size of 1 or more, got 0"),
         ({"seed": -1}, "expected seed of 0 or more, got -1"),

@@ -322,7 +322,8 @@ class _Sweeps:
             wide = parameter.dtype == torch.float64
             dtype, grid = torch.float64 if wide else torch.float32, GRID.get(parameter.dtype)
             # a group's peak: words, noise, what is computed, and where it goes (tested)
-            peak = (8 + 4 * wide + 4 * (not parameter.is_contiguous())) * 1024
+            shared = 2 * (self._noise == "gaussian-16")
+            peak = (8 + 4 * wide + 4 * (not parameter.is_contiguous()) + shared) * 1024
             groups = max(1, self._scratch_bytes // peak)
             for first, last in self._backend.pieces(parameter.numel(), group, groups):
                 g, end = first // group, -(-last // group)
