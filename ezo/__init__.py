@@ -4,8 +4,9 @@ Sugiura and Matsutani, "ElasticZO: A Memory-Efficient On-Device Learning with Co
 First-Order Optimization", arXiv 2501.04287.
 """
 
+from ezo.estimate import Estimate
 from ezo.nodes import Feedback, Nodes
-from ezo.optim import ElasticZO, Estimate
+from ezo.optim import ElasticZO
 from ezo.ranks import Ranks
 from ezo.split import layers, split
 from ezo.stream import stream

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ezo.buffers import Buffers
 from ezo.passes import Passes, drawn
+from ezo.ranks import Exchange
 from ezo.step import Found
 
 DEVICE = "cuda"
@@ -86,7 +87,18 @@ class Recorder:
         ValueError: a step of such weights can't be captured.
     """
 
-    def __init__(self, model: nn.Module, parameters: list[nn.Parameter], nodes: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        nodes: Any,
+        exchange: Exchange | None,
+    ) -> None:
+        if exchange is not None:
+            raise ValueError(
+                "expected capture with one process, got it with ranks, whose exchange no graph can "
+                "hold; leave out capture or ranks"
+            )
         elsewhere = {p.device.type for p in parameters} - {DEVICE}
         if elsewhere or nodes:
             got = f"some on {', '.join(sorted(elsewhere))}" if elsewhere else "nodes"

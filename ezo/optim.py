@@ -2,11 +2,8 @@
 
 import contextlib
 import functools
-import math
-import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,35 +13,21 @@ from ezo import check, perturb
 from ezo.buffers import Buffers
 from ezo.capture import Captured, Recorder
 from ezo.elastic import Drawn, Elastic
+from ezo.estimate import Estimate
 from ezo.groups import NODE_GROUP, checked, expect_group, made, zo_groups_of
-from ezo.nodes.feedback import FeedbackPerturbation, feedback_of
+from ezo.nodes.feedback import FeedbackPerturbation, feedback_of, loaded
 from ezo.nodes.layers import Nodes, groups_of
 from ezo.nodes.perturbation import NodePerturbation
 from ezo.noise import NOISES
 from ezo.passes import Passes, PassLoss
-from ezo.perturb import COARSE, SCRATCH_BYTES
+from ezo.perturb import SCRATCH_BYTES
 from ezo.phases import phase
 from ezo.ranks import Ranks
 from ezo.split import Split, split
 from ezo.step import Found, course, step
 from ezo.stream import in_step
 from ezo.unmoved import Readers
-from ezo.weights import Update, WeightPerturbation
-
-
-class Estimate(NamedTuple):
-    """What one query found: the losses at theta + eps z, theta - eps z and theta.
-
-    None where the estimator has no pass there.
-    """
-
-    loss_plus: float | None = None
-    loss_minus: float | None = None
-    loss: float | None = None
-
-    @property
-    def finite(self) -> bool:
-        return all(math.isfinite(loss) for loss in self if loss is not None)
+from ezo.weights import Update, WeightPerturbation, padding_rows, warn_of_drift
 
 
 class ElasticZO(Elastic):
@@ -177,13 +160,7 @@ class ElasticZO(Elastic):
                 "model, not its parameters: bp says which of them BP trains"
             )
         zo, bp_parameters = split(model, bp)
-        exact = (*perturb.GRID, *COARSE)
-        if drifting := {str(p.dtype) for p in zo if p.dtype not in exact and not _fine(p)}:
-            warnings.warn(
-                f"ZO weights of {', '.join(sorted(drifting))}: rounding moves them at every step; "
-                "keep such weights in complex64, or expect some drift",
-                stacklevel=2,
-            )
+        warn_of_drift(zo)
         self._layers, node_groups = groups_of(nodes, model, zo)
         if self._layers and self.exchange is not None:
             self._refuse_nodes("ranks")
@@ -205,18 +182,14 @@ class ElasticZO(Elastic):
         self._losses: list[dict[int, PassLoss]] = []  # the last step's
         self._model = model
         self._buffers = Buffers(model)
-        self._padding = _padding_rows(model)
+        self._padding = padding_rows(model)
         self._readers = Readers(model)
         self._noise = noise
         self._refuse_ranks()
         self._sweeper = functools.partial(perturb.Sweeper, noise=noise, scratch_bytes=scratch_bytes)
         self._stepping = False
-        if capture and self.exchange is not None:
-            raise ValueError(
-                "expected capture with one process, got it with ranks, whose exchange no graph can "
-                "hold; leave out capture or ranks"
-            )
-        self._recorder = Recorder(model, [*zo, *bp_parameters], nodes) if capture else None
+        captured = (model, [*zo, *bp_parameters], nodes, self.exchange)
+        self._recorder = Recorder(*captured) if capture else None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a ZO group. Keys as in ``zo_groups``."""
@@ -269,16 +242,12 @@ class ElasticZO(Elastic):
         if exchange is not None:
             visits = tuple(exchange.mine(visits))
             weight /= exchange.size if exchange.by_example else 1
-        decides = bool(bp or len(perturbations) > 1 or self._buffers.any)
-        how: dict[str, Any] = {
-            "decides": decides and captured is None,
-            "captured": captured is not None,
-        }
+        decides = captured is None and bool(bp or len(perturbations) > 1 or self._buffers.any)
         self._stepping = True
         try:
             with contextlib.ExitStack() as stack:
                 what = (self._model, self._buffers, zo, bp, weight, exchange)
-                passes = Passes(closure, *what, **how)
+                passes = Passes(closure, *what, decides=decides, captured=captured is not None)
                 stack.enter_context(passes)
                 stack.enter_context(in_step())
                 for perturbation in perturbations:
@@ -364,41 +333,15 @@ class ElasticZO(Elastic):
         return {**own, "ezo": {**own["ezo"], "bp": bp, "feedback": feedback}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        feedback = self._feedback_in(state_dict.get("ezo", {}))
+        feedback = loaded(state_dict.get("ezo", {}), self._layers)
         super().load_state_dict(state_dict)
         self._feedback = feedback
         if self.bp_optimizer is not None:
             self.bp_optimizer.load_state_dict(state_dict["ezo"]["bp"])
-            loaded = iter(self.bp_optimizer.param_groups)  # each takes its old place
-            self.param_groups = [
-                g if g.get("zo", False) else next(loaded) for g in self.param_groups
-            ]
+            own = iter(self.bp_optimizer.param_groups)  # each takes its old place
+            self.param_groups = [g if g.get("zo", False) else next(own) for g in self.param_groups]
 
     def _expect_group(self, group: dict[str, Any], loaded: dict[str, Any]) -> None:
         super()._expect_group(group, loaded)
         if group.get("zo", False):
             expect_group(loaded, NODE_GROUP)
-
-    def _feedback_in(self, state: dict[str, Any]) -> dict[int, Tensor]:
-        """A copy of a state's feedback, by the layers' numbers."""
-        units = {layer.number: len(layer.parameters[0]) for of in self._layers for layer in of}
-        found = {int(number): f.clone() for number, f in state.get("feedback", {}).items()}
-        for number, f in found.items():
-            if number not in units or f.dim() != 2 or len(f) != units[number]:
-                raise ValueError(
-                    f"expected feedback (U, C) of the layers with nodes, got {tuple(f.shape)} of "
-                    f"number {number}; make the optimiser with the same nodes"
-                )
-        return found
-
-
-def _padding_rows(model: nn.Module) -> dict[Tensor, int]:
-    """Rows that BP never trains: of embeddings with ``padding_idx``, unless tied to others."""
-    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
-    kinds = (nn.Embedding, nn.EmbeddingBag)
-    of = [m for m in model.modules() if isinstance(m, kinds) and owners[id(m.weight)] == 1]
-    return {m.weight: m.padding_idx for m in of if m.padding_idx is not None}
-
-
-def _fine(p: Tensor) -> bool:
-    return p.is_complex() and p.dtype.to_real() in perturb.GRID

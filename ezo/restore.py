@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ezo import catalogue, checkpoint
+from ezo import catalogue, check, checkpoint
 from ezo.data import Dataset, Scale
 from ezo.precisions import Step
 from ezo.rows import json_types
@@ -123,3 +123,14 @@ def settled_of(path: Path, settings: Mapping[str, Any], model: str | None) -> Se
         hyper = kind(**{name: value for name, value in own.items() if name in of_hyper})
         rest = {name: value for name, value in own.items() if name not in of_hyper}
         return Run(**rest, hyper=hyper).settled()
+
+
+def expect_counter(name: str, value: Any, kind: type) -> None:
+    """Raises:
+    TypeError: a checkpoint can't hold that; a sum of integer losses stands for a float.
+    """
+    kinds = (int, float) if kind is float else (kind,)
+    if type(value) not in kinds or not (kind is bool or check.finite(value)) or value < 0:
+        raise TypeError(f"{name} is {value!r:.40}")
+    if kind is int and value > check.LARGEST:
+        raise TypeError(f"{name} is {value!r:.40}, which 64 bits don't hold")

@@ -1,7 +1,6 @@
 """The one training loop: a `Run` in, rows out, resumable at any step to the same bits."""
 
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -12,11 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ezo import check, checkpoint, restore, rows
-from ezo.data import Dataset
+from ezo import checkpoint, restore, rows
+from ezo.examples import Examples, generator, seed_of
 from ezo.journal import Journal, weights
 from ezo.lock import alone_in
-from ezo.precisions import EVALUATION_BATCH, Step
+from ezo.precisions import Step
 from ezo.ranks import Exchange, Ranks
 from ezo.rows import Row
 from ezo.run import Run, Settled, begin, build, load, load_start
@@ -115,7 +114,7 @@ class _Loop:
         self.exchange: Exchange | None = self.optimizer.exchange if ranks else None
         self.writes = self.exchange is None or self.exchange.rank == 0
         self.share = self.exchange.share(run.batch_size) if self.exchange else slice(None)
-        self.examples = _Examples(data, self.take_step, device)
+        self.examples = Examples(data, self.take_step, device)
         self.steps_per_epoch = len(data.train_x) // run.batch_size
         self.total_steps = run.epochs * self.steps_per_epoch
         self.step = 0
@@ -169,7 +168,7 @@ class _Loop:
         """Train to step ``until``; returns why the run diverged, or nothing."""
         take_step, batch = self.take_step, self.run.batch_size
         epoch = self.step // self.steps_per_epoch
-        order = torch.randperm(len(self.examples), generator=_generator(self.run.seed, epoch))
+        order = torch.randperm(len(self.examples), generator=generator(self.run.seed, epoch))
         order = order.to(self.device)
         passes = take_step.passes
         with self._own_random_state():
@@ -179,7 +178,7 @@ class _Loop:
                 while self.step < until:
                     k = self.step % self.steps_per_epoch
                     chosen = order[k * batch : (k + 1) * batch]
-                    x, y = self.examples.batch(chosen, _generator(self.run.seed, epoch, k))
+                    x, y = self.examples.batch(chosen, generator(self.run.seed, epoch, k))
                     take_step.schedule(self.step, self.total_steps)
                     loss = take_step(x[self.share], y[self.share])
                     loss = loss.item() if isinstance(loss, Tensor) else loss
@@ -301,7 +300,7 @@ class _Loop:
             checkpoint.restore(self.model, self.optimizer, state)
             self.random_state = torch.Generator().set_state(state["random_state"]).get_state()
             for name, kind in self._COUNTERS.items():
-                _expect_counter(name, state[name], kind)
+                restore.expect_counter(name, state[name], kind)
                 setattr(self, name, state[name])
             if self.step > self.total_steps:
                 raise ValueError(f"step {self.step:,} of {self.total_steps:,}")
@@ -344,48 +343,6 @@ class _Loop:
         with torch.random.fork_rng(devices=devices):
             torch.set_rng_state(self.random_state)
             if devices:
-                torch.cuda.manual_seed(_seed(self.run.seed, self.step))
+                torch.cuda.manual_seed(seed_of(self.run.seed, self.step))
             yield
             self.random_state = torch.get_rng_state()
-
-
-def _expect_counter(name: str, value: Any, kind: type) -> None:
-    """Raises:
-    TypeError: a checkpoint can't hold that; a sum of integer losses stands for a float.
-    """
-    kinds = (int, float) if kind is float else (kind,)
-    if type(value) not in kinds or not (kind is bool or check.finite(value)) or value < 0:
-        raise TypeError(f"{name} is {value!r:.40}")
-    if kind is int and value > check.LARGEST:
-        raise TypeError(f"{name} is {value!r:.40}, which 64 bits don't hold")
-
-
-class _Examples:
-    """A data set on a device, as a precision's steps take it.
-
-    What augmentation adds, in floating point, is encoded batch by batch.
-    """
-
-    def __init__(self, data: Dataset, step: Step, device: torch.device) -> None:
-        self._augment, self._encode = data.augment, step.encode
-        encoded = step.calibrate(data.train_x)
-        self.train_x = (encoded if data.augment is None else data.train_x).to(device)
-        self.seen = encoded[:EVALUATION_BATCH].clone().to(device)  # to calibrate by
-        self.test_x = step.encode(data.test_x).to(device)
-        self.train_y, self.test_y = data.train_y.to(device), data.test_y.to(device)
-
-    def __len__(self) -> int:
-        return len(self.train_y)
-
-    def batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Training examples by their indices: the step's input, augmented, and the labels."""
-        x, y = self.train_x[chosen], self.train_y[chosen]
-        return (x if self._augment is None else self._encode(self._augment(x, generator))), y
-
-
-def _seed(*numbers: int) -> int:
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "little") >> 1
-
-
-def _generator(*numbers: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(*numbers))

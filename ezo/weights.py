@@ -1,6 +1,8 @@
 """The ZO weights of a step: how they are perturbed, and what they learn."""
 
 import contextlib
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -130,3 +132,26 @@ class WeightPerturbation:
 def number_of(x: Any) -> Any:
     """A float, or a number that stays on its device."""
     return x if isinstance(x, Tensor) and not _passes.here(x) else float(x)
+
+
+def warn_of_drift(zo: list[nn.Parameter]) -> None:
+    """Of weights whose type has neither a grid nor rounding at random."""
+    exact = (*perturb.GRID, *COARSE)
+    if drifting := {str(p.dtype) for p in zo if p.dtype not in exact and not _fine(p)}:
+        warnings.warn(
+            f"ZO weights of {', '.join(sorted(drifting))}: rounding moves them at every step; "
+            "keep such weights in complex64, or expect some drift",
+            stacklevel=3,
+        )
+
+
+def padding_rows(model: nn.Module) -> dict[Tensor, int]:
+    """Rows that BP never trains: of embeddings with ``padding_idx``, unless tied to others."""
+    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    of = [m for m in model.modules() if isinstance(m, kinds) and owners[id(m.weight)] == 1]
+    return {m.weight: m.padding_idx for m in of if m.padding_idx is not None}
+
+
+def _fine(p: Tensor) -> bool:
+    return p.is_complex() and p.dtype.to_real() in perturb.GRID

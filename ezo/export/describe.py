@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ezo.int8 import ElasticZO, Int8Tensor
-from ezo.int8.layers import Flatten, Layer, MaxPool2d, ReLU, Weighted
+from ezo.int8.layers import Layer, Weighted
 from ezo.int8.loss import LOSS_FRACTION_BITS
+from ezo.int8.maps import Flatten, MaxPool2d, ReLU
 from ezo.int8.network import Network
 
 Bytes = NDArray[np.int8]

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ezo.int8.layers import MaxOverPoints, MaxPool2d, ReLU, Weighted
+from ezo.int8.layers import Weighted
+from ezo.int8.maps import MaxOverPoints, MaxPool2d, ReLU
 from ezo.int8.tensor import Int8Tensor
 
 Stage = tuple[Any, ReLU | None, Any]  # a layer, and the ReLU and the maximum after it

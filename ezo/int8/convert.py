@@ -17,7 +17,8 @@ from typing import Any
 from torch import fx, nn
 
 from ezo import check
-from ezo.int8.layers import Conv2d, Flatten, Layer, Linear, MaxOverPoints, MaxPool2d, ReLU
+from ezo.int8.layers import Conv2d, Layer, Linear
+from ezo.int8.maps import Flatten, MaxOverPoints, MaxPool2d, ReLU
 from ezo.int8.network import INPUT, Network, Node
 from ezo.int8.rounding import LARGEST
 from ezo.int8.tensor import Int8Tensor, quantize

@@ -5,7 +5,6 @@ Weights are int8 with one fixed exponent a tensor; activations carry theirs alon
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +25,7 @@ EVERY_PASS = frozenset(
 Work = TypeVar("Work", bound=Callable[..., Any])
 
 
-def _work(method: Work) -> Work:
+def at_work(method: Work) -> Work:
     """A layer's work, which `ezo.phases.at_work` tells who listens."""
 
     @functools.wraps(method)
@@ -156,7 +155,7 @@ class Weighted(Layer):
         if self.node is not None and self.node.seen is not None:
             yield from (("activations", x) for x in self.node.seen if x is not None)
 
-    @_work
+    @at_work
     def forward(
         self, x: Int8Tensor, relu: bool = False, pool: int = 1, over_points: bool = False
     ) -> Int8Tensor:
@@ -190,7 +189,7 @@ class Weighted(Layer):
             return y
         return AtPoints(m, e + s, where, x.m.shape[1])
 
-    @_work
+    @at_work
     def part(
         self, x: Int8Tensor, relu: bool, pool: int, over_points: bool
     ) -> tuple[Int8Tensor, int]:
@@ -200,7 +199,7 @@ class Weighted(Layer):
         m, need = kernels.part(x.m, self._layer(e), after, self.shift)
         return Int8Tensor(m, e + self.shift), need
 
-    @_work
+    @at_work
     def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
         x, exponent = self._take()
         layer = self._layer(grad_output.e + self.weight_exponent)
@@ -298,83 +297,3 @@ class Conv2d(Weighted):
     def __init__(self, weight: Int8Tensor, bias: Int8Tensor | None, padding: int) -> None:
         super().__init__(weight, bias)
         self.padding = padding
-
-
-class ReLU(Layer):
-    """max(x, 0)."""
-
-    @_work
-    def forward(self, x: Int8Tensor) -> Int8Tensor:
-        y = ops.relu(x.m)
-        if self.keeping:
-            self._kept = y
-        return Int8Tensor(y, x.e)
-
-    @_work
-    def keep_output(self, y: Int8Tensor) -> None:
-        """What backward needs, where a layer with weights did the work."""
-        self._kept = y.m
-
-    @_work
-    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
-        return replace(grad_output, m=ops.relu_backward(grad_output.m, self._take()))
-
-
-class MaxPool2d(Layer):
-    """The largest of each block."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    @_work
-    def forward(self, x: Int8Tensor) -> Int8Tensor:
-        y, where = kernels.max_pool2d(x.m, self.size)
-        if self.keeping:
-            self._kept = where, x.m.shape
-        return Int8Tensor(y, x.e)
-
-    @_work
-    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
-        where, shape = self._take()
-        return Int8Tensor(
-            kernels.max_pool2d_backward(grad_output.m, where, shape, self.size), grad_output.e
-        )
-
-
-class MaxOverPoints(Layer):
-    """(N, P, C) to (N, C)."""
-
-    @_work
-    def forward(self, x: Int8Tensor) -> Int8Tensor:
-        y, where = ops.max_over_points(x.m)
-        if self.keeping:
-            self._kept = where, x.m.shape[1], False
-        return Int8Tensor(y, x.e)
-
-    @_work
-    def keep_output(self, y: AtPoints) -> None:
-        """What backward needs, where a layer with weights did the work; errors stay at points."""
-        self._kept = y.where, y.points, True
-
-    @_work
-    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
-        where, points, stay = self._take()
-        if stay:
-            return AtPoints(grad_output.m, grad_output.e, where, points)
-        return Int8Tensor(ops.max_over_points_backward(grad_output.m, where, points), grad_output.e)
-
-
-class Flatten(Layer):
-    """(N, ...) to (N, the rest in one dimension)."""
-
-    @_work
-    def forward(self, x: Int8Tensor) -> Int8Tensor:
-        if self.keeping:
-            self._kept = (x.m.shape,)
-        return Int8Tensor(kernels.flatten(x.m), x.e)
-
-    @_work
-    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
-        (shape,) = self._take()
-        return Int8Tensor(grad_output.m.view(shape), grad_output.e)

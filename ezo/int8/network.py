@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from ezo.int8.chunks import front, in_chunks
-from ezo.int8.layers import Layer, MaxOverPoints, MaxPool2d, ReLU, Weighted
+from ezo.int8.layers import Layer, Weighted
+from ezo.int8.maps import MaxOverPoints, MaxPool2d, ReLU
 from ezo.int8.tensor import AtPoints, Int8Tensor
 
 INPUT = "input"

@@ -37,8 +37,9 @@ import torch
 from torch import Tensor
 
 from ezo import kernels, noise
-from ezo.int8.layers import Linear, MaxOverPoints, Weighted
+from ezo.int8.layers import Linear, Weighted
 from ezo.int8.loss import LOSS_FRACTION_BITS
+from ezo.int8.maps import MaxOverPoints
 from ezo.int8.network import Network
 from ezo.int8.perturb import FRACTION_BITS
 from ezo.int8.rounding import LARGEST

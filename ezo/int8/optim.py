@@ -1,47 +1,30 @@
 """ElasticZO-INT8 (arXiv 2501.04287): one step, in integers from the input to the weights."""
 
 from collections.abc import Callable, Sequence
-from types import GeneratorType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ezo import check, kernels
 from ezo.elastic import Drawn, Elastic, runs
-from ezo.int8 import perturb
 from ezo.int8.layers import Weighted
-from ezo.int8.loss import LOSS_FRACTION_BITS, Loss, RanksLoss
+from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
 from ezo.int8.network import Network
 from ezo.int8.nodes import LARGEST_RATE, NodePerturbation, Nodes, find, group_of
+from ezo.int8.passes import Passes
 from ezo.int8.perturb import HALF, RATE_BITS, SparseNoise
 from ezo.int8.rounding import agreement, bit_width
 from ezo.int8.tensor import Int8Tensor
+from ezo.int8.weights import Update, WeightPerturbation
 from ezo.phases import phase
 from ezo.ranks import Exchange, Ranks
-from ezo.step import BP_GRADIENTS, Course, Difference, Losses, Visit, course, step
+from ezo.step import BP_GRADIENTS, course, step
 
 __all__ = ["BP_GRADIENTS", "ElasticZO", "Update"]
 
 MAGNITUDES = ("sign", "absolute")
-ERROR_STREAM = 1 << 31  # the noise stream that rounds the logits' error
-MINUS_STREAM = ERROR_STREAM + 1  # the same, at theta - z
-ERROR_EXPONENT = -7  # of the logits' error
 LARGEST_QUERIES = 1 << 10
-
-
-class Update(NamedTuple):
-    """A query's update of the ZO weights: theta <- clip(theta - g z rate), as `perturb.update_`.
-
-    The noise z stands at (seed, step, query) in the stream; g is -1, 0 or 1, and rate, the query's
-    share, in units of 2^-16.
-    """
-
-    seed: int
-    step: int
-    query: int
-    g: int
-    rate: int
 
 
 class ElasticZO(Elastic):
@@ -227,7 +210,7 @@ class ElasticZO(Elastic):
         agree = exchange.largest if exchange is not None and exchange.by_example else None
         token = agreement.set(agree)
         try:
-            passes = _Passes(self, closure, way)
+            passes = Passes(self, closure, way)
             found = step(perturbations, passes, self._difference, visits)
             if exchange is not None and trains:
                 self._sum_gradients(exchange)
@@ -251,13 +234,13 @@ class ElasticZO(Elastic):
     def _perturbations(self) -> list[Any]:
         return [*self._of_weights(), *self._of_nodes()]
 
-    def _of_weights(self) -> list["_Weights"]:
+    def _of_weights(self) -> list[WeightPerturbation]:
         zo = [group for group in self.param_groups if group["zo"] and "sigma" not in group]
         if not any([layer.frozen for layer in self._zo_layers]):
-            return [_Weights(self, [(0, group["params"])], group) for group in zo]
+            return [WeightPerturbation(self, [(0, group["params"])], group) for group in zo]
         moves = [free for layer in self._zo_layers for free in layer.moving()]
         found = [(list(runs(group["params"], moves)), group) for group in zo]
-        return [_Weights(self, some, group) for some, group in found if some]
+        return [WeightPerturbation(self, some, group) for some, group in found if some]
 
     def drawn(self) -> Drawn:
         own = [group for group in self.param_groups if group["zo"] and "sigma" not in group]
@@ -341,109 +324,3 @@ class _Group(dict[str, Any]):
                 "'lr'; set those between steps, as ezo.precisions.int8 does"
             )
         raise KeyError(name)
-
-
-class _Weights:
-    """The perturbation of the ZO weights, z, of a `ezo.step.Perturbation`'s face."""
-
-    def __init__(self, of: ElasticZO, runs: Any, group: dict[str, Any]) -> None:
-        self._of, self._runs, self._group = of, runs, group  # runs as `ezo.elastic.runs` gives them
-        self._place = of._seed, of._steps
-
-    def move(self, query: int, start: int, end: int) -> None:
-        for first, run in self._runs:
-            place = (*self._place, query)
-            perturb.shift_(run, self._of._noise, place, end - start, first)
-
-    def learn(self, query: int, losses: Losses, difference: Difference) -> Update:
-        change = difference({point: loss.total() for point, loss in losses.items()})
-        examples = next(iter(losses.values())).examples
-        rate = self._of._rate(self._group["rate"], abs(change), examples)
-        g = (change > 0) - (change < 0)
-        return Update(*self._place, query, g, rate)
-
-    def apply(self, update: Update, start: int) -> None:
-        move = update.g, update.rate, -start
-        for first, run in self._runs:
-            fractions = self._of._fractions(run)
-            perturb.update_(run, self._of._noise, update[:3], move, fractions, first)
-
-
-class _Passes:
-    """Runs the closure, and takes the BP layers' gradients, of a `ezo.step.Passes`' face."""
-
-    def __init__(self, of: ElasticZO, closure: Callable[[], Loss], way: Course) -> None:
-        self._closure, self._model, self._layers = closure, of._model, of._bp_layers
-        self._seed, self._step, self._last = of._seed, of._steps, way.visits[-1].query
-        self._many = way.taken > 2
-        self._exchange, self._rank, self._size = of.exchange, 0, 1
-        if of.exchange is not None and of.exchange.by_example:
-            self._rank, self._size = of.exchange.rank, of.exchange.size
-
-    def together(self, taken: list[tuple[Visit, Loss]]) -> list[tuple[Visit, Any]]:
-        """Of all ranks' passes: the sums over the ranks, or the passes that each of them made."""
-        if self._exchange is None:
-            return taken
-        own = taken[0][1].examples
-        if self._size > 1:
-            found = {of[0] for of in self._exchange.gathered([own], "losses")}
-            if len(found) > 1:
-                raise ValueError(
-                    f"expected as many examples on each rank, got {', '.join(map(str, found))}; "
-                    "give batches that the ranks divide"
-                )
-        visits = [visit for visit, _ in taken]
-        sums = self._exchange.together(visits, [loss.total() for _, loss in taken])
-        return [(visit, RanksLoss(total, own * self._size)) for visit, total in sums]
-
-    def finite(self, losses: list[Loss]) -> bool:
-        return True
-
-    def loss(self, visit: Visit) -> Loss:
-        """The closure's loss; where ``visit.bp``, its gradient is added to the BP layers'."""
-        if not visit.bp:
-            return self._run()
-        bp = len(self._layers)
-        self._model.keep(bp)
-        try:
-            loss = self._run()
-            with phase("backward"):
-                error = loss.error(self._words(loss.logits.m, visit))
-                self._model.backward(Int8Tensor(error, ERROR_EXPONENT), bp)
-        finally:
-            self._model.keep(0)
-        for layer in self._layers if self._many else ():
-            layer.weight_gradient = _wide(layer.weight_gradient)
-            layer.bias_gradient = _wide(layer.bias_gradient)
-        return loss
-
-    def _run(self) -> Loss:
-        with phase("forward"):
-            loss = self._closure()
-        if isinstance(loss, Loss):
-            return loss
-        if isinstance(loss, GeneratorType):
-            raise ValueError(
-                "expected the closure to return an ezo.int8.Loss, got a generator; give the batch "
-                "whole: its activations share their exponents, so micro-batches would be another "
-                "step"
-            )
-        raise ValueError(
-            f"expected the closure to return an ezo.int8.Loss, got {type(loss).__name__}; return "
-            "Loss(model(x), y) itself, not its mean()"
-        )
-
-    def _words(self, like: Tensor, visit: Visit) -> Tensor:
-        """What rounds the error: each pass of a step has its own, as counted from the last."""
-        side = MINUS_STREAM if visit.point == -1 else ERROR_STREAM
-        stream = side + 2 * (self._last - visit.query)
-        place = (self._seed, self._step, stream)
-        n, before = like.numel(), like.numel() * self._rank  # of the whole batch's words
-        return kernels.words(place, before + n, like.device)[before:].view(like.shape)
-
-
-def _wide(gradient: Int8Tensor | None) -> Int8Tensor | None:
-    """In int64, which holds a sum over any number of passes."""
-    if gradient is None or gradient.m.dtype == torch.int64:
-        return gradient
-    return Int8Tensor(gradient.m.to(torch.int64), gradient.e)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ezo.int8.optim import Update as IntegerUpdate
+from ezo.int8.weights import Update as IntegerUpdate
 from ezo.journal import columns
 from ezo.optim import Update as FloatUpdate
 

@@ -19,92 +19,25 @@ import pkgutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ezo.kernels._types import NOTHING as NOTHING
+from ezo.kernels._types import After as After
+from ezo.kernels._types import Drawn as Drawn
+from ezo.kernels._types import Layer as Layer
+from ezo.kernels._types import NodeRates as NodeRates
+from ezo.kernels._types import Number as Number
+from ezo.kernels._types import Place as Place
+from ezo.kernels._types import Rate as Rate
+from ezo.kernels._types import Seen as Seen
+from ezo.kernels._types import Signs as Signs
+from ezo.kernels._types import Sweeps as Sweeps
+from ezo.kernels._types import Weights as Weights
+
 sweeping = ContextVar("sweeping", default=False)  # whether tensors made now are scratch
-
-# Where in the noise stream (`ezo.noise`): (seed, step, stream), below 2^64, 2^32, 2^32. No class,
-# which would cost a small network's sweep a tenth of its time. The step may lie on a device, int64.
-Place = tuple[int, Any, int]
-# A number, or one that was computed on a device and stays there: float64, ().
-Number = float | Tensor
-Weights = Sequence[Tensor]
-# A layer's noise of `ezo.int8.nodes`: its place, its number, and `sparse` of its `signs`.
-Signs = tuple[Place, int, int]
-# Sparse noise (an `ezo.int8.perturb.SparseNoise`) of a step, and the number of the first tensor.
-Drawn = tuple[Any, Place, int]
-
-
-class Layer(NamedTuple):
-    """A layer of int8 weights: (O, C, K, K) a convolution, (O, C) a linear layer.
-
-    Fields:
-        bias: int8, (O,), or None; added as bias 2^bias_left.
-        padding: zeros on each side, of a convolution of stride 1.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    bias_left: int = 0
-    padding: int = 0
-
-
-class After(NamedTuple):
-    """What follows a layer's product: keep what is positive, the largest of blocks of a size.
-
-    ``over_points`` keeps the largest over points, (N, O), and ``where`` the first point of each.
-    """
-
-    relu: bool = False
-    pool: int = 1
-    over_points: bool = False
-    where: bool = False
-
-
-NOTHING = After()
-
-
-class Seen(NamedTuple):
-    """What a pass showed of a linear layer with nodes.
-
-    Fields:
-        x: its input, int8, (N, K); with ``where`` (N, P, K).
-        y: what its ReLU let through, int8, (N, U), or None.
-        where: the point with the largest output, int32, (N, U), or None.
-    """
-
-    x: Tensor
-    y: Tensor | None = None
-    where: Tensor | None = None
-
-
-class Rate(NamedTuple):
-    """x times / 2^shift."""
-
-    times: int
-    shift: int
-
-
-class NodeRates(NamedTuple):
-    """Of `ezo.int8.nodes`: of the weights, of the bias, and of the bias along the inputs' mean."""
-
-    weight: Rate
-    bias: Rate
-    mean: Rate
-
-
-class Sweeps(Protocol):
-    """Sweeps over the float weights that one backend takes (`ezo.perturb`)."""
-
-    def shift(self, place: Place, eps: Number, times: float) -> None: ...
-    def update(
-        self, place: Place, eps: Number, rate: Number, decay: Number, restore: bool
-    ) -> None: ...
-    def learn(self, place: Place, rate: Number, decay: Number) -> None: ...
-    def fill(self, place: Place) -> None: ...
 
 
 class _Choice:

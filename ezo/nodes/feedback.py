@@ -178,3 +178,20 @@ class FeedbackPerturbation(NodePerturbation):
             )
         calls = self._calls[layer.number]
         return [self._error(layer, query, call, scale) for call in calls]
+
+
+def loaded(state: dict[str, Any], layers: Sequence[Sequence[Layer]]) -> dict[int, Tensor]:
+    """A copy of a state's feedback, by the layers' numbers.
+
+    Raises:
+        ValueError: it is of other layers.
+    """
+    units = {layer.number: len(layer.parameters[0]) for of in layers for layer in of}
+    found = {int(number): f.clone() for number, f in state.get("feedback", {}).items()}
+    for number, f in found.items():
+        if number not in units or f.dim() != 2 or len(f) != units[number]:
+            raise ValueError(
+                f"expected feedback (U, C) of the layers with nodes, got {tuple(f.shape)} of "
+                f"number {number}; make the optimiser with the same nodes"
+            )
+    return found

@@ -11,9 +11,10 @@ from bench.mcu.native import runtime
 from ezo import kernels
 from ezo import noise as words
 from ezo.int8 import Int8Tensor, SparseNoise, loss, perturb
-from ezo.int8.layers import Conv2d, Linear, MaxPool2d
+from ezo.int8.layers import Conv2d, Linear
+from ezo.int8.maps import MaxPool2d
 from ezo.int8.ops import aligned
-from ezo.int8.optim import ERROR_STREAM
+from ezo.int8.passes import ERROR_STREAM
 from ezo.int8.rounding import bit_width, shift
 
 SEEDS = (0, 7, (1 << 64) - 1)

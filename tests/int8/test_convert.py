@@ -16,7 +16,8 @@ from torch import nn
 from ezo import checkpoint
 from ezo.int8 import network as network_file
 from ezo.int8.convert import from_float
-from ezo.int8.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU
+from ezo.int8.layers import Conv2d, Linear
+from ezo.int8.maps import Flatten, MaxPool2d, ReLU
 from ezo.int8.network import INPUT, Network, Node
 from ezo.int8.ops import LONGEST_SUM, SumTooLong
 from ezo.int8.tensor import Int8Tensor, quantize

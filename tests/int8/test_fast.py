@@ -16,7 +16,8 @@ from ezo import kernels, noise
 from ezo.checkpoint import digest
 from ezo.int8 import loss
 from ezo.int8.convert import from_float
-from ezo.int8.layers import Linear, MaxOverPoints, ReLU
+from ezo.int8.layers import Linear
+from ezo.int8.maps import MaxOverPoints, ReLU
 from ezo.int8.network import Network as Integers
 from ezo.int8.optim import ElasticZO
 from ezo.int8.perturb import SparseNoise

@@ -10,7 +10,8 @@ from torch import nn
 
 from ezo import phases
 from ezo.int8.convert import from_float
-from ezo.int8.layers import Conv2d, Linear, MaxOverPoints, Weighted, _sum
+from ezo.int8.layers import Conv2d, Linear, Weighted, _sum
+from ezo.int8.maps import MaxOverPoints
 from ezo.int8.network import Network as Integers
 from ezo.int8.ops import LONGEST_SUM, aligned
 from ezo.int8.tensor import Int8Tensor, quantize
