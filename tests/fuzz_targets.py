@@ -341,6 +341,7 @@ def source() -> str:
 def warm() -> None:
     """Once before inputs are tried: what is imported late."""
     import_torchvision()
+    repr(torch.zeros(1))  # what a message that shows a tensor imports
     fuzz_states.warm()
     for target in TARGETS.values():
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Exception, SystemExit):
