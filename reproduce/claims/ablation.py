@@ -1,9 +1,8 @@
 """Accuracy: do the ZO steps on the first layers help at all?"""
 
 from ezo.rows import Row
-from reproduce import rules
-from reproduce.judge import PAPER_DATA, Claim, Finding, finding
-from reproduce.select import accuracy_differences
+from reproduce.judge import Claim, Finding
+from reproduce.pairs import findings
 
 CLAIM = Claim(
     id="ablation",
@@ -26,14 +25,4 @@ PAIRS = [
 
 def judge(rows: list[Row], full: bool) -> list[Finding]:
     """Paired by seed, for each number of BP layers."""
-    return [
-        finding(
-            CLAIM,
-            found.comparison,
-            found.samples,
-            full and found.group.data in PAPER_DATA,
-            found.cases,
-            unfair=rules.unequal(found.ends),
-        )
-        for found in accuracy_differences(rows, PAIRS)
-    ]
+    return findings(CLAIM, rows, PAIRS, full)

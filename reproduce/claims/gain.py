@@ -2,8 +2,8 @@
 
 from ezo.rows import Row
 from reproduce import rules
-from reproduce.judge import PAPER_DATA, Claim, Finding, finding
-from reproduce.select import accuracy_differences
+from reproduce.judge import Claim, Finding
+from reproduce.pairs import findings
 
 PRINTED = 5.2  # points, the lower end
 CLAIM = Claim(
@@ -24,16 +24,4 @@ KINDS = ("training", "long")
 
 def judge(rows: list[Row], full: bool) -> list[Finding]:
     """Paired by seed, for each number of BP layers."""
-    return [
-        finding(
-            CLAIM,
-            found.comparison,
-            found.samples,
-            full and found.group.data in PAPER_DATA,
-            found.cases,
-            unfair=rules.unequal(found.ends),
-            void=rules.no_baseline(found.ends),
-        )
-        for which in KINDS
-        for found in accuracy_differences(rows, PAIRS, which)
-    ]
+    return findings(CLAIM, rows, PAIRS, full, kinds=KINDS)

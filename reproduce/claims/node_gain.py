@@ -1,9 +1,8 @@
 """Ours: what node perturbation and learned feedback gain over perturbed weights."""
 
 from ezo.rows import Row
-from reproduce import rules
-from reproduce.judge import OURS, Claim, Finding, finding
-from reproduce.select import accuracy_differences
+from reproduce.judge import OURS, Claim, Finding
+from reproduce.pairs import findings
 
 CLAIM = Claim(
     id="node-gain",
@@ -30,15 +29,4 @@ PAIRS = [
 
 def judge(rows: list[Row], full: bool) -> list[Finding]:
     """Paired by seed, for each number of BP layers."""
-    return [
-        finding(
-            CLAIM,
-            found.comparison,
-            found.samples,
-            full,
-            found.cases,
-            unfair=rules.unequal(found.ends),
-            void=rules.no_baseline(found.ends),
-        )
-        for found in accuracy_differences(rows, PAIRS)
-    ]
+    return findings(CLAIM, rows, PAIRS, full)

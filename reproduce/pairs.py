@@ -1,0 +1,39 @@
+"""How claims about the final accuracies of two methods are judged: paired by seed."""
+
+from collections.abc import Iterable, Sequence
+
+from ezo.rows import Row
+from reproduce import rules
+from reproduce.judge import OURS, PAPER_DATA, Claim, Finding, finding
+from reproduce.select import accuracy_differences
+
+
+def findings(
+    claim: Claim,
+    rows: list[Row],
+    pairs: Sequence[tuple[str, str]],
+    full: bool,
+    *,
+    kinds: Iterable[str] = ("training",),
+) -> list[Finding]:
+    """Of each pair with rows: the first method's accuracy minus the second's, in points.
+
+    Args:
+        pairs: methods, such as ``("elastic-1", "full-zo")``.
+        full: whether the rows are of the full preset, so that there can be a verdict; on data that
+            the paper does not use there is none for a claim of the paper.
+        kinds: of runs, as `reproduce.select.experiment` names them.
+    """
+    return [
+        finding(
+            claim,
+            found.comparison,
+            found.samples,
+            full and (claim.source == OURS or found.group.data in PAPER_DATA),
+            found.cases,
+            unfair=rules.unequal(found.ends),
+            void=rules.no_baseline(found.ends),
+        )
+        for kind in kinds
+        for found in accuracy_differences(rows, pairs, kind)
+    ]
