@@ -1,6 +1,5 @@
 """ElasticZO (arXiv 2501.04287) as a ``torch.optim.Optimizer``."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +26,14 @@ from ezo.split import Split, split
 from ezo.step import Found, course, step
 from ezo.stream import in_step
 from ezo.unmoved import Readers
-from ezo.weights import Update, WeightPerturbation, padding_rows, warn_of_drift
+from ezo.weights import (
+    Layout,
+    Update,
+    WeightPerturbation,
+    attached,
+    padding_rows,
+    warn_of_drift,
+)
 
 
 class ElasticZO(Elastic):
@@ -187,6 +193,7 @@ class ElasticZO(Elastic):
         self._noise = noise
         self._refuse_ranks()
         self._sweeper = functools.partial(perturb.Sweeper, noise=noise, scratch_bytes=scratch_bytes)
+        self._layout: Layout | None = None  # the last step's
         self._stepping = False
         captured = (model, [*zo, *bp_parameters], nodes, self.exchange)
         self._recorder = Recorder(*captured) if capture else None
@@ -233,11 +240,10 @@ class ElasticZO(Elastic):
         self.zero_grad()
         perturbations = self._perturbations(captured)
         zo = [p for perturbation in perturbations for p in perturbation.parameters]
-        of_bp = [g for g in self.param_groups if not g.get("zo", False)]
+        of_bp, exchange = [g for g in self.param_groups if not g.get("zo", False)], self.exchange
         bp = [p for group in of_bp for p in group["params"] if p.requires_grad]
         where = self._bp_gradient if bp else "mean" if self._how is not None else None
         visits, taken = course(self._points, self._queries if zo else 0, where)
-        exchange = self.exchange
         weight = 1 / max(taken, 1)
         if exchange is not None:
             visits = tuple(exchange.mine(visits))
@@ -245,13 +251,9 @@ class ElasticZO(Elastic):
         decides = captured is None and bool(bp or len(perturbations) > 1 or self._buffers.any)
         self._stepping = True
         try:
-            with contextlib.ExitStack() as stack:
-                what = (self._model, self._buffers, zo, bp, weight, exchange)
-                passes = Passes(closure, *what, decides=decides, captured=captured is not None)
-                stack.enter_context(passes)
-                stack.enter_context(in_step())
-                for perturbation in perturbations:
-                    stack.enter_context(perturbation.attached(passes))
+            what = (self._model, self._buffers, zo, bp, weight, exchange)
+            passes = Passes(closure, *what, decides=decides, captured=captured is not None)
+            with passes, in_step(), attached(perturbations, passes):
                 found = step(perturbations, passes, self._difference, visits)
         finally:
             self._stepping = False
@@ -296,16 +298,17 @@ class ElasticZO(Elastic):
         place: tuple[int, Any] = (self._seed, self._steps)
         if captured is not None:
             groups, place = captured.groups, (self._seed, captured.step)
-        weights = WeightPerturbation(
-            groups, place, self._queries, self._sweeper, self._padding, self._readers, self._noise
-        )
+        if self._layout is None or not self._layout.fits(groups):
+            self._layout = Layout(groups, self._sweeper)
+        what = (self._layout, self._padding, self._readers, self._noise)
+        weights = WeightPerturbation(groups, place, self._queries, *what)
         if not nodes:
             return [weights]
         free = [[layer for layer in of if layer.free] for of in self._layers]
-        what = (free, nodes, place, self._queries, self._noise)
+        of = (free, nodes, place, self._queries, self._noise)
         if self._how is not None:
-            return [weights, FeedbackPerturbation(self._model, self._how, self._feedback, *what)]
-        return [weights, NodePerturbation(*what)]
+            return [weights, FeedbackPerturbation(self._model, self._how, self._feedback, *of)]
+        return [weights, NodePerturbation(*of)]
 
     def drawn(self) -> Drawn:
         groups = [g for g in self.param_groups if g.get("zo", False) and "sigma" not in g]

@@ -3,14 +3,14 @@
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ezo import kernels, perturb
 from ezo import passes as _passes
-from ezo import perturb
 from ezo.elastic import runs
 from ezo.perturb import COARSE
 from ezo.spsa import slope
@@ -47,6 +47,57 @@ class Update(NamedTuple):
         return self._replace(step=int(self.step), groups=groups)
 
 
+class Layout:
+    """The ZO weights as they lie: which of them move, in runs, each with its sweeper.
+
+    It serves step after step, as long as it ``fits``.
+
+    Attributes:
+        parameters: all that move.
+        sweepers, coarse: each with its group; those of 16 bits apart.
+        numbered: of 16 bits, each with its group and its tensor number in the noise stream.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], sweeper: Callable[..., perturb.Sweeper]
+    ) -> None:
+        self._state = _state(groups)
+        self.parameters: list[nn.Parameter] = []  # but those that are frozen now
+        self.sweepers: list[tuple[int, perturb.Sweeper]] = []
+        self.coarse: list[tuple[int, perturb.Sweeper]] = []
+        self.numbered: list[tuple[int, nn.Parameter, int]] = []
+        first = 0  # a group's first tensor, in the noise stream
+        for i, group in enumerate(groups):
+            own = group["params"]
+            free = [p.requires_grad for p in own]
+            coarse = [p.dtype in COARSE for p in own]
+            for to, kind in ((self.sweepers, False), (self.coarse, True)):
+                if kind not in coarse:
+                    continue
+                moves = [is_free and c is kind for is_free, c in zip(free, coarse, strict=True)]
+                for number, run in runs(own, moves, first):
+                    to.append((i, sweeper(run, first_tensor=number)))
+                    self.parameters += run
+                    if kind:
+                        self.numbered += [(i, p, t) for t, p in enumerate(run, number)]
+            first += len(own)
+
+    def fits(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether the weights lie and move as they did, and the same backends serve."""
+        return _state(groups) == self._state
+
+
+def _state(groups: list[dict[str, Any]]) -> list[Any]:
+    found: list[Any] = [kernels.choice()]
+    for group in groups:
+        found += [
+            (id(p), p.requires_grad, p.dtype, p.data_ptr(), p.stride(), p.shape)
+            for p in group["params"]
+        ]
+        found.append(None)
+    return found
+
+
 class WeightPerturbation:
     """The perturbation of the ZO weights, e = eps z, of a `ezo.step.Perturbation`'s face.
 
@@ -58,34 +109,17 @@ class WeightPerturbation:
         groups: list[dict[str, Any]],
         place: tuple[int, Any],
         queries: int,
-        sweeper: Callable[..., perturb.Sweeper],
+        layout: Layout,
         padding: dict[Tensor, int],
         readers: Readers,
         noise: str,
     ) -> None:
         self.groups, self._place, self._queries = groups, place, queries
-        self.parameters: list[nn.Parameter] = []  # but those that are frozen now
-        self._sweepers: list[tuple[int, perturb.Sweeper]] = []  # each with its group
-        self._coarse: list[tuple[int, perturb.Sweeper]] = []
-        unmoved = []
-        first = 0  # a group's first tensor, in the noise stream
-        for i, group in enumerate(groups):
-            own = group["params"]
-            free = [p.requires_grad for p in own]
-            coarse = [p.dtype in COARSE for p in own]
-            for to, kind in ((self._sweepers, False), (self._coarse, True)):
-                if kind not in coarse:
-                    continue
-                moves = [is_free and c is kind for is_free, c in zip(free, coarse, strict=True)]
-                for number, run in runs(own, moves, first):
-                    to.append((i, sweeper(run, first_tensor=number)))
-                    self.parameters += run
-                    if kind:
-                        eps = number_of(group["eps"])
-                        unmoved += [(p, t, eps) for t, p in enumerate(run, number)]
-            first += len(own)
+        self.parameters = layout.parameters
+        self._sweepers, self._coarse = layout.sweepers, layout.coarse
         rows = [p[padding[p]] for p in self.parameters if p in padding] if padding else []
         self._held = [(row, row.clone()) for row in rows]
+        unmoved = [(p, t, number_of(groups[i]["eps"])) for i, p, t in layout.numbered]
         self._unmoved = Unmoved(readers, unmoved, noise, padding) if unmoved else None
 
     def attached(self, passes: _passes.Passes) -> contextlib.AbstractContextManager[None]:
@@ -127,6 +161,24 @@ class WeightPerturbation:
             _, rate, decay = update.groups[i]
             sweeper.learn(place, rate, decay)
         self._hold()
+
+
+def attached(
+    perturbations: Sequence[Any], passes: _passes.Passes
+) -> contextlib.AbstractContextManager[Any]:
+    """Within, each perturbation sees the passes of a step."""
+    if len(perturbations) == 1:
+        found: contextlib.AbstractContextManager[Any] = perturbations[0].attached(passes)
+        return found
+    return _all_attached(perturbations, passes)
+
+
+@contextlib.contextmanager
+def _all_attached(perturbations: Sequence[Any], passes: _passes.Passes) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for perturbation in perturbations:
+            stack.enter_context(perturbation.attached(passes))
+        yield
 
 
 def number_of(x: Any) -> Any:

@@ -299,7 +299,7 @@ def test_a_fault_of_the_gate_is_no_regression(
     assert program.main() == 2 and "ZeroDivisionError" in capsys.readouterr().err
     assert "the gate has not ended" in (tmp_path / "found.md").read_text()
     monkeypatch.setattr(sys, "argv", [*words, "--repeat", "0"])
-    assert program.main() == 2 and "--repeat of 1 or more" in capsys.readouterr().err
+    assert program.main() == 2 and "--repeat from 1 to" in capsys.readouterr().err
 
 
 # The verdict on times, from samples of known distribution

@@ -8,6 +8,7 @@ import itertools
 import math
 import pickle
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from ezo import ElasticZO, Estimate, perturb
 from ezo.buffers import Buffers
 from ezo.data._vision import import_torchvision
+from ezo.kernels import using
 from ezo.models import lenet5, pointnet
 from ezo.noise import NOISES
 from ezo.passes import Passes
@@ -1078,3 +1080,31 @@ def test_models_of_others_train_unchanged(build):
 def test_parameters_in_place_of_the_model_are_an_error_that_says_so():
     with pytest.raises(ValueError, match="the module itself, got generator; give the model, not"):
         ElasticZO(mlp().parameters(), 1)
+
+
+@pytest.mark.parametrize("change", ["memory", "strides", "backend", "frozen"])
+def test_weights_that_lie_elsewhere_at_the_next_step_are_found(change):
+    def trained(renewed):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+        x, y = torch.ones(4, 6), torch.tensor([0, 1, 2, 0])
+        optimizer = ElasticZO(model, 0, lr=1e-2, seed=3)
+        for step in range(6):
+            if step == 3:
+                if renewed:
+                    state = optimizer.state_dict()
+                    optimizer = ElasticZO(model, 0, lr=1e-2, seed=3)
+                    optimizer.load_state_dict(state)
+                weight = model[0].weight
+                if change == "memory":
+                    weight.data = weight.data.clone()
+                elif change == "strides":
+                    weight.data.t_()
+                elif change == "frozen":
+                    model[2].bias.requires_grad_(False)
+            with using("reference") if change == "backend" and step >= 3 else nullcontext():
+                optimizer.step(lambda: nn.functional.cross_entropy(model(x), y))
+        return [p.detach().clone() for p in model.parameters()]
+
+    for one, other in zip(trained(False), trained(True), strict=True):
+        assert torch.equal(one, other)

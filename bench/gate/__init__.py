@@ -35,6 +35,7 @@ from bench.gate.sides import NotMeasured, build_sides
 from bench.workload import Workload
 from ezo.files import write_text
 
+MOST = 10_000  # pairs, and comparisons
 METHODS = ("inference", "full-zo", "elastic-1", "full-bp")  # of a grid in place of `CELLS`
 CELLS = (
     *(Workload("lenet5", m) for m in METHODS),
@@ -74,8 +75,11 @@ def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
         ValueError: a file can't be written, or a number is out of range.
     """
     for name in ("pairs", "repeat"):
-        if getattr(given, name) < 1:
-            raise ValueError(f"expected --{name} of 1 or more, got {getattr(given, name)}")
+        if not 1 <= getattr(given, name) <= MOST:
+            raise ValueError(
+                f"expected --{name} from 1 to {MOST:,}, got {getattr(given, name)}; a comparison "
+                "takes minutes"
+            )
     settings = Settings(**{f.name: getattr(given, f.name) for f in dataclasses.fields(Settings)})
     report, statuses = Report(error="the gate has not ended"), []
     _write(given, report.json(), report.markdown())  # now, not when all is measured

@@ -115,6 +115,11 @@ def serving() -> str:
     return name
 
 
+def choice() -> object:
+    """What stands for the backends that serve now: another object where others do."""
+    return _chosen.get() or _automatic()
+
+
 def _call(operation: str, *arguments: Any) -> Any:
     """The operation by the first backend that takes the arguments."""
     for run in (_chosen.get() or _automatic()).runs[operation]:

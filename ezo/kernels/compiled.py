@@ -68,20 +68,21 @@ class Backend:
     def sweeps(
         self, numbered: list[tuple[int, Tensor]], noise: str, scratch_bytes: int
     ) -> tuple[list[Sweeps], list[tuple[int, Tensor]]]:
-        rest, taken, plain, laid = [], [], [], []  # plain: in row-major order
+        rest, taken, addresses, plain, laid = [], [], [], [], []  # plain: in row-major order
         for t, p in numbered:
             kind = FLOATS.get(p.dtype) if p.is_cpu else None  # the cheap form of `device.type`
             if kind is None or not (p.is_contiguous() or p.dim() <= _kernels.LARGEST_RANK):
                 rest.append((t, p))
                 continue
             address = p.data_ptr()
-            taken.append((p, address))
+            taken.append(p)
+            addresses.append(address)
             if p.is_contiguous():
                 plain.append((address, p.numel(), t, kind))
             else:
                 laid.append((address, p.numel(), t, kind, tuple(p.shape), p.stride()))
         table = self._native.table(plain, laid)
-        return ([_Sweeps(self._native, noise, table, taken)] if taken else []), rest
+        return ([_Sweeps(self._native, noise, table, taken, addresses)] if taken else []), rest
 
     def sparse_shift(self, weights: Weights, drawn: Drawn, times: int) -> Any:
         if not all(map(_arguments.takes, weights)):
@@ -328,10 +329,10 @@ class _Sweeps:
     """A table of weights, read by the kernels once for all sweeps of a step."""
 
     def __init__(
-        self, native: Any, noise: str, table: Any, taken: list[tuple[Tensor, int]]
+        self, native: Any, noise: str, table: Any, taken: list[Tensor], addresses: list[int]
     ) -> None:
         self._native, self._noise, self._table = native, NOISES.index(noise), table
-        self._taken = taken  # and where they lie
+        self._taken, self._addresses = taken, addresses
 
     def shift(self, place: Place, eps: Number, times: float) -> None:
         self._native.shift(*self._where(place), (float(eps), times), torch.get_num_threads())
@@ -353,7 +354,7 @@ class _Sweeps:
         Raises:
             RuntimeError: a parameter has been moved.
         """
-        if any(p.data_ptr() != address for p, address in self._taken):
+        if [p.data_ptr() for p in self._taken] != self._addresses:
             raise RuntimeError(
                 "expected the parameters to stay where they are during a step, but one got "
                 "new memory; don't move or convert the model in the closure"
