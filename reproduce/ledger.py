@@ -34,7 +34,7 @@ SETTINGS = {
         "one, as in the paper, but where more are named; the ZO rate grows with their root (in "
         f"fine-tuning in fp32 with twice that), {BY_HAND}",
     ),
-    "noise": ("ZO noise", "Gaussian, as in the paper"),
+    "noise": ("ZO noise", "Gaussian, as in the paper, but where another is named"),
     "bp_gradient": (
         "where the BP gradient is taken",
         "mean of the passes: no side is preferred; INT8: one, which saves a backward pass",

@@ -73,6 +73,9 @@ MARGINS = {
     "node-memory": Margin(0.0, EXACT + ". 2 % as for inference-memory"),
     "node-reach": Margin(0.0, TARGET),
     "node-share": Margin(0.0, "none: the question is whether there is an effect at all"),
+    "noises": Margin(
+        0.5, "half of what we call a difference of accuracy throughout, set before the runs"
+    ),
     "overhead": Margin(0.0, EXACT),
     "queries": Margin(0.0, "none: the question is whether there is an effect at all"),
 }

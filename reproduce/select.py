@@ -7,7 +7,7 @@ from ezo.rows import Row
 
 # What runs are trained for; the runs of each are judged together. Beside these: ``sensitivity``,
 # one setting at a time, and ``search``, trials on held-out examples.
-KINDS = ("training", "queries", "long", "fine-tuning", "fine-tuning-queries")
+KINDS = ("training", "queries", "noises", "long", "fine-tuning", "fine-tuning-queries")
 
 
 class Key(NamedTuple):

@@ -92,6 +92,7 @@ def everything():
         for method, accuracy in (("full-zo-node", 96.5), ("elastic-node-1", 97.0)):
             made += run_rows(method, seed, accuracy + seed / 7)
         made += run_rows("elastic-2", seed, 98.0 + seed / 8, experiment="queries", queries=4)
+        made += run_rows("elastic-2", seed, 97.1, experiment="noises", noise="rademacher-1")
         for method, accuracy in (("elastic-2", 97.5), ("full-bp", 98.5)):
             end = accuracy + seed / 9
             made += run_rows(method, seed, end, precision="int8", experiment="long", queries=8)
