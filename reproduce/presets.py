@@ -140,8 +140,9 @@ PRESETS = {
         "LeNet-5 on MNIST and Fashion-MNIST, 20 epochs; fine-tuning to both rotated, 5 epochs, of "
         "elastic-1 also with eight queries a step; elastic-2 and elastic-lean-2 with four queries, "
         "elastic-lean-3; in int8 elastic-2 with eight queries and full-bp, 50 epochs; PointNet on "
-        "shapes, 15 epochs; node perturbation, ours, on the same images and on upright clouds; noise that "
-        "is cheaper to draw; 3 seeds, of elastic-lean-3 and full-bp 5; sensitivity; memory and step time over splits. "
+        "shapes, 15 epochs; node perturbation, ours, on the same images and on upright clouds; "
+        "noise that is cheaper to draw; 3 seeds, of elastic-lean-3 and full-bp 5; sensitivity; "
+        "memory and step time over splits. "
         "About 20 hours of one thread.",
         whole(
             *("mnist", "fashion-mnist", "fine-tuning", "splits", "fine-tuning-queries"),
