@@ -32,6 +32,7 @@ from ezo.train import Run
 from reproduce.execute import execute
 from reproduce.experiments._runs import training
 
+MOST_TRIALS = 10_000
 SEED = 1000  # of every trial; no reported run uses it
 # (lowest, highest), searched on a logarithmic scale, or the choices
 ZO_SPACE = {"lr": (8e-5, 6e-4), "clip": (1.5, 6.0)}
@@ -103,8 +104,11 @@ def search(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: a number is out of range, or a name unknown.
     """
-    if given.trials < 3:
-        raise ValueError(f"expected --trials of 3 or more, got {given.trials}")
+    if not 3 <= given.trials <= MOST_TRIALS:
+        raise ValueError(
+            f"expected --trials from 3 to {MOST_TRIALS:,}, got {given.trials}; give as many as "
+            "there is time to train"
+        )
     check.jobs(given.jobs)
     engines.check(given.engine)
     base = Run(given.model, given.data, "", epochs=given.epochs, seed=SEED, held_out=given.held_out)
