@@ -256,6 +256,19 @@ def test_what_cannot_be_trained_says_why(
     assert re.search(f"^ezo: .*{message}", capsys.readouterr().err)
 
 
+def test_a_model_of_ones_own_is_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", "foreign:net", "--shape", "3", "8", "8", "--classes", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["full-zo", "elastic-1", "full-bp"]
+    assert main(["plan", "--model", "foreign:net"]) == 2
+    assert "expected --shape for foreign:net, got none; give" in capsys.readouterr().err
+    for words in (["foreign:net", "--shape", "3", "8", "8", "8"], ["lenet5", "--shape", "28", "28"]):
+        assert main(["plan", "--model", *words]) == 2
+        assert re.search("expected --shape of .* numbers .* got", capsys.readouterr().err)
+    assert main(["plan", "--model", "foreign:net", "--shape", "3", "8", "8", "--points", "4"]) == 2
+    assert "expected no --points for foreign:net" in capsys.readouterr().err
+
+
 class Touch:
     """Pickled, it would run code where it is read."""
 

@@ -1,6 +1,7 @@
 """The command line of ``ezo plan``."""
 
 import argparse
+import inspect
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,9 @@ CLASSES = {"image": 10, "points": 40}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of ``ezo plan``."""
     add = parser.add_argument
-    add("--model", required=True, help="a model that `ezo list` shows")
+    add("--model", required=True, help="a model that `ezo list` shows, or package.module:function")
+    of_images = "channels height width, or points coordinates, or features"
+    add("--shape", nargs="+", type=int, help=f"of one example: {of_images}; of your own models")
     add("--batch", type=int, default=32, help="examples a step")
     add("--budget", help="memory for a step's tensors, for example 300KB, 12MB or 1.5GiB")
     names = ", ".join(catalogue.names("precision"))
@@ -43,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     by_default = f"by default {' '.join(METHODS)}"
     of_methods = f"methods that `ezo list` shows, 'elastic-*' for every split; {by_default}"
     add("--methods", nargs="+", help=of_methods)
-    add("--classes", type=int, help="classes; by default 10 for images and 40 for points")
+    add("--classes", type=int, help="classes; by default 10, for points 40")
     add("--points", type=int, help="points a cloud, for a model of points; by default 1024")
     add(
         "--lean",
@@ -68,20 +71,11 @@ def command(given: argparse.Namespace) -> int:
         parse_bytes(given.budget)  # before the work
     if given.plot is not None:
         drawing.blank(given.plot)
-    if module.INPUT == "image":
-        if given.points is not None:
-            raise ValueError(
-                f"expected no --points for {given.model}, a model of images, got "
-                f"{given.points}; leave it out"
-            )
-        example = getattr(module, "IMAGE", (1, 28, 28))
-        channels = example[0]
-    else:
-        example, channels = (given.points or 1024, 3), 3
+    example, channels = _example(given, module)
     if given.target == "mcu":
         return _mcu(given, module, channels, example)
     with torch.device("meta"):
-        model = module.build(given.model, given.classes or CLASSES[module.INPUT], channels)
+        model = _model(given, module, channels, example)
         x = torch.empty(given.batch, *example)
         how: dict[str, Any] = {"precision": given.precision or "fp32", "chunk": given.chunk or 0}
         how |= {"methods": given.methods, "lean": given.lean, "progress": True}
@@ -90,6 +84,46 @@ def command(given: argparse.Namespace) -> int:
     if given.plot is not None:
         found.draw(given.plot)
     return 0 if found.best else 1
+
+
+def _example(given: argparse.Namespace, module: ModuleType) -> tuple[tuple[int, ...], int]:
+    """The shape of one example, and how many channels it has.
+
+    Raises:
+        ValueError: the model's input says another, or none.
+    """
+    if module.INPUT != "points" and given.points is not None:
+        raise ValueError(
+            f"expected no --points for {given.model}, a model of "
+            f"{'images' if module.INPUT else 'your own'}, got {given.points}; leave it out"
+        )
+    if given.shape is not None:
+        wanted = {"image": (3,), "points": (2,)}.get(module.INPUT, (1, 2, 3))
+        if len(given.shape) not in wanted or not all(1 <= n < LARGEST for n in given.shape):
+            raise ValueError(
+                f"expected --shape of {' or '.join(map(str, wanted))} numbers of 1 or more for "
+                f"{given.model}, got {' '.join(map(str, given.shape))}; give one example's shape"
+            )
+        shape = tuple(given.shape)
+        return shape, shape[0] if len(shape) == 3 else shape[-1]
+    if module.INPUT is None:
+        raise ValueError(
+            f"expected --shape for {given.model}, got none; give one example's, for example "
+            "--shape 3 32 32"
+        )
+    if module.INPUT == "image":
+        image: tuple[int, ...] = getattr(module, "IMAGE", (1, 28, 28))
+        return image, image[0]
+    return (given.points or 1024, 3), 3
+
+
+def _model(
+    given: argparse.Namespace, module: ModuleType, channels: int, example: tuple[int, ...]
+) -> Any:
+    classes = given.classes or CLASSES.get(module.INPUT, 10)
+    sized = "size" in inspect.signature(module.build).parameters and len(example) == 3
+    size = {"size": example[1:]} if sized else {}
+    return module.build(given.model, classes, channels, **size)
 
 
 def _mcu(
@@ -107,7 +141,7 @@ def _mcu(
             "out"
         )
     with torch.random.fork_rng(devices=[]):  # bytes don't depend on the numbers
-        model = module.build(given.model, given.classes or CLASSES[module.INPUT], channels)
+        model = _model(given, module, channels, example)
     x = Int8Tensor(torch.zeros((1, *example), dtype=torch.int8), 0)
     ram = None if given.budget is None else parse_bytes(given.budget)
     found = splits(describe(from_float(model), None, x), sorted({1, 8, given.batch}), ram)
