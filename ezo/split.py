@@ -22,9 +22,10 @@ def layers(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
     A layer is a module that owns a parameter of two or more dimensions (a weight). A module whose
     own parameters all have fewer (a norm's scale and shift) belongs to the layer before it.
 
-    >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 1))
-    >>> [name for name, parameters in layers(model)]
-    ['0', '3']
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 1))
+        >>> [name for name, parameters in layers(model)]
+        ['0', '3']
     """
     found: list[tuple[str, list[nn.Parameter]]] = []
     for name, module, parameters in _own_parameters(model):
