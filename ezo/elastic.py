@@ -72,6 +72,7 @@ class Elastic(Optimizer):
         self._queries, self._bp_gradient, self._seed = int(queries), bp_gradient, int(seed)
         self._steps, self._looked = 0, False
         self.exchange = exchange_of(ranks)
+        self._watch: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         self.applied: list[tuple[Any, ...]] = []
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -115,7 +116,7 @@ class Elastic(Optimizer):
     def _first_step(self, closure: Callable[[], Any]) -> Any:
         self._refuse_ranks()
         self._expect_same()
-        with _no_scaling():
+        with _no_scaling(), self._watch:
             loss = self._watched_step(closure) if _watched(self) else self._step(closure)
         self._looked = True
         return loss

@@ -18,11 +18,12 @@ from ezo.nodes.feedback import FeedbackPerturbation, feedback_of, loaded
 from ezo.nodes.layers import Nodes, groups_of
 from ezo.nodes.perturbation import NodePerturbation
 from ezo.noise import NOISES
+from ezo.order import Order
 from ezo.passes import Passes, PassLoss
 from ezo.perturb import SCRATCH_BYTES
 from ezo.phases import phase
 from ezo.ranks import Ranks
-from ezo.split import Split, split
+from ezo.split import Split, expect_whole, split
 from ezo.step import Found, course, step
 from ezo.stream import in_step
 from ezo.unmoved import Readers
@@ -153,20 +154,12 @@ class ElasticZO(Elastic):
         scratch_bytes: int = SCRATCH_BYTES,
         capture: bool = False,
     ) -> None:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            raise ValueError(
-                "expected the model itself, got one wrapped in DistributedDataParallel, whose own "
-                "exchanges a ZO step has no use for; give model.module, and ranks=True"
-            )
         self._set_up(estimator, queries, bp_gradient, seed, ranks)
         check.one_of("noise", noise, NOISES)
-        if not isinstance(model, nn.Module):
-            raise ValueError(
-                f"expected model to be the module itself, got {type(model).__name__}; give the "
-                "model, not its parameters: bp says which of them BP trains"
-            )
+        expect_whole(model)
         zo, bp_parameters = split(model, bp)
         warn_of_drift(zo)
+        self._watch = Order(model, zo, bp)
         self._layers, node_groups = groups_of(nodes, model, zo)
         if self._layers and self.exchange is not None:
             self._refuse_nodes("ranks")
@@ -195,8 +188,9 @@ class ElasticZO(Elastic):
         self._sweeper = functools.partial(perturb.Sweeper, noise=noise, scratch_bytes=scratch_bytes)
         self._layout: Layout | None = None  # the last step's
         self._stepping = False
-        captured = (model, [*zo, *bp_parameters], nodes, self.exchange)
-        self._recorder = Recorder(*captured) if capture else None
+        self._recorder: Recorder | None = None
+        if capture:
+            self._recorder = Recorder(model, [*zo, *bp_parameters], nodes, self.exchange)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a ZO group. Keys as in ``zo_groups``."""

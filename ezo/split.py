@@ -22,7 +22,7 @@ def layers(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
     A layer is a module that owns a parameter of two or more dimensions (a weight). A module whose
     own parameters all have fewer (a norm's scale and shift) belongs to the layer before it.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 1))
         >>> [name for name, parameters in layers(model)]
         ['0', '3']
@@ -73,6 +73,22 @@ def split(model: nn.Module, bp: Split) -> tuple[list[nn.Parameter], list[nn.Para
             "or untie it, or give bp=0 for full ZO"
         )
     return zo, last
+
+
+def expect_whole(model: object) -> None:
+    """Raises:
+    ValueError: it is no module, or one that is wrapped for BP alone.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            "expected the model itself, got one wrapped in DistributedDataParallel, whose own "
+            "exchanges a ZO step has no use for; give model.module, and ranks=True"
+        )
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"expected model to be the module itself, got {type(model).__name__}; give the "
+            "model, not its parameters: bp says which of them BP trains"
+        )
 
 
 def _bp_part(model: nn.Module, bp: Split) -> list[nn.Parameter]:

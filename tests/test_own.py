@@ -262,7 +262,10 @@ def test_a_model_of_ones_own_is_planned(folder: Path, capsys: pytest.CaptureFixt
     assert [line.split()[0] for line in lines[1:]] == ["full-zo", "elastic-1", "full-bp"]
     assert main(["plan", "--model", "foreign:net"]) == 2
     assert "expected --shape for foreign:net, got none; give" in capsys.readouterr().err
-    for words in (["foreign:net", "--shape", "3", "8", "8", "8"], ["lenet5", "--shape", "28", "28"]):
+    for words in (
+        ["foreign:net", "--shape", "3", "8", "8", "8"],
+        ["lenet5", "--shape", "28", "28"],
+    ):
         assert main(["plan", "--model", *words]) == 2
         assert re.search("expected --shape of .* numbers .* got", capsys.readouterr().err)
     assert main(["plan", "--model", "foreign:net", "--shape", "3", "8", "8", "--points", "4"]) == 2

@@ -1,5 +1,7 @@
 """Where ZO ends and BP begins."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -207,3 +209,36 @@ def test_what_bp_may_not_be(bp, message):
 def test_a_model_with_nothing_to_train_is_refused(model):
     with pytest.raises(ValueError, match="requires_grad=True"):
         split(model, 0)
+
+
+class Turned(nn.Module):
+    """Registers its last layer first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first = nn.Linear(8, 3), nn.Linear(4, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.first(x).relu())
+        return out
+
+
+@pytest.mark.parametrize("bp", [1, "last", 0, "all"])
+def test_a_last_layer_that_does_not_run_last_is_told_once(bp: int | str) -> None:
+    model, x, y = Turned(), torch.ones(2, 4), torch.tensor([0, 1])
+    optimizer = ezo.ElasticZO(model, bp)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            optimizer.step(lambda: nn.functional.cross_entropy(model(x), y))
+    told = [str(w.message) for w in caught if "others run behind them" in str(w.message)]
+    assert len(told) == (bp == 1) and all("(last)" in words for words in told)
+    assert not model.last._forward_pre_hooks
+
+
+def test_layers_that_run_in_their_order_are_not_told(recwarn: pytest.WarningsRecorder) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = torch.ones(2, 4), torch.tensor([0, 1])
+    optimizer = ezo.ElasticZO(model, 1)
+    optimizer.step(lambda: nn.functional.cross_entropy(model(x), y))
+    assert not [w for w in recwarn if "run behind" in str(w.message)]
