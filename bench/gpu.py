@@ -11,6 +11,7 @@ compared were timed in turn in this process.
 """
 
 import argparse
+import contextlib
 import functools
 import gc
 import statistics
@@ -24,7 +25,9 @@ import torch
 from torch import Tensor, nn
 
 import ezo
+from ezo import rows
 from ezo.kernels import using
+from ezo.lock import alone_in
 from ezo.noise import NOISES
 from ezo.perturb import Sweeper
 from ezo.rows import Row, provenance
@@ -371,6 +374,13 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--seconds", type=float, default=450.0, help="begin nothing after these")
     given = parser.parse_args(arguments)
     b = Bench(given.device, given.small, time.monotonic() + given.seconds)
+    with alone_in(given.out) if given.out else contextlib.nullcontext():
+        _measure(b, given)
+    return b.rows
+
+
+def _measure(b: Bench, given: argparse.Namespace) -> None:
+    kept = 0
     for name in given.parts:
         started = time.monotonic()
         if started > b.until:
@@ -385,10 +395,8 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             b.row(name, "part_seconds", time.monotonic() - started, "s")
         b.clean()
         if given.out:  # kept as soon as it is there
-            given.out.mkdir(parents=True, exist_ok=True)
-            text = "".join(row.json() + "\n" for row in b.rows)
-            (given.out / "rows.jsonl").write_text(text, encoding="utf-8")
-    return b.rows
+            rows.write(given.out / "rows.jsonl", b.rows[kept:], append=True)
+            kept = len(b.rows)
 
 
 if __name__ == "__main__":

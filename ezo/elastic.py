@@ -87,7 +87,8 @@ class Elastic(Optimizer):
             )
         if not self._looked:
             return self._first_step(closure)
-        loss = self._watched_step(closure) if _watched(self) else self._step(closure)
+        with _no_scaling():
+            loss = self._watched_step(closure) if _watched(self) else self._step(closure)
         if self.exchange and self._steps % self.exchange.ranks.check_steps == 0:
             self.synchronise()
         return loss

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def write_text(path: Path, text: str) -> None:
 def run_command(name: str, work: Callable[[], int], stopped: str = "stopped") -> int:
     """Do a command line's work; its exit status. An error is one line that begins with ``name``.
 
-    2 (unusable arguments or files), 130 (stopped by the user) or 141 (the reader is gone).
+    2 (unusable arguments or files, or a fault of ours, told with its traceback), 130 (stopped by the
+    user) or 141 (the reader is gone).
     """
     _open_streams()
     try:
@@ -70,6 +72,9 @@ def run_command(name: str, work: Callable[[], int], stopped: str = "stopped") ->
     except KeyboardInterrupt:
         print(f"{name}: {stopped}", file=sys.stderr)
         status = 130
+    except Exception:  # 1 means something else in most commands
+        traceback.print_exc()
+        status = 2
     try:
         sys.stdout.flush()
     except OSError:

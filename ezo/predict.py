@@ -82,6 +82,11 @@ def logits(run: Restored, x: Tensor) -> Tensor:
 def _opened(given: argparse.Namespace) -> tuple[Restored, _own.Given]:
     check.device(given.device)
     run = restored(given.run, given.model, given.device)
+    if not run.step.predict_alone():
+        raise ValueError(
+            f"{given.run}: expected integer weights with the calibration of their shifts, got some "
+            "without, of a run before it was kept; train again, or go on with the run"
+        )
     file = catalogue.find("data", given.data)
     if file is _own:
         if run.scale is None:

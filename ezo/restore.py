@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ezo import catalogue, check, checkpoint
+from ezo import catalogue, check, checkpoint, rows
 from ezo.data import Dataset, Scale
 from ezo.precisions import Step
 from ezo.rows import json_types
@@ -134,3 +134,17 @@ def expect_counter(name: str, value: Any, kind: type) -> None:
         raise TypeError(f"{name} is {value!r:.40}")
     if kind is int and value > check.LARGEST:
         raise TypeError(f"{name} is {value!r:.40}, which 64 bits don't hold")
+
+
+def forget(path: Path, case: str) -> None:
+    """Remove the rows of a run whose checkpoint never came.
+
+    Raises:
+        ValueError: there are others in the file.
+    """
+    if path.exists() and (others := {row.case for row in rows.read(path)} - {case}):
+        raise ValueError(
+            f"{path}: expected rows of {case} alone, got some of {len(others)} other runs or "
+            f"measurements, {min(others)} for one; give another --out"
+        )
+    path.unlink(missing_ok=True)

@@ -292,7 +292,7 @@ class _Loop:
         """Go on from what lies in a folder, if anything does."""
         path, rows_path = out / "checkpoint.safetensors", out / "rows.jsonl"
         if not path.exists():
-            rows_path.unlink(missing_ok=True)
+            restore.forget(rows_path, self.settled.case)
             return
         state = checkpoint.load(path)
         self._refuse_another(path, state)

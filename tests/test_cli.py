@@ -407,6 +407,20 @@ def test_a_missing_data_set_ends_with_2_and_the_fix(
     assert capsys.readouterr().err == f"ezo: expected it in {tmp_path}\n"
 
 
+def test_a_fault_of_ours_ends_with_2_and_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1 says that a run diverged, or that nothing fits."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr("ezo.plan.command.plan", broken)
+    assert main(["plan", "--model", "lenet5"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback") and error.endswith("RuntimeError: of ours\n")
+
+
 def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "ezo.cli", "train", "--model", "lenet5",

@@ -271,8 +271,11 @@ def test_only_buffers_that_a_pass_writes_are_copied():
 
 @both
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_loss_that_a_scaler_scaled_is_refused_before_anything_moves(kind, enabled):
+@pytest.mark.parametrize("steps_before", [0, 3])
+def test_a_loss_that_a_scaler_scaled_is_refused_before_anything_moves(kind, enabled, steps_before):
     model, optimizer = kind.make(0)
+    for _ in range(steps_before):
+        optimizer.step(lambda: kind.loss(model))
     scaler = torch.amp.GradScaler("cpu", enabled=enabled)
     scale = torch.amp.GradScaler.scale
     before = weights(model)

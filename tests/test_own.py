@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ezo import catalogue, checkpoint
+from ezo import catalogue, checkpoint, rows
 from ezo.cli import main
 from ezo.data import _own
 from ezo.run import Run, load
@@ -153,6 +153,23 @@ def test_a_run_in_integers_predicts(folder: Path, capsys: pytest.CaptureFixture[
     table = list(csv.DictReader(Path("p.csv").read_text(encoding="utf-8").splitlines()))
     right = 100 * sum(line["label"] == line["predicted"] for line in table) / N
     assert right == pytest.approx(measured, abs=1e-4)
+    arrays = dict(np.load("images.npz"))
+    loud = arrays["x"].copy()
+    loud[0] = 255  # an example that would set the shifts of its whole batch
+    np.savez("loud.npz", x=loud, y=arrays["y"])
+    assert main(["predict", *again[:2], "--data", "loud.npz", *again[4:]]) == 0
+    other = list(csv.DictReader(Path("p.csv").read_text(encoding="utf-8").splitlines()))
+    assert other[1:] == table[1:]
+
+
+def test_rows_of_others_are_not_lost_where_a_run_begins(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = rows.Row("another", "step_seconds", 1.0, "s")
+    rows.write(Path("run/rows.jsonl"), [other])
+    assert trained("foreign:net", "images.npz") == 2
+    assert "got some of 1 other runs or measurements, another" in capsys.readouterr().err
+    assert rows.read(Path("run/rows.jsonl")) == [other]
 
 
 def test_a_folder_is_the_same_data_as_its_arrays(folder: Path) -> None:

@@ -68,6 +68,14 @@ class Step(abc.ABC):
     def logits(self, x: Any) -> Tensor:
         """Of encoded examples, at most `EVALUATION_BATCH`: (N, classes), float32."""
 
+    def predict_alone(self) -> bool:
+        """From here on `evaluate` and `logits` depend on no other example of their batch.
+
+        Returns:
+            False where the weights lack what that takes; then nothing changes.
+        """
+        return True
+
     def static_accuracy(self, x: Any, y: Tensor, seen: Any) -> float | None:
         """Accuracy (%) where each prediction is of its example alone.
 

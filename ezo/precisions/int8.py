@@ -327,6 +327,12 @@ class _Step(Step):
         found: Tensor = self._network(Int8Tensor(x, self._exponent)).to_float()
         return found
 
+    def predict_alone(self) -> bool:
+        found = all(of.static_exponents is not None for of in self._network.weighted())
+        if found:
+            self._network.eval()
+        return found
+
     def static_accuracy(self, x: Tensor, y: Tensor, seen: Tensor) -> float:
         self._network.calibrate(Int8Tensor(seen, self._exponent)).eval()
         try:
