@@ -197,6 +197,12 @@ def _report(given: argparse.Namespace, settled: Settled, ranks: Ranks | None) ->
         return int([row.metric for row in steps][-1] == "diverged")
     first = next(steps, None)  # what can't be trained is an error before anything is said
     print(f"ezo: hyperparameters: {settled.source}", file=sys.stderr)
+    if first and (made := rows.of_other_code([first])):
+        print(
+            f"ezo: what was there is of {made}, other code than this; it is kept, and the run "
+            "goes on from it. Remove the folder to train anew",
+            file=sys.stderr,
+        )
     for row in chain([first] if first else [], steps):
         if row.metric == "diverged":
             print(f"diverged: {row.note}")

@@ -55,8 +55,8 @@ def write_text(path: Path, text: str) -> None:
 def run_command(name: str, work: Callable[[], int], stopped: str = "stopped") -> int:
     """Do a command line's work; its exit status. An error is one line that begins with ``name``.
 
-    2 (unusable arguments or files, or a fault of ours, told with its traceback), 130 (stopped by the
-    user) or 141 (the reader is gone).
+    2 (unusable arguments or files, or a fault of ours, told with its traceback), 130 (stopped by
+    the user) or 141 (the reader is gone).
     """
     _open_streams()
     try:

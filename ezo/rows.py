@@ -214,3 +214,10 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def of_other_code(found: Iterable[Row]) -> str:
+    """Which commits made rows, where another than this tree's did; else nothing."""
+    here = _commit()[0]
+    others = sorted({row.commit[:10] for row in found if row.commit and row.commit != here})
+    return ", ".join(others) if here else ""

@@ -178,6 +178,12 @@ def _run_all(
 ) -> dict[str, float]:
     """Train all that are not known; append rows; return scores by case."""
     done = [known[run.case] for run in runs if run.case in known]
+    if made := rows.of_other_code(row for part in done for row in part):
+        print(
+            f"search: of {len(done)} trials that are kept some are of {made}, other code than "
+            "this; remove their rows to train them again",
+            file=sys.stderr,
+        )
     rest = [run for run in runs if run.case not in known]
     how = {"root": given.data_root, "jobs": given.jobs, "engine": given.engine}
     trained = execute(rest, given.out / "runs", **how)

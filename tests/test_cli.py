@@ -430,3 +430,15 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("ezo: unknown method 'elastic'; known: ")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_that_other_code_began_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*SHORT, "--out", str(tmp_path)]
+    monkeypatch.setattr(rows, "_commit", lambda: ("a" * 40, False))
+    for commit, told in (("a" * 40, False), ("b" * 40, True)):
+        monkeypatch.setattr(rows, "_commit", lambda commit=commit: (commit, False))
+        assert main(command) == main(command) == 0
+        said = "is of aaaaaaaaaa, other code than this; it is kept" in capsys.readouterr().err
+        assert said == told
