@@ -64,6 +64,7 @@ def _command() -> int:
     parser.add_argument("--out", type=Path, help="folder for rows; by default none are kept")
     parser.add_argument("--data", type=Path, help="of emulate: a file of int8 examples")
     parser.add_argument("--labels", type=Path, help="of emulate: a file of their labels, uint8")
+    parser.add_argument("--main", type=Path, help="of qemu: C with main; by default the folder's")
     parser.add_argument("--state", type=Path, help="of emulate: file for what was learnt")
     parser.add_argument(
         "--board", default="nrf52840dk", help="of qemu: " + ", ".join(boards.BOARDS)
@@ -72,7 +73,7 @@ def _command() -> int:
     if given.what == "emulate":
         return exported.emulate(given.folder, given.data, given.labels, given.steps, given.state)
     if given.what == "qemu":
-        return exported.qemu(given.folder, given.board)
+        return exported.qemu(given.folder, given.board, given.main)
     if given.what == "table":
         print(table.text(rows.read(COMMITTED)))
         return 0

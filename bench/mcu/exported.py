@@ -105,8 +105,11 @@ def _pool(known: dict[str, int], data: Path, labels: Path | None) -> tuple[bytes
     return x, y
 
 
-def qemu(folder: Path | None, board: str) -> int:
-    """``main.c`` of a folder on a part of QEMU; returns what its ``main`` returned.
+def qemu(folder: Path | None, board: str, main: Path | None = None) -> int:
+    """A program with an exported network on a part of QEMU; returns what its ``main`` returned.
+
+    Args:
+        main: its C file; by default the folder's main.c.
 
     Raises:
         ValueError: the folder is no export, no such part is known, or the C does not compile, does
@@ -117,10 +120,12 @@ def qemu(folder: Path | None, board: str) -> int:
     if board not in boards.BOARDS:
         known = ", ".join(boards.BOARDS)
         raise ValueError(f"expected --board, one of {known}, got {board}; give one of them")
+    if main is not None and not main.exists():
+        raise ValueError(f"expected --main, a C file with main, got {main}; give a file")
     part = boards.BOARDS[board]
     with tempfile.TemporaryDirectory() as place:
         program = Path(place) / "main.elf"
-        sources = [*sorted((folder / "src").glob("*.c")), folder / "main.c"]
+        sources = [*sorted((folder / "src").glob("*.c")), main or folder / "main.c"]
         try:
             boards.link(board, sources, folder / "src", program, warnings=())
         except RuntimeError as error:

@@ -14,9 +14,9 @@ from ezo.run import Run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``ezo export`` takes."""
     add = parser.add_argument
-    add("--model", default="lenet5", help="a model that `ezo list` shows, or module:function")
+    add("--model", help="a model that `ezo list` shows, or module:function; by default lenet5")
     add("--method", default="elastic-2", help="full-zo, elastic-<k>, tail-only-<k> or full-bp")
-    add("--data", default="mnist", help="the data set whose training set sets the input's exponent")
+    add("--data", default="mnist", help="data set, .npz, .csv or folder; sets the input's exponent")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--batch", type=int, default=32, help="examples a step")
     start = parser.add_mutually_exclusive_group()
@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of initial weights and noise")
     add("--ram", help="the part's RAM, for example 256KiB; by default no bound")
     add("--no-dsp", action="store_true", help="no room for two products an instruction")
+    add("--rate", type=int, help="of ZO, in place of where the run's course stands")
+    add("--mu", type=int, help="of BP, likewise")
     add("--examples", type=int, help="write so many training examples too: data.bin, labels.bin")
     add("--out", type=Path, help="folder for the C; without it, the table of all splits")
 
@@ -39,8 +41,9 @@ def command(given: argparse.Namespace) -> int:
     if given.run:
         trained = trained_by(given.run, given.model, given.data_root)
     else:
-        run = Run(given.model, given.data, given.method, "int8", seed=given.seed)
+        run = Run(given.model or "lenet5", given.data, given.method, "int8", seed=given.seed)
         trained = fresh(run.settled(), given.data_root, given.weights)
+    rates = trained.set_rates(given.rate, given.mu)
     network, optimizer, x = trained.network, trained.optimizer, trained.few
     if given.out is None:
         if given.examples is not None:
@@ -61,6 +64,8 @@ def command(given: argparse.Namespace) -> int:
     print(f"way {planned.way.name}; wrote {given.out}")
     if given.examples is not None:
         n = trained.write_examples(given.examples, given.out, given.seed)
-        print(f"wrote {n} examples to {given.out / 'data.bin'}, {given.out / 'labels.bin'}")
+        names = ("data.bin", "labels.bin", "src/examples.h")
+        print(f"wrote {n} examples to {', '.join(str(given.out / name) for name in names)}")
+    print(rates)
     print(trained.inputs())
     return 0

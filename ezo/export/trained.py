@@ -8,6 +8,8 @@ import torch
 
 from ezo import checkpoint
 from ezo.data import Dataset
+from ezo.export import templates
+from ezo.files import write_text
 from ezo.int8 import ElasticZO, Int8Tensor, quantize
 from ezo.int8.network import Network
 from ezo.restore import settled_of
@@ -24,6 +26,7 @@ class Trained:
         x: all training examples, int8 with one exponent, as in training.
     """
 
+    settled: Settled
     network: Network
     optimizer: ElasticZO
     data: Dataset
@@ -35,7 +38,10 @@ class Trained:
         return Int8Tensor(self.x.m[:EXAMPLES], self.x.e)
 
     def write_examples(self, n: int, out: Path, seed: int) -> int:
-        """Up to n training examples, in an order by chance, as data.bin and labels.bin.
+        """Up to n training examples, in an order by chance, for the device; returns how many.
+
+        ``data.bin`` and ``labels.bin`` hold their bytes, ``src/examples.h`` the same as C:
+        MY_EXAMPLES, my_data, my_labels.
 
         Raises:
             ValueError: a label does not fit a byte.
@@ -46,9 +52,34 @@ class Trained:
                 "write the files from ezo.export.from_run"
             )
         order = torch.randperm(len(self.x.m), generator=torch.Generator().manual_seed(seed))[:n]
-        self.x.m[order].numpy().tofile(out / "data.bin")
-        self.data.train_y[order].to(torch.uint8).numpy().tofile(out / "labels.bin")
+        x, y = self.x.m[order].numpy(), self.data.train_y[order].to(torch.uint8).numpy()
+        x.tofile(out / "data.bin")
+        y.tofile(out / "labels.bin")
+        text = templates.examples(x.flatten().tolist(), y.tolist())
+        write_text(out / "src" / "examples.h", text)
         return len(order)
+
+    def set_rates(self, rate: int | None, mu: int | None) -> str:
+        """Give the optimiser a rate and mu in place of its own; what it now has, in words.
+
+        Raises:
+            ValueError: it has no such part, or the number is out of range.
+        """
+        for name, value, zo in (("rate", rate, True), ("mu", mu, False)):
+            groups = [g for g in self.optimizer.param_groups if g["zo"] == zo]
+            if value is not None and not groups:
+                what = "layers trained by ZO" if zo else "layers trained by BP"
+                raise ValueError(f"expected no --{name} without {what}; leave it out")
+            for group in groups if value is not None else ():
+                group[name] = value
+                self.optimizer._expect_values(group)
+        begun = self.settled.run.hyper
+        has = [
+            f"EZO_{name.upper()} {group[name]} (the run began at {getattr(begun, name)})"
+            for group in self.optimizer.param_groups
+            for name in [("rate" if group["zo"] else "mu")]
+        ]
+        return f"{' and '.join(has)}; --rate and --mu set others"
 
     def inputs(self) -> str:
         """How a number of the user's becomes the device's, in words."""
@@ -116,4 +147,4 @@ def fresh(settled: Settled, root: Path | None, weights: Path | None = None) -> T
         with checkpoint.expected(weights, f"float weights of {run.model}"):
             model.load_state_dict(found)
     step: Any = settled.files["precision"].make_step("int8", model, run.method, run.hyper, run.seed)
-    return Trained(step.model, step.optimizer, data, quantize(data.train_x))
+    return Trained(settled, step.model, step.optimizer, data, quantize(data.train_x))

@@ -82,11 +82,14 @@ def test_main_runs_under_qemu(tmp_path, capsys):
     export.write(network, optimizer, x=data("mlp")[0], batch=8, out=tmp_path)
     assert qemu(tmp_path, "microbit") == 0
     assert "main returned 0 on nRF51822, 16,384 bytes" in capsys.readouterr().out
-    (tmp_path / "main.c").write_text("int main(void) { return 7; }\n")
-    assert qemu(tmp_path, "microbit") == 7
-    (tmp_path / "main.c").write_text("char big[20000]; int main(void) { return big[0]; }\n")
+    mine = tmp_path / "mine.c"
+    mine.write_text("int main(void) { return 7; }\n")
+    assert qemu(tmp_path, "microbit", mine) == 7
+    mine.write_text("char big[20000]; int main(void) { return big[0]; }\n")
     with pytest.raises(ValueError, match="RAM is 16,384 bytes"):
-        qemu(tmp_path, "microbit")
+        qemu(tmp_path, "microbit", mine)
+    with pytest.raises(ValueError, match="a C file with main"):
+        qemu(tmp_path, "microbit", tmp_path / "none.c")
 
 
 def test_qemu_wants_a_part_that_it_knows(tmp_path):
