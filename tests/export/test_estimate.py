@@ -1,9 +1,11 @@
 """The plan's instructions of a step against those counted, in the rows of reports/mcu."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from bench.mcu.__main__ import COMMITTED, COUNTED
+from bench.mcu.__main__ import COMMITTED, COUNTED, SMALL
 from bench.mcu.cases import Problem
 from ezo import rows
 from ezo.export import arena, kinds
@@ -22,6 +24,17 @@ def test_the_plan_is_within_a_tenth_of_what_was_counted(case):
     planned = arena.plan(described, case.batch, case.ram)
     assert len(found) == 1 and f"way {planned.way.name}" in found[0].note
     assert planned.instructions == pytest.approx(found[0].value, rel=0.1)
+
+
+def test_the_guides_picture_of_ram_is_the_plans():
+    guide = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    picture = next(line for line in guide.splitlines() if line.startswith("    0   "))
+    problem = Problem(SMALL)
+    described = describe(problem.network, problem.optimizer, problem.x)
+    planned = arena.plan(described, SMALL.batch, SMALL.ram)
+    places = [planned.places[name] for name in ("state", "weights", "fraction")]
+    free = planned.places["moves"] + 4  # what is not there for all of the step
+    assert picture.split() == [f"{n:,}" for n in (*places, free, planned.total)]
 
 
 # Instructions of single layers forward, counted on an emulated Cortex-M4: gcc 12.2, -O2.
