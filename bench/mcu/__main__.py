@@ -4,7 +4,8 @@ native         steps on this machine, weights compared byte for byte
 boards         parts' memory maps under QEMU: bits, RAM, flash, stack (needs gcc and QEMU)
 instructions   of a step on an emulated Cortex-M4, by gcc and clang
 onnx           how often onnxruntime gives the class of a trained network, on MNIST's test set
-emulate        the self-test of an exported folder on an emulated Cortex-M4
+emulate        an exported folder on an emulated Cortex-M4: its self-test, and steps on --data
+qemu           an exported folder's main.c on a part under QEMU (needs gcc and QEMU)
 table          the rows of reports/mcu for people, sizes in KiB
 check          rows against those of reports/mcu: instructions and bytes must not grow
 """
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.mcu import boards, compilers, exchange, table
+from bench.mcu import boards, compilers, exchange, exported, table
 from bench.mcu.cases import POOL, Case, Problem
 from bench.mcu.elf import Elf
 from bench.mcu.emulator import Device
@@ -34,6 +35,12 @@ ON_BOARDS = [
     ("microbit", MLP),
     ("virt-rv32", Case("lenet5", "elastic-2", 8, ram=256 * 1024)),
 ]
+COUNTED = [
+    SMALL,
+    *(Case("lenet5", "full-zo", 1), Case("lenet5", "elastic-2", 8), MLP),
+    *(Case("lenet5", "elastic-2", 8, False, ram=128 * 1024), Case("lenet5", "tail-only-2", 8)),
+    Case("cnn", "elastic-1", 8),
+]
 COMMITTED = Path("reports/mcu/rows.jsonl")
 CODE_BYTES = 16 * 1024
 SAME_CLASS = 99.0  # % of MNIST's test set, by onnxruntime
@@ -47,15 +54,26 @@ def main() -> int:
 
 def _command() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.mcu", description=__doc__)
-    choices = ("native", "boards", "instructions", "onnx", "emulate", "table", "check")
+    choices = ("native", "boards", "instructions", "onnx", "emulate", "qemu", "table", "check")
     parser.add_argument("what", choices=choices)
-    parser.add_argument("folder", nargs="?", type=Path, help="of emulate: what was exported")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="of emulate and qemu: what was exported"
+    )
     parser.add_argument("--steps", type=int, help="native 1,000, on boards 100, counted 2")
     parser.add_argument("--only", default="", help="cases and boards whose names hold this")
     parser.add_argument("--out", type=Path, help="folder for rows; by default none are kept")
+    parser.add_argument("--data", type=Path, help="of emulate: a file of int8 examples")
+    parser.add_argument("--labels", type=Path, help="of emulate: a file of their labels, uint8")
+    parser.add_argument("--main", type=Path, help="of qemu: C with main; by default the folder's")
+    parser.add_argument("--state", type=Path, help="of emulate: file for what was learnt")
+    parser.add_argument(
+        "--board", default="nrf52840dk", help="of qemu: " + ", ".join(boards.BOARDS)
+    )
     given = parser.parse_args()
     if given.what == "emulate":
-        return _emulate(given.folder)
+        return exported.emulate(given.folder, given.data, given.labels, given.steps, given.state)
+    if given.what == "qemu":
+        return exported.qemu(given.folder, given.board, given.main)
     if given.what == "table":
         print(table.text(rows.read(COMMITTED)))
         return 0
@@ -97,7 +115,7 @@ def _row(case: Case, where: str, metric: str, value: float, unit: str, note: str
 
 def _native(steps: int | None, only: str) -> Iterator[Row]:
     """Byte-equal weights after many steps on this machine."""
-    steps = steps or 400
+    steps = steps or 1000
     for case in [*LENET, MLP]:
         if only not in case.name:
             continue
@@ -110,7 +128,7 @@ def _native(steps: int | None, only: str) -> Iterator[Row]:
 
 
 def _boards(steps: int | None, only: str) -> Iterator[Row]:
-    steps = steps or 40
+    steps = steps or 100
     every = max(1, steps // 10)
     for name, case in ON_BOARDS:
         if only not in f"{case.name}@{name}":
@@ -135,8 +153,7 @@ def _boards(steps: int | None, only: str) -> Iterator[Row]:
 def _instructions(steps: int | None, only: str) -> Iterator[Row]:
     """Of one step, the mean of those after the first; and the code's size."""
     steps = steps or 2
-    cases = [SMALL, Case("lenet5", "full-zo", 1), Case("lenet5", "elastic-2", 8), MLP]
-    for case in cases:
+    for case in COUNTED:
         for compiler in ("gcc", "zig"):
             if only not in f"{case.name}@{compiler}":
                 continue
@@ -170,20 +187,6 @@ def _stepped(device: Device) -> int:
     return device.instructions() - sum(
         n for name, n in device.by_function().items() if name in ("ezo_digest", "crc", "drive")
     )
-
-
-def _emulate(folder: Path | None) -> int:
-    """The self-test of an exported folder; returns what it returned."""
-    if folder is None or not (folder / "src" / "ezo_model.h").exists():
-        raise SystemExit("bench.mcu: expected a folder that `ezo export` wrote")
-    header = (folder / "src" / "ezo_model.h").read_text(encoding="utf-8")
-    arena_bytes = int(header.split("EZO_ARENA_BYTES (")[1].split(")")[0])
-    program = compilers.link(folder, "zig", "cortex-m4")
-    device = Device(program, arena_bytes, count=True)
-    found = device.call("drive_check", device.arena)
-    print("the self-test found", "Python's bits" if found == 0 else f"a difference, {found}")
-    print(f"{device.instructions():,} instructions, {device.stack_bytes():,} bytes of stack")
-    return found
 
 
 def _check(committed: Path, out: Path | None) -> int:

@@ -84,7 +84,6 @@ def build(folder: Path, name: str, x: Tensor, y: Tensor, steps: int, every: int)
     Raises:
         RuntimeError: it does not fit the part.
     """
-    board = BOARDS[name]
     pool = folder / "src" / "pool.h"
     rows = templates.numbers(x.flatten().tolist())
     labels = templates.numbers(y.tolist())
@@ -93,9 +92,27 @@ def build(folder: Path, name: str, x: Tensor, y: Tensor, steps: int, every: int)
         f"static const int8_t pool_x[] = {{\n{rows}\n}};\n"
         f"static const uint8_t pool_y[] = {{\n{labels}\n}};\n"
     )
-    parts = compilers.objects(folder, "gcc", board.processor)
-    command = [*cross("gcc", board.processor), *FLAGS, *WARNINGS, "-O2"]
-    parts += [compiled(FIRMWARE / file, folder / "src", command) for file in ("board.c", "stub.c")]
+    out = folder / f"{name}.elf"
+    link(name, compilers.sources(folder, FIRMWARE / "board.c"), folder / "src", out)
+    return out
+
+
+def link(
+    name: str,
+    sources: list[Path],
+    include: Path,
+    out: Path,
+    warnings: tuple[str, ...] = WARNINGS,
+) -> None:
+    """C with a ``main``, linked for a board, with what starts and ends it (``start.c``).
+
+    Raises:
+        RuntimeError: it does not compile, or does not fit the part.
+    """
+    board = BOARDS[name]
+    command = [*cross("gcc", board.processor), *FLAGS, *warnings, "-O2"]
+    sources = [*sources, FIRMWARE / "start.c", FIRMWARE / "stub.c"]
+    parts = [compiled(file, include, command) for file in sources]
     sizes = {
         "FLASH_AT": board.flash[0],
         "FLASH_BYTES": board.flash[1],
@@ -103,17 +120,9 @@ def build(folder: Path, name: str, x: Tensor, y: Tensor, steps: int, every: int)
         "RAM_BYTES": board.ram[1],
         "STACK_BYTES": board.stack,
     }
-    out = folder / f"{name}.elf"
     linking = [f"-Wl,--defsym={key}={value}" for key, value in sizes.items()]
-    script: list[str | Path] = [
-        "-nostdlib",
-        "-Wl,--gc-sections",
-        *linking,
-        "-T",
-        FIRMWARE / "board.ld",
-    ]
+    script = ["-nostdlib", "-Wl,--gc-sections", *linking, "-T", str(FIRMWARE / "board.ld")]
     run([*command, *script, *parts, "-lgcc", "-o", out])
-    return out
 
 
 def go(program: Path, name: str, seconds: float) -> Result:
@@ -123,27 +132,37 @@ def go(program: Path, name: str, seconds: float) -> Result:
         FileNotFoundError: there is no QEMU.
         RuntimeError: the self-test failed, or the program faulted.
     """
-    board = BOARDS[name]
-    if shutil.which(board.machine[0]) is None:
-        package = "qemu-system-arm" if "arm" in board.machine[0] else "qemu-system-misc"
-        raise FileNotFoundError(f"expected {board.machine[0]}; apt-get install {package}")
-    command = [*board.machine, "-display", "none", "-monitor", "none", "-serial", "stdio"]
-    done = subprocess.run(
-        [*command, "-kernel", str(program)],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        stdin=subprocess.DEVNULL,
-    )
+    done = started(program, name, seconds)
     text = done.stdout + done.stderr
     if done.returncode:
         raise RuntimeError(f"{name}: the program ended with {done.returncode}: {text}")
     stack = int(re.findall(r"stack ([0-9a-f]{8})", text)[0], 16)
     elf = Elf(program)
-    kept = elf.ram() - board.stack
+    kept = elf.ram() - BOARDS[name].stack
     return Result(
         [int(word, 16) for word in re.findall(r"digest ([0-9a-f]{8})", text)],
         stack,
         kept + stack,
         elf.flash(),
+    )
+
+
+def started(program: Path, name: str, seconds: float) -> "subprocess.CompletedProcess[str]":
+    """QEMU's run of a linked program, to its end: its output, and what ``main`` returned.
+
+    Raises:
+        FileNotFoundError: there is no QEMU.
+        subprocess.TimeoutExpired: it did not end.
+    """
+    board = BOARDS[name]
+    if shutil.which(board.machine[0]) is None:
+        package = "qemu-system-arm" if "arm" in board.machine[0] else "qemu-system-misc"
+        raise FileNotFoundError(f"expected {board.machine[0]}; apt-get install {package}")
+    command = [*board.machine, "-display", "none", "-monitor", "none", "-serial", "stdio"]
+    return subprocess.run(
+        [*command, "-kernel", str(program)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
     )

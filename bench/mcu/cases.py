@@ -17,13 +17,21 @@ from ezo.models import lenet5
 from ezo.precisions.int8 import Int8Hyper
 
 POOL = 64  # examples
-MODELS = ("lenet5", "mlp")
+MODELS = {
+    "lenet5": lambda: lenet5.build("lenet5"),
+    "mlp": lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)),
+    "cnn": lambda: nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(784, 10)),
+    ),
+}
+PIXELS = {"lenet5": slice(None), "mlp": slice(2, 26, 3), "cnn": slice(0, 28, 2)}  # rows, columns
 
 
 @dataclass(frozen=True)
 class Case:
     """Attributes:
-    model: ``lenet5``, or ``mlp`` (64-32-10 on every third pixel).
+    model: a name of `MODELS`, on the pixels of `PIXELS`.
     method, batch, fraction: of the training; the other hyperparameters are the default ones.
     ram: bytes of the part, or None.
     """
@@ -46,14 +54,11 @@ class Problem:
     def __init__(self, case: Case) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = (
-                lenet5.build("lenet5")
-                if case.model == "lenet5"
-                else nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-            )
+            model = MODELS[case.model]()
         data = digits.load("digits", None)
         images = quantize(data.train_x[:POOL])
-        x = images.m if case.model == "lenet5" else images.m[:, 0, 2:26:3, 2:26:3].flatten(1)
+        x = images.m[:, :, PIXELS[case.model], PIXELS[case.model]]
+        x = x.flatten(1) if case.model == "mlp" else x
         self.case, self.x, self.y = case, Int8Tensor(x.contiguous(), images.e), data.train_y[:POOL]
         hyper = Int8Hyper()
         parts: Parts = catalogue.find("method", case.method).parts(case.method)

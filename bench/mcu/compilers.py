@@ -120,7 +120,8 @@ def compiled(source: Path, include: Path, command: Sequence[str]) -> Path:
 
     The runtime so is compiled once, not once an export.
     """
-    if source.name.startswith(("ezo_model", "ezo_check", "drive", "board")):
+    of_a_model = source.name.startswith(("ezo_model", "ezo_check"))
+    if of_a_model or not source.name.startswith("ezo"):
         headers = [*sorted(include.glob("*.h")), include / "ezo_model.c"]
     else:
         headers = [
@@ -147,13 +148,19 @@ def objects(folder: Path, compiler: str, processor: str, optimise: str = "-O2") 
     return [compiled(source, folder / "src", command) for source in sources(folder)]
 
 
-def link(folder: Path, compiler: str, processor: str, optimise: str = "-O2") -> Path:
-    """A program for an emulator that calls functions by their addresses.
+def link(
+    folder: Path,
+    compiler: str,
+    processor: str,
+    optimise: str = "-O2",
+    out: Path | None = None,
+) -> Path:
+    """A program for an emulator that calls functions by their addresses; by default in the folder.
 
     Raises:
         RuntimeError: it does not link, or needs what is not in `Processor.helpers`.
     """
-    out = folder / f"{compiler}-{processor}.elf"
+    out = out or folder / f"{compiler}-{processor}.elf"
     script = FIRMWARE / "flat.ld"
     stub = compiled(FIRMWARE / "stub.c", folder / "src", [*cross(compiler, processor), *FLAGS])
     parts = [*objects(folder, compiler, processor, optimise), stub]

@@ -13,6 +13,7 @@ import numpy as np
 from bench.mcu.elf import Elf
 
 FLASH, RAM, DATA = 0x08000000, 0x20000000, 0x60000000
+DATA_BYTES = 16 << 20  # for examples and whatever else is `put`
 STACK, ARENA = 0x2F000000, 0x30000000
 PAGE = 0x1000
 STACK_ROOM = 1 << 16
@@ -47,7 +48,7 @@ class Device:
         self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_ARM, mode, models[processor])
         self._uc.mem_map(FLASH, 8 << 20)
         self._uc.mem_map(RAM, 1 << 20)
-        self._uc.mem_map(DATA, 16 << 20)
+        self._uc.mem_map(DATA, DATA_BYTES)
         self._uc.mem_map(STACK - STACK_ROOM, STACK_ROOM)
         self._uc.mem_map(RETURN, PAGE)
         room = -(-arena_bytes // PAGE) * PAGE

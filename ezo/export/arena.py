@@ -21,13 +21,18 @@ STATE_BYTES = 48  # EZO_STATE_BYTES, and a layer's share of it
 SCALE_BYTES = 8
 STACK_BYTES = 2048  # and whatever else is not the arena, where a part's RAM is given
 
-# Instructions on a Cortex-M4, roughly; measured, see reports/mcu.
-SWEEP = {False: 33, True: 42}  # a weight of a sweep that shifts, and of one that updates
-BACKWARD = 12  # a product of a gradient or an error, of both sums
-LOSS = 600  # a logit's loss, and as much again for its error
+# Instructions on a Cortex-M4 by gcc -O2, of single functions of LeNet-5's steps, counted as
+# `python -m bench.mcu instructions` counts whole steps. tests/export/test_estimate.py compares the
+# sum with the rows of reports/mcu.
+SHIFTED = 28  # a weight of a sweep that shifts,
+UPDATED = {False: 60, True: 40}  # and of one that updates, without and with a fraction
+LOSS = 80  # a logit's loss
+LOSS_ERROR = 620  # a logit's error
+ERROR = 9  # a product of errors with a weight
+DESCENT, DESCENT_PRODUCT = 100, 7  # a weight's update by BP, and of each example
+NARROW = 23  # an output of a window made int8
 WRONG = {False: 0.3, True: 0.002}  # how often a shift is wrong, without and with a window
 MEASURED = 0.4  # how often the first layer of several in a segment is run before, for its shift
-NARROW = 20  # an output of a window made int8
 
 
 class DoesNotFit(ValueError):
@@ -264,19 +269,22 @@ def _instructions(problem: Problem, way: Way, batch: int) -> int:
             again += (1 - right) * sum(segment) / 2  # half of a pass, until it shows
             again += MEASURED * segment[0] if len(segment) > 1 else 0
             segment, right = [], 1.0
-    classes = math.prod(problem.stages[-1].outputs)
-    total = passes * (each + again + LOSS * batch * classes)
-    zo_weights = sum(
-        len(p)
-        for stage in problem.stages[problem.first_trained : problem.first_bp]
-        for p in stage.parameters
-    )
+    logits = batch * math.prod(problem.stages[-1].outputs)
+    total = passes * (each + again + LOSS * logits)
     if zo:
-        total += zo_weights * problem.queries * (2 * SWEEP[False] + SWEEP[True])
-        total += zo_weights * max(0, problem.queries - 1) * SWEEP[False]
-    for i in range(problem.first_bp, len(problem.stages)):
-        products = sum(map(len, problem.stages[i].parameters)) * batch
-        total += products * BACKWARD * (0.5 if i == problem.first_bp else 1)
+        total += _sweeps(problem)
     if problem.first_bp < len(problem.stages):
-        total += LOSS * batch * classes
+        total += LOSS_ERROR * logits
+    for i in range(problem.first_bp, len(problem.stages)):
+        weights = sum(map(len, problem.stages[i].parameters))
+        total += weights * (DESCENT + DESCENT_PRODUCT * batch)
+        total += weights * ERROR * batch if i > problem.first_bp else 0
     return int(total)
+
+
+def _sweeps(problem: Problem) -> int:
+    """Instructions of all shifts and updates of a step's ZO weights."""
+    trained = problem.stages[problem.first_trained : problem.first_bp]
+    weights = sum(len(p) for stage in trained for p in stage.parameters)
+    shifts = 2 * problem.queries + problem.queries - 1
+    return weights * (shifts * SHIFTED + problem.queries * UPDATED[problem.fractions is not None])

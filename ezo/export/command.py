@@ -2,28 +2,21 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from ezo import checkpoint
 from ezo.export.describe import describe
 from ezo.export.plan import splits, table
+from ezo.export.trained import fresh, trained_by
 from ezo.export.write import write
-from ezo.int8 import ElasticZO, Int8Tensor, quantize
-from ezo.int8.network import Network
 from ezo.plan.budget import parse_bytes
-from ezo.restore import settled_of
-from ezo.run import Run, Settled, begin, build, load
-
-EXAMPLES = 8  # of the training set, for the self-test
-Trained = tuple[Network, ElasticZO, Int8Tensor]  # and a few examples
+from ezo.run import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``ezo export`` takes."""
     add = parser.add_argument
-    add("--model", default="lenet5", help="a model that `ezo list` shows, or module:function")
+    add("--model", help="a model that `ezo list` shows, or module:function; by default lenet5")
     add("--method", default="elastic-2", help="full-zo, elastic-<k>, tail-only-<k> or full-bp")
-    add("--data", default="mnist", help="the data set whose training set sets the input's exponent")
+    add("--data", default="mnist", help="data set, .npz, .csv or folder; sets the input's exponent")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--batch", type=int, default=32, help="examples a step")
     start = parser.add_mutually_exclusive_group()
@@ -34,14 +27,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of initial weights and noise")
     add("--ram", help="the part's RAM, for example 256KiB; by default no bound")
     add("--no-dsp", action="store_true", help="no room for two products an instruction")
+    add("--rate", type=int, help="of ZO, in place of where the run's course stands")
+    add("--mu", type=int, help="of BP, likewise")
+    add("--examples", type=int, help="write so many training examples too: data.bin, labels.bin")
     add("--out", type=Path, help="folder for the C; without it, the table of all splits")
 
 
 def command(given: argparse.Namespace) -> int:
     """Run it; returns the exit status."""
+    if given.examples is not None and given.examples < 1:
+        raise ValueError(f"expected --examples of 1 or more, got {given.examples}")
     ram = None if given.ram is None else parse_bytes(given.ram)
-    network, optimizer, x = _from_run(given) if given.run else _fresh(given)
+    if given.run:
+        trained = trained_by(given.run, given.model, given.data_root)
+    else:
+        run = Run(given.model or "lenet5", given.data, given.method, "int8", seed=given.seed)
+        trained = fresh(run.settled(), given.data_root, given.weights)
+    rates = trained.set_rates(given.rate, given.mu)
+    network, optimizer, x = trained.network, trained.optimizer, trained.few
     if given.out is None:
+        if given.examples is not None:
+            raise ValueError("expected --out beside --examples, got none; give the folder for both")
         problem = describe(network, optimizer, x)
         print(table(splits(problem, ram=ram, dsp=not given.no_dsp)))
         return 0
@@ -56,50 +62,10 @@ def command(given: argparse.Namespace) -> int:
     )
     print((given.out / "arena.txt").read_text(encoding="utf-8"), end="")
     print(f"way {planned.way.name}; wrote {given.out}")
+    if given.examples is not None:
+        n = trained.write_examples(given.examples, given.out, given.seed)
+        names = ("data.bin", "labels.bin", "src/examples.h")
+        print(f"wrote {n} examples to {', '.join(str(given.out / name) for name in names)}")
+    print(rates)
+    print(trained.inputs())
     return 0
-
-
-def _fresh(given: argparse.Namespace) -> Trained:
-    run = Run(given.model, given.data, given.method, "int8", seed=given.seed)
-    return _made(run.settled(), given.data_root, given.weights, {})
-
-
-def _from_run(given: argparse.Namespace) -> Trained:
-    path = given.run / "checkpoint.safetensors"
-    if not path.exists():
-        raise ValueError(
-            f"expected a run's folder, with checkpoint.safetensors, got {given.run}; give the "
-            "--out of `ezo train --precision int8`"
-        )
-    state = checkpoint.load(path)
-    with checkpoint.expected(path, "the state of a run"):
-        settings = dict(state.get("settings", {}))
-        precision = settings.get("precision", "one of old")
-    if precision != "int8":
-        raise ValueError(
-            f"{path}: expected a run in int8, got {precision!r:.40}; train with --precision int8"
-        )
-    settled = settled_of(path, settings, given.model)
-    return _made(settled, given.data_root, None, state, path)
-
-
-def _made(
-    settled: Settled,
-    root: Path | None,
-    weights: Path | None,
-    state: dict[str, Any],
-    path: Path | None = None,
-) -> Trained:
-    run, data = settled.run, load(settled, root)
-    model = build(settled, data.classes, data.channels, data.size)
-    begin(model, settled, data)
-    if weights is not None:
-        found = checkpoint.tensors(weights)
-        with checkpoint.expected(weights, f"float weights of {run.model}"):
-            model.load_state_dict(found)
-    step = settled.files["precision"].make_step("int8", model, run.method, run.hyper, run.seed)
-    x = quantize(data.train_x)  # one exponent for all, as in training
-    if path is not None:
-        with checkpoint.expected(path, f"the state of {settled.case}"):
-            checkpoint.restore(step.model, step.optimizer, state)
-    return step.model, step.optimizer, Int8Tensor(x.m[:EXAMPLES], x.e)

@@ -4,11 +4,15 @@ The head of ``runtime/ezo_linear.c``:
 
     layer: Linear               the class of the layer, and in C the constant ``ezo_Linear``
     scratch: 0                  bytes while it runs
-    instructions: 2 * in * out  of an example forward, roughly
+    calls: out // 4 + out % 4   a name of the head's own, for the lines below it
+    instructions: calls * (11 * in + 35) + 75 * out   of an example forward, roughly
 
 ``scratch dsp`` and ``instructions dsp`` are those of the form that uses SMLAD, where it differs.
-Expressions are Python's, of integers, + - * / // % and parentheses, over the stage's sizes
-(`sizes`).
+Expressions are Python's, of integers, + - * / // % == (1 or 0) and parentheses, over the stage's
+sizes (`sizes`).
+
+Instructions are a Cortex-M4's, by gcc -O2: sums over the functions of single layers, counted as
+``python -m bench.mcu instructions`` counts them, of one example in its forward pass.
 """
 
 import ast
@@ -16,13 +20,14 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ezo.export.describe import Stage
 
 RUNTIME = Path(__file__).with_name("runtime")
+_COSTS = ("layer", "scratch", "instructions")
 _OPERATIONS: dict[type, Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -49,8 +54,12 @@ class Kind:
         return self._value("instructions", stage, dsp)
 
     def _value(self, name: str, stage: Stage, dsp: bool) -> float:
+        names = sizes(stage)
+        for own, text in self.head.items():
+            if own.isidentifier() and own not in _COSTS:
+                names[own] = evaluate(text, names)
         text = self.head.get(f"{name} dsp" if dsp else name, self.head[name])
-        return evaluate(text, sizes(stage))
+        return evaluate(text, names)
 
 
 @functools.cache
@@ -79,7 +88,7 @@ def find(stage: Stage) -> Kind:
     return kinds()[stage.kind]
 
 
-def sizes(stage: Stage) -> dict[str, int]:
+def sizes(stage: Stage) -> dict[str, float]:
     """What a head's expressions may name."""
     image = stage.inputs if len(stage.inputs) == 3 else (stage.inputs[0], 1, 1)
     inputs, outputs = math.prod(stage.inputs), math.prod(stage.outputs)
@@ -94,12 +103,13 @@ def sizes(stage: Stage) -> dict[str, int]:
         "padding": stage.padding,
         "in": inputs,
         "out": outputs,
+        "outputs": stage.outputs[0],
         "sums": sums,
         "products": sums * weights // stage.outputs[0],
     }
 
 
-def evaluate(text: str, names: dict[str, int]) -> float:
+def evaluate(text: str, names: Mapping[str, float]) -> float:
     """An expression's value.
 
     >>> evaluate("2 * in + 7 // 2", {"in": 3})
@@ -115,6 +125,8 @@ def evaluate(text: str, names: dict[str, int]) -> float:
             return known[node.id]
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
             return _OPERATIONS[type(node.op)](value(node.left), value(node.right))
+        if isinstance(node, ast.Compare) and [type(op) for op in node.ops] == [ast.Eq]:
+            return int(value(node.left) == value(node.comparators[0]))
         raise ValueError(f"expected sums and products of {', '.join(names)}, got '{text}'")
 
     return value(tree.body)

@@ -150,6 +150,22 @@ static const int8_t numbers[{len(pool)}] = {{
 """
 
 
+def examples(x: list[int], y: list[int]) -> str:
+    return f"""{WRITTEN}#ifndef EXAMPLES_H
+#define EXAMPLES_H
+#include <stdint.h>
+
+#define MY_EXAMPLES {len(y)}u
+static const int8_t my_data[{len(x)}] = {{
+{numbers(x)}
+}};
+static const uint8_t my_labels[{len(y)}] = {{
+{numbers(y)}
+}};
+#endif
+"""
+
+
 def arena_map(planned: Arena, problem: Problem) -> str:
     """Where every byte lies, and when it is alive."""
     way = planned.way

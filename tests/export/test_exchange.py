@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ezo.data import digits
 from ezo.export import as_onnx, as_safetensors
@@ -30,17 +31,25 @@ def test_onnxruntime_gives_the_same_classes(tmp_path):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_has_the_networks_logits_but_for_rounding(name, tmp_path):
-    import onnxruntime
-
     network, _ = make(name, 0)
     x, _ = data(name)
     path = tmp_path / "network.onnx"
     as_onnx.write(network, x, path)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    theirs = session.run(None, {"input": x.to_float().numpy()})[0]
+    theirs = as_onnx.session(path).run(None, {"input": x.to_float().numpy()})[0]
     with torch.no_grad():
         ours = network(x).to_float().numpy()
     assert np.abs(theirs - ours).max() <= 0.05 * np.abs(ours).max()
+
+
+def test_onnxruntime_adds_up_large_products_without_loss(tmp_path):
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+    for p in model.parameters():  # each sum of two products is beyond 16 bits
+        nn.init.constant_(p, 1.0)
+    network, x = from_float(model), quantize(torch.ones(2, 64))
+    as_onnx.write(network, x, tmp_path / "large.onnx")
+    theirs = as_onnx.session(tmp_path / "large.onnx").run(None, {"input": x.to_float().numpy()})[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(theirs, network(x).to_float().numpy(), rtol=0.02)
 
 
 @pytest.mark.parametrize("name", MODELS)

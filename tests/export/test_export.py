@@ -2,6 +2,7 @@
 
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -309,3 +310,48 @@ def test_the_plan_for_a_microcontroller_is_the_table_of_splits(capsys):
     ):
         assert cli.main([*words, *more]) == 2
         assert message in capsys.readouterr().err
+
+
+MODEL = """from torch import nn
+def net(classes, features):
+    return nn.Sequential(nn.Linear(features, 8), nn.ReLU(), nn.Linear(8, classes))
+"""
+
+
+def test_a_model_and_data_of_ones_own_go_to_a_device_and_back(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mymodel.py").write_text(MODEL)
+    x = np.random.default_rng(0).normal(5, 2, (60, 6)).astype(np.float32)
+    np.savez("mine.npz", x=x, y=np.arange(60) % 3)
+    own = ["--model", "mymodel:net"]
+    case = ["--data", "mine.npz", "--method", "elastic-1", "--precision", "int8", "--epochs", "1"]
+    assert cli.main(["train", *own, *case, "--batch-size", "8", "--out", "run"]) == 0
+    words = ["export", "--from", "run", "--batch", "4", "--out", "device"]
+    assert cli.main(words) == 2
+    assert "expected --model mymodel:net, the run's, got none" in capsys.readouterr().err
+    assert cli.main([*words, *own, "--examples", "12", "--rate", "60000", "--mu", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "EZO_RATE 60000 (the run began at " in told and "round((v - mean) / std" in told
+    device = tmp_path / "device"
+    assert "#define EZO_MU (2)" in (device / "src" / "ezo_model.h").read_text()
+    network, optimizer, examples = export.from_run("run", "mymodel:net")
+    data = np.fromfile("device/data.bin", np.int8).reshape(12, 6)
+    rows = {tuple(row) for row in examples.m.tolist()}
+    assert len(data) == 12 and {tuple(row) for row in data.tolist()} <= rows
+    assert f"my_data[{data.size}]" in (device / "src" / "examples.h").read_text()
+    problem = describe(network, optimizer, examples)
+    built = Native(device, arena.plan(problem, 4))
+    y = torch.from_numpy(np.fromfile("device/labels.bin", np.uint8))
+    there = built.train(torch.from_numpy(data), y, 6, 60_000, 2)
+    export.load(built.save(), network, optimizer, examples)
+    assert digest(optimizer) == there
+    for more, message in (
+        (["--rate", "-1"], "rate"),
+        (["--mu", "7"], "mu"),
+        (["--examples", "0"], "expected --examples of 1 or more, got 0"),
+    ):
+        assert cli.main([*words, *own, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main(["export", "--from", "run", *own, "--examples", "3"]) == 2
+    assert "expected --out beside --examples" in capsys.readouterr().err

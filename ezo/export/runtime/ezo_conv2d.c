@@ -1,10 +1,16 @@
 /* A convolution of stride 1 with square kernels and zero padding, images as (C, H, W).
  *
  * layer: Conv2d
- * scratch: channels * (height + 2 * padding) * (width + 2 * padding) + 4
- * scratch dsp: 4 * ((channels + 1) // 2) * (height + 2 * padding) * (width + 2 * padding) + 12 + 16 * kernel * (channels // 2 * kernel + channels % 2 * ((kernel + 1) // 2))
- * instructions: 2 * products + 20 * sums
- * instructions dsp: products * 13 / 10 + 20 * sums
+ * image: (height + 2 * padding) * (width + 2 * padding)
+ * planes: (channels + 1) // 2
+ * rows: channels // 2 * kernel + channels % 2 * ((kernel + 1) // 2)
+ * blocks: sums / outputs * ((outputs + 1) // 2) / 2
+ * single: kernel * (14 - 7 * (kernel == 5))
+ * double: kernel * (21 - 10 * (kernel == 3) - 10 * (kernel == 5))
+ * scratch: channels * image + 4
+ * scratch dsp: 4 * planes * image + 12 + 16 * kernel * rows
+ * instructions: blocks * (channels * kernel * (single + 8) + 105) + 10 * channels * image + 40 * out
+ * instructions dsp: blocks * (rows * (double + 16) + 165) / 2 + 12 * planes * image + 11 * kernel * outputs * rows + 40 * out
  *
  * The image is copied within its zeros. Then a block of sums at a time: two neighbouring pixels by
  * four or two output channels, so that a number once loaded serves several products.

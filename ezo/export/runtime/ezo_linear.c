@@ -2,8 +2,9 @@
  *
  * layer: Linear
  * scratch: 0
- * instructions: 2 * in * out + 40 * out
- * instructions dsp: in * out * 7 / 4 + 40 * out
+ * calls: out // 4 + out % 4
+ * instructions: calls * (11 * in + 35) + 75 * out
+ * instructions dsp: calls * (27 * in / 4 + 30) + 75 * out
  */
 #include "ezo_dsp.h"
 
