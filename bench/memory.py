@@ -15,6 +15,7 @@ On CUDA ``cuda_peak_bytes`` is torch's ``max_memory_allocated`` of a step.
 
 import dataclasses
 import gc
+import sys
 import tempfile
 import threading
 import weakref
@@ -113,7 +114,11 @@ def heap_bytes(model: nn.Module, step: Callable[[], Any]) -> int:
     standing = peak_bytes(lambda: None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "heap.bin"
-        with memray.Tracker(path, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS):
+        # It writes the command line down as UTF-8, which a path of another encoding is not.
+        with (
+            mock.patch.object(sys, "argv", ["bench"]),
+            memray.Tracker(path, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS),
+        ):
             for _ in range(STEPS):
                 step()
         return standing + memray.FileReader(path).metadata.peak_memory

@@ -11,12 +11,31 @@ import several
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--model", "lenet5", "--data", "digits", "--method", "elastic-1", "--epochs", "0"]
+JOURNALLED = [*SMALL[:4], "--method", "full-zo", "--epochs", "1", "--batch-size", "512"]
+SEARCHED = [*SMALL[:4], "--methods", "full-zo", "--trials", "3", "--epochs", "1", "--jobs", "1"]
+SEARCHED += ["--held-out", "1300"]
 WORDS = [
     ["ezo", "--version"],
     ["ezo", "list"],
     ["ezo", "train", *SMALL, "--out", "Läufe hier/a"],
     ["ezo", "train", *SMALL, "--out", "Läufe hier/a"],  # goes on
     ["ezo", "train", *SMALL, "--precision", "int8"],
+    ["ezo", "eval", "--from", "Läufe hier/a", "--data", "digits"],
+    ["ezo", "predict", "--from", "Läufe hier/a", "--data", "digits"],
+    ["ezo", "export", "--data", "digits", "--method", "elastic-1", "--out", "Gerät"],
+    ["ezo", "train", *JOURNALLED, "--journal", "Täglich.journal"],
+    ["ezo", "journal", "info", "Täglich.journal"],
+    [
+        "ezo",
+        "replay",
+        "Täglich.journal",
+        "--init",
+        "Täglich.init.safetensors",
+        "--out",
+        "W.safetensors",
+    ],
+    ["bench", "run", "memory", "--models", "lenet5", "--methods", "inference", "--out", "Größen"],
+    ["search", *SEARCHED, "--out", "Gesucht"],
     ["ezo", "plan", "--model", "lenet5", "--methods", "full-zo", "--plot", "Plän.svg"],
     ["bench", "run", "conformance", "--list"],
     ["reproduce", "status", "Größe"],
