@@ -141,7 +141,7 @@ def test_every_claim_has_a_margin_with_its_reason_and_every_sentence_a_claim():
 
 
 def test_primary_comparisons_are_named_as_the_claims_name_them():
-    """All but the streamed one, which the committed rows don't have."""
+    """All but the streamed ones, which the committed rows don't have."""
     told = json.loads((REPORTS / "paper/claims.json").read_text())
     found = {(finding["claim"], finding["comparison"]) for finding in told}
     named = {
@@ -149,9 +149,7 @@ def test_primary_comparisons_are_named_as_the_claims_name_them():
         for sentence in rules.PRIMARY
         for text in (sentence.compared, *sentence.beside)
     }
-    assert {text for _, text in named - found} == {
-        "full-zo, lenet5, fp32 over int8, both streamed, batch 32"
-    }
+    assert all("both streamed" in text for _, text in named - found)
 
 
 def test_samples_that_are_known_between_two_ends_widen_the_interval_by_both():
