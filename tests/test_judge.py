@@ -277,6 +277,20 @@ def test_memory_claims_compare_peaks():
     assert found["int8-memory", "elastic-1"].verdict == "reproduced"
 
 
+def test_streamed_steps_are_compared_with_streamed_ones_in_tensors_and_heap():
+    made = cell_rows("peak_tensor_bytes", {"full-zo": 1010}, chunk=rules.CHUNK)
+    made += cell_rows("peak_tensor_bytes", {"full-zo": 400}, precision="int8", chunk=rules.CHUNK)
+    made += cell_rows("heap_peak_bytes", {"full-zo": 1500}, chunk=rules.CHUNK)
+    made += cell_rows("heap_peak_bytes", {"full-zo": 500}, precision="int8", chunk=rules.CHUNK)
+    made += cell_rows("peak_tensor_bytes", {"full-zo": 101}, precision="int8")  # whole: no pair
+    found = {f.comparison: f for f in judge.judge(made, False) if f.claim == "int8-memory"}
+    (sentence,) = (s for s in rules.PRIMARY if s.claim == "int8-memory")
+    assert found[sentence.compared].value == pytest.approx(2.525)
+    assert found[sentence.compared].verdict == "exceeded"
+    assert found[sentence.beside[0]].value == pytest.approx(3.0)
+    assert len(found) == 2
+
+
 def test_time_needs_three_rounds_of_both_precisions():
     made = cell_rows("turn_seconds", {"full-zo": [2.8, 2.9, 2.7]}, unit="s")
     assert findings(made)["int8-time", "-"].verdict == "not run"
@@ -286,6 +300,12 @@ def test_time_needs_three_rounds_of_both_precisions():
     found = findings(made + thrice)["int8-time", "full-zo"]
     assert found.verdict == "exceeded"
     assert found.value == pytest.approx((2.8 * 2.9 * 2.7 / (1.9 * 2.0 * 1.85)) ** (1 / 3))
+    faster = {"full-zo": [2.0, 2.1, 3.0]}
+    made += cell_rows("turn_seconds", faster, unit="s", layout="channels_last")
+    made += cell_rows("turn_seconds", {"full-zo": [2.2] * 3}, unit="s", layout="compiled")
+    found = findings(made + thrice)["int8-time", "full-zo"]
+    assert found.value == pytest.approx((2.0 * 2.1 * 3.0 / (1.9 * 2.0 * 1.85)) ** (1 / 3))
+    assert found.note == "fp32: channels_last, the fastest of 3"
 
 
 @pytest.mark.parametrize(
