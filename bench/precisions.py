@@ -5,18 +5,21 @@ Memory: exact tensor bytes and the heap's (`bench.memory`) of the fp32 step over
 what tiles (`ezo.kernels.compiled`) save, like against like.
 
 Time: the step of a method in fp32 over its step in each other precision, and torch's full BP in
-fp32 over it, all in one process, rounds A B .. B A (`bench.timing`). Full BP stands for the
-fastest that torch offers here: with the layers' weights in the usual memory format and in
-channels_last, whichever is faster.
+fp32 over it, all in one process, rounds A B .. B A (`bench.timing`). Both fp32 sides are the
+fastest that torch offers here (`FLOATS`): as it is, with its weights in channels_last, with the
+faster maxima and the ReLU in place of `ezo.stream` (the same bits), and compiled by torch where a
+compiler is there.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.grid import START_SECONDS
+from bench.isolate import told
 from bench.memory import heap_bytes, warm_peak_bytes
 from bench.timing import in_turn, interval
 from bench.workload import Workload
@@ -28,11 +31,10 @@ from ezo.rows import Row
 METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
 OTHERS = ("int8", "int8-whole", "int8*")
 ROUNDS, VISIT_SECONDS = 15, 0.15
-COST = (12 * ROUNDS * VISIT_SECONDS, 0)
-LAYOUTS = {
-    "full BP, contiguous": torch.contiguous_format,
-    "full BP, channels_last": torch.channels_last,
-}
+PLAIN, COMPILED = "contiguous", "compiled"
+FLOATS = (PLAIN, "channels_last", "faster pooling", COMPILED)  # ways to run a step in fp32
+COMPILE_SECONDS = 30.0  # of both fp32 sides
+SIZES_SECONDS = 6.0
 SMOKE = {"rounds": 2, "visit_seconds": 0.001}
 
 
@@ -45,7 +47,7 @@ class Comparison:
     batch_size: int
     threads: int = 1
     device: str = "cpu"
-    rounds: int = 0  # or ROUNDS
+    rounds: int = 0  # or ROUNDS; with fewer than these nothing is compiled, which takes long
 
     @property
     def name(self) -> str:
@@ -66,39 +68,79 @@ def cases(model: str, method: str, batch_size: int) -> list[Comparison]:
     return [Comparison(model, method, batch_size)]
 
 
+def seconds(case: Comparison) -> float:
+    """About how long a cell takes."""
+    rounds = case.rounds or ROUNDS
+    ways = len(OTHERS) + 2 * (len(FLOATS) - (rounds < ROUNDS))
+    visits = 2 * ways * rounds * VISIT_SECONDS
+    return START_SECONDS + SIZES_SECONDS + visits + (rounds >= ROUNDS) * COMPILE_SECONDS
+
+
 def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECONDS) -> list[Row]:
     """``turn_seconds`` of a step in each round, and four ratios to every precision.
 
     ``fp32_over_PRECISION`` and ``full_bp_over_PRECISION`` of time, ``fp32_bytes_over_PRECISION``
-    and ``fp32_heap_over_PRECISION`` of memory; times are medians, with intervals.
+    and ``fp32_heap_over_PRECISION`` of memory; times are medians, with intervals, over the fastest
+    of `FLOATS`. ``turn_seconds`` of another of them than `PLAIN` names it, as ``layout``.
     """
+    rounds = rounds or case.rounds or ROUNDS
     sizes = {name: _sizes(case, name) for name in ("fp32", *OTHERS)}
-    steps = {name: _prepare(case, name)[1] for name in ("fp32", *OTHERS)}
-    for name, layout in LAYOUTS.items():
-        model, steps[name] = case.workload("fp32", "full-bp").prepare()
-        _channels_last(model, layout)
+    steps, found = {name: _prepare(case, name)[1] for name in OTHERS}, []
+    methods = {"fp32": case.method, "full BP": "full-bp"}
+    for side, method in methods.items():
+        for way in FLOATS if rounds >= ROUNDS else FLOATS[:-1]:
+            workload = case.workload("fp32", method)
+            try:
+                steps[f"{side}, {way}"] = _in_floats(workload, way)
+            except Exception as error:  # no compiler is there, or none for this model
+                if way != COMPILED:
+                    raise
+                found.append(workload.row("turn_seconds", None, "s", told(error), layout=way))
     wait = case.workload("fp32").synchronise
-    samples = in_turn(steps, wait, rounds or case.rounds or ROUNDS, visit_seconds)
-    times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
-    fastest = min(LAYOUTS, key=lambda name: times[name].median().item())
-    found = []
-    for precision in ("fp32", *(name for name in OTHERS if not name.endswith("-whole"))):
-        row_of = case.workload(precision).row
-        seconds = enumerate(samples[precision])
-        found += [row_of("turn_seconds", second, "s", round=n) for n, second in seconds]
+    samples = in_turn(steps, wait, rounds, visit_seconds)
+    times = {name: torch.tensor(taken) for name, taken in samples.items()}
+    fastest = {
+        side: min(
+            (name for name in times if name.startswith(side)),
+            key=lambda name: times[name].median().item(),
+        )
+        for side in methods
+    }
+    for name, taken in samples.items():
+        side, _, way = name.partition(", ")
+        if side != "full BP" and not name.endswith("-whole"):
+            layout = {"layout": way} if way and way != PLAIN else {}
+            row_of = case.workload(side).row
+            found += [
+                row_of("turn_seconds", second, "s", round=n, **layout)
+                for n, second in enumerate(taken)
+            ]
     for name in OTHERS:
         row_of = case.workload(name.removesuffix("-whole")).row
-        for metric, other in (("fp32", "fp32"), ("full_bp", fastest)):
-            ratios = times[other] / times[name]
+        for metric, side in (("fp32", "fp32"), ("full_bp", "full BP")):
+            ratios = times[fastest[side]] / times[name]
             low, high = interval(ratios)
-            note = f"95 % interval {low:.2f} to {high:.2f}"
-            if metric == "full_bp":
-                note += f"; {fastest}"
+            note = f"95 % interval {low:.2f} to {high:.2f}; {fastest[side]}"
             found.append(row_of(f"{metric}_over_{name}", ratios.median().item(), "1", note))
         for kind, ours, floats in zip(("bytes", "heap"), sizes[name], sizes["fp32"], strict=True):
             note = f"{floats:,} B over {ours:,} B"
             found.append(row_of(f"fp32_{kind}_over_{name}", floats / ours, "1", note))
     return found
+
+
+def _in_floats(workload: Workload, way: str) -> Callable[[], Any]:
+    """A step in fp32 in one of `FLOATS`; compiled where that is the way."""
+    if way == "faster pooling":
+        workload = replace(workload, chunk=workload.batch_size)
+    model, step = workload.prepare()
+    if way == "channels_last":
+        for parameter in model.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    if way == COMPILED:
+        model.compile(dynamic=False)
+        step()
+    return step
 
 
 class Whole(compiled.Backend):
@@ -141,9 +183,3 @@ def _sizes(case: Comparison, name: str) -> tuple[int, int]:
     """Exact tensor bytes and the heap's, with nothing else alive."""
     model, step = _prepare(case, name)
     return warm_peak_bytes(model, step), heap_bytes(model, step)
-
-
-def _channels_last(model: nn.Module, layout: torch.memory_format) -> None:
-    for parameter in model.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.to(memory_format=layout)

@@ -1,34 +1,38 @@
 """What streaming saves and costs: a step's bytes and time by chunk, over the whole batch's.
 
 A method's step with its layers that record no gradient ``chunk`` examples at a time (`ezo.stream`)
-beside the same step unstreamed, in fp32. Bytes are exact (`bench.memory`), over those of a whole
-pass of inference; times are of the processor's own clock, which neighbours disturb less, in rounds
-A B .. B A (`bench.timing`), over the step unstreamed. A chunk as long as the batch shows what the
-rest of `ezo.stream` does, ReLU in place and maxima without indices. What can't be streamed, batch
-norm in training, is a row that says why; inference of such a model is in evaluation.
+beside the same step unstreamed, in fp32 and int8. Bytes are exact (`bench.memory`), over those of a
+whole pass of inference in the same precision; times are of the processor's own clock, which
+neighbours disturb less, in rounds A B .. B A (`bench.timing`), over the step unstreamed. A chunk as
+long as the batch shows what the rest of `ezo.stream` does, ReLU in place and maxima without
+indices. What can't be streamed, batch norm in training, is a row that says why; inference of such a
+model is in evaluation. A visit is one step of a model that takes long, and several of another.
 """
 
 import dataclasses
-import functools
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from bench import grid
 from bench.memory import heap_bytes, warm_peak_bytes
-from bench.timing import check, turns, visit
+from bench.timing import in_turn
 from bench.workload import Workload
 from ezo.rows import Row
 
-MODELS = ("lenet5", "pointnet", "pointnet-bn")
-METHODS = ("inference", "full-zo", "elastic-1")
-CHUNKS = (32, 8, 6, 4, 1)
-ROUNDS, STEPS = 7, 3
-COST = (10.0, 2 * ROUNDS * STEPS * len(CHUNKS))
-SMOKE = {"rounds": 2, "steps": 1, "chunks": (8,)}
+MODELS = ("lenet5", "pointnet")
+METHODS = ("inference", "full-zo", "elastic-1", "elastic-2")
+BATCH_SIZES = {"pointnet": 8}  # a step stays well under a second on one core
+PRECISIONS = ("fp32", "int8")
+CHUNKS = (32, 8, 4, 1)
+ROUNDS, VISIT_SECONDS = 5, 0.05
+SMOKE = {"rounds": 2, "visit_seconds": 0.001, "chunks": (8,)}
+SIZES_STEPS = 11  # of one measurement of bytes
+STEP_FLOPS = 4  # of a step, over a forward pass's, at most
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,22 @@ class Streaming(Workload):
 
 
 def cases(model: str, method: str, batch_size: int) -> list[Streaming]:
-    """A method on a model."""
-    return [Streaming(model, method, batch_size)]
+    """A method on a model in both precisions."""
+    return [Streaming(model, method, batch_size, precision=precision) for precision in PRECISIONS]
+
+
+def seconds(case: Streaming) -> float:
+    """Of a cell: bytes at each chunk, and visits, two a round, to the whole and to each chunk."""
+    step = STEP_FLOPS * grid.flops(case) / grid.FLOPS_PER_SECOND
+    visit = max(step, VISIT_SECONDS)
+    return grid.START_SECONDS + (len(CHUNKS) + 1) * (SIZES_STEPS * step + 2 * ROUNDS * visit)
 
 
 def measure(
-    case: Streaming, chunks: tuple[int, ...] = CHUNKS, rounds: int = ROUNDS, steps: int = STEPS
+    case: Streaming,
+    chunks: tuple[int, ...] = CHUNKS,
+    rounds: int = ROUNDS,
+    visit_seconds: float = VISIT_SECONDS,
 ) -> list[Row]:
     """For each chunk ``peak_tensor_bytes`` and ``heap_peak_bytes``, both over inference's, and
     ``step_over_whole``; for chunk 0 those of the step unstreamed.
@@ -68,7 +82,7 @@ def measure(
             note = f"{size:,} B over {floor:,} B"
             found.append(case.row(f"{metric}_over_inference", size / floor, "1", note, chunk=chunk))
     made = {one.chunk: _prepared(one)[1] for one in able}  # after, as a step counts all there is
-    for chunk, ratios in _times(case, made, rounds, steps).items():
+    for chunk, ratios in _times(case, made, rounds, visit_seconds).items():
         low, middle, high = statistics.quantiles(ratios, n=4)
         note = f"median of {len(ratios)}; quartiles {low:.3f} to {high:.3f}; processor's clock"
         found.append(case.row("step_over_whole", middle, "1", note, chunk=chunk))
@@ -76,30 +90,29 @@ def measure(
 
 
 def _times(
-    case: Streaming, made: dict[int, Callable[[], Any]], rounds: int, steps: int
+    case: Streaming, made: dict[int, Callable[[], Any]], rounds: int, visit_seconds: float
 ) -> dict[int, list[float]]:
     """Of each chunk's step, its time over the unstreamed step's in each round."""
-    visits = {}
-    for chunk, step in made.items():
-        check(f"{case.name}, chunk {chunk}", step)
-        seconds = functools.partial(visit, step, steps, case.synchronise, "cpu")
-        visits[str(chunk)] = lambda seconds=seconds: statistics.median(seconds())
-    found: dict[int, list[float]] = {chunk: [] for chunk in made if chunk}
-    for taken in turns(visits, rounds):
-        for chunk, ratios in found.items():
-            ratios.append(sum(taken[str(chunk)]) / sum(taken["0"]))
-    return found
+    steps = {str(chunk): step for chunk, step in made.items()}
+    how = (case.synchronise, rounds, visit_seconds)
+    taken = in_turn(steps, *how, least_steps=1, clock="cpu")
+    return {
+        chunk: [one / whole for one, whole in zip(taken[str(chunk)], taken["0"], strict=True)]
+        for chunk in made
+        if chunk
+    }
 
 
 def _prepared(case: Workload) -> tuple[nn.Module, Callable[[], Any]]:
     model, step = case.prepare()
     if case.method == "inference":
-        model.eval()
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):  # which in training can't be streamed
+                module.eval()
     return model, step
 
 
 def _sizes(case: Workload) -> tuple[int, int]:
     """Exact tensor bytes and the heap's, with nothing else alive."""
     model, step = _prepared(case)
-    with torch.random.fork_rng(devices=[]):
-        return warm_peak_bytes(model, step), heap_bytes(model, step)
+    return warm_peak_bytes(model, step), heap_bytes(model, step)

@@ -66,15 +66,16 @@ def in_turn(
     rounds: int,
     visit_seconds: float,
     least_steps: int = VISIT_STEPS,
+    clock: str = "wall",
 ) -> dict[str, list[float]]:
     """Mean seconds of each of some steps, whose losses are checked: a sample for each round.
 
     A visit to a step, of which a round has two, is about ``visit_seconds`` long, and of
-    ``least_steps`` steps at least.
+    ``least_steps`` steps at least; seconds are of one of `CLOCKS`.
     """
 
     def mean(step: Step, times: int) -> float:
-        return statistics.fmean(visit(step, times, synchronise))
+        return statistics.fmean(visit(step, times, synchronise, clock))
 
     visits = {}
     for name, step in steps.items():

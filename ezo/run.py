@@ -85,7 +85,8 @@ class Run:
         precision = files["precision"]
         hyper, source = self.hyper, "given"
         if hyper is None:
-            hyper, source = tuned.find(self.model, self.data, self.method, precision)
+            before = tuned.started_on(self.model, self.start)
+            hyper, source = tuned.find(self.model, self.data, self.method, precision, before)
         if not isinstance(hyper, precision.HYPER):
             raise ValueError(
                 f"expected {precision.HYPER.__name__} for {self.precision}, got "

@@ -20,6 +20,7 @@ from ezo.rows import json_types
 
 PATH = Path(__file__).with_suffix(".json")
 FIRST_TURN = "mnist-rot30"  # the fine-tuning that was searched for
+GENTLE = 2  # r_max of integer fine-tuning, half as much for each bit of room
 
 
 class Tuned(NamedTuple):
@@ -35,6 +36,10 @@ def tuned(model: str, data: str, method: str, precision: str = "fp32", start: st
     The nearest are, in this order: of fine-tuning after ``start``, those of `FIRST_TURN`, then
     those of training; of rotated data, those of the unrotated; of data like MNIST, MNIST's; of a
     method with more BP layers than any searched for, those with the most.
+
+    Fine-tuning in integers that takes training's values has a smaller ``r_max``, as perturbations
+    are counted in last places: BP leaves a few weights far larger than the rest, and so the last
+    place.
 
     Raises:
         ValueError: a name is unknown, or the method has no form in this precision.
@@ -57,8 +62,28 @@ def find(model: str, data: str, method: str, precision: ModuleType, start: str =
                 how = (
                     "searched for" if (source, name) == (data, method) else "of the nearest search,"
                 )
-                return Tuned(_replaced(hyper, values), f"{how} {where}")
-    return Tuned(hyper, f"the defaults of {method}: none were searched for {model} on {data}")
+                found = Tuned(_replaced(hyper, values), f"{how} {where}")
+                return _gentler(found) if start and " to " not in source else found
+    none = Tuned(hyper, f"the defaults of {method}: none were searched for {model} on {data}")
+    return _gentler(none) if start else none
+
+
+def _gentler(found: Tuned) -> Tuned:
+    """Values of training for fine-tuning."""
+    if not hasattr(found.hyper, "r_max"):
+        return found
+    r_max = max(1, GENTLE >> found.hyper.zo_growth)
+    return Tuned(replace(found.hyper, r_max=r_max), f"{found.source}; r_max {r_max} to fine-tune")
+
+
+def started_on(model: str, start: str) -> str:
+    """What the run of a case was trained on, as `find` takes it: where full BP did, its data's
+    name, and else text that names no data.
+
+    >>> started_on("lenet5", "lenet5-fashion-mnist-full-bp-fp32-seed0-0a1b2c3d")
+    'fashion-mnist'
+    """
+    return start.removeprefix(f"{model}-").partition("-full-bp-")[0]
 
 
 def task(data: str, start: str = "") -> str:

@@ -25,7 +25,8 @@ def commands(rows: list[Row]) -> dict[str, str]:
 
 def _train(row: Row) -> str:
     """Names every value that the command would not take by itself today."""
-    settled = Run(row.model, row.data, row.method, row.precision).settled()
+    start = row.config.get("start", "")
+    settled = Run(row.model, row.data, row.method, row.precision, start=start).settled()
     reads = catalogue.find("precision", row.precision).reads(row.method)
     names = [*OWN, *(name for name in settled.config if name in reads)]
     changed = {
@@ -33,7 +34,6 @@ def _train(row: Row) -> str:
         for name in names
         if name in row.config and row.config[name] != settled.config[name]
     }
-    start = row.config.get("start", "")
     words = [
         f"ezo train --model {row.model} --data {row.data} --method {row.method}",
         f"--precision '{row.precision}'" if row.precision != "fp32" else "",

@@ -69,7 +69,7 @@ class Measured(NamedTuple):
     missing: list[str]
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.cases} case{'s' if self.cases > 1 else ''})"
+        return f"{self.name} ({self.cases} case{'s' if self.cases != 1 else ''})"
 
 
 def parts(rows: list[Row], experiments: Mapping[str, Experiment]) -> list[Part]:
@@ -98,16 +98,19 @@ def beyond(rows: list[Row], experiments: Mapping[str, Experiment]) -> list[str]:
 
 def measured(rows: list[Row], cells: Iterable[Cells]) -> list[Measured]:
     """Every measurement of a preset, in its order."""
-    wanted: dict[tuple[str, str], dict[str, list[str]]] = {}
+    wanted: dict[tuple[str, str, int], dict[str, list[str]]] = {}
     for cell in cells:
-        by_precision = wanted.setdefault((cell.benchmark, cell.model), {})
+        by_precision = wanted.setdefault((cell.benchmark, cell.model, cell.chunk), {})
         own = BENCHMARKS[cell.benchmark].precisions
         for precision in own or (("fp32", "int8") if cell.integers else ("fp32",)):
             by_precision.setdefault(precision, []).extend(cell.methods)
     found = []
-    for (benchmark, model), by_precision in wanted.items():
+    for (benchmark, model, chunk), by_precision in wanted.items():
         what, metric, _ = BENCHMARKS[benchmark]
-        mine = [r for r in rows if (r.metric, r.model) == (metric, model) and r.value is not None]
+        what += f", {chunk} examples at a time" if chunk else ""
+        one = (metric, model, chunk)
+        mine = [r for r in rows if (r.metric, r.model, r.config.get("chunk", 0)) == one]
+        mine = [r for r in mine if r.value is not None]
         there = {(row.precision, row.method) for row in mine}
         lacking = {
             precision: [m for m in dict.fromkeys(methods) if (precision, m) not in there]

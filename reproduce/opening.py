@@ -204,6 +204,7 @@ def _milliseconds(rows: list[Row], peak: Row) -> str:
         for row in rows
         if row.metric in ("turn_seconds", "step_seconds")
         and row.value
+        and "layout" not in row.config
         and (row.model, row.method, row.precision, row.device, row.threads) == same
         and [row.config.get(name) for name in SHAPE] == shape
     ]

@@ -9,6 +9,7 @@ from bench import grid
 from ezo.train import Run
 from reproduce import experiments
 from reproduce.experiments import Experiment
+from reproduce.rules import CHUNK
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Cells:
         methods: names; all of them, so that no file beside a method's can change a preset.
         integers: also in int8.
         few: interleaved rounds of a timing, where the benchmark's own number takes too long.
+        batch_size: examples a step.
+        threads: CPU threads.
+        chunk: examples at a time (`ezo.stream`), 0 for all.
     """
 
     benchmark: str
@@ -28,11 +32,17 @@ class Cells:
     methods: tuple[str, ...]
     integers: bool = False
     few: int | None = None
+    batch_size: int = 32
+    threads: int = 1
+    chunk: int = 0
 
     def cases(self) -> Iterator[tuple[str, Any]]:
         """(benchmark, case): what is measured, each in a process of its own."""
         module = importlib.import_module(f"bench.{self.benchmark}")
-        for case in grid.cases(module, self.model, self.methods, 32):
+        for case in grid.cases(module, self.model, self.methods, self.batch_size):
+            case = replace(case, threads=self.threads)
+            if self.chunk:
+                case = replace(case, chunk=self.chunk)
             if self.few is not None:
                 case = replace(case, rounds=self.few)
             yield self.benchmark, case
@@ -124,14 +134,16 @@ PRESETS = {
             **whole("digits", "digits-long", "digits-lean", "digits-nodes", "digits-queries"),
             **whole("digits-fine-tuning"),
             "sensitivity": experiments.find(
-                "sensitivity", data="digits", epochs=10, precisions=("fp32",)
+                "sensitivity", data="digits", epochs=8, precisions=("fp32",)
             ),
         },
         (
             Cells("memory", "lenet5", splits(5, "elastic-lean-3", "full-bp", "full-bp-checkpoint")),
             Cells("memory", "lenet5", ("inference", *STEPS), integers=True),
+            Cells("memory", "lenet5", ("full-zo", "elastic-2"), integers=True, chunk=CHUNK),
+            Cells("memory", "lenet5", ("full-zo",), integers=True, chunk=1),
             Cells("memory", "lenet5", NODES[:1]),
-            Cells("memory", "pointnet", splits(4, "full-bp")),
+            Cells("memory", "pointnet", splits(3)),
             Cells("float_operations", "lenet5", STEPS),
             Cells("precisions", "lenet5", ("full-zo", "elastic-2"), few=5),
         ),
@@ -156,12 +168,17 @@ PRESETS = {
             Cells("memory", "pointnet", NODES),
             Cells("memory", "lenet5", ("inference", *STEPS), integers=True),
             Cells("memory", "pointnet", ("inference", *STEPS), integers=True),
+            Cells("memory", "lenet5", ("inference", *STEPS[:3]), integers=True, chunk=CHUNK),
+            Cells("memory", "lenet5", ("inference", *STEPS[:3]), integers=True, chunk=1),
+            Cells("memory", "pointnet", ("inference", *STEPS[:3]), integers=True, chunk=1),
             Cells("float_operations", "lenet5", STEPS),
             Cells("float_operations", "pointnet", STEPS),
             Cells("compare", "lenet5", (*STEPS, *NODES, *PEERS)),
             Cells("compare", "pointnet", (*STEPS, *NODES, *PEERS)),
             Cells("precisions", "lenet5", STEPS),
-            Cells("precisions", "pointnet", ("full-zo", "elastic-1")),
+            Cells("precisions", "lenet5", STEPS, threads=2),
+            Cells("precisions", "lenet5", STEPS, batch_size=256),
+            Cells("precisions", "pointnet", ("full-zo", "elastic-1"), batch_size=8),
             Cells("time", "lenet5", STEPS),
         ),
         full=True,

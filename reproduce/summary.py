@@ -63,7 +63,7 @@ def _over_inference(found: list[Row], metric: str, method: str) -> Iterable[str]
     peaks = {
         (precision, name): value(row)
         for (cell, precision, name), row in cells(found, metric).items()
-        if cell.model == MODEL and row.config.get("batch_size") == 32
+        if cell.model == MODEL and row.config.get("batch_size") == 32 and "chunk" not in row.config
     }
     for precision in PRECISIONS:
         if (precision, method) in peaks:

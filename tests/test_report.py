@@ -319,6 +319,9 @@ def test_coverage_says_which_methods_of_a_measurement_have_no_rows():
     assert memory.missing == ["fp32: full-bp", "int8: full-zo, full-bp"]
     assert (operations.cases, operations.missing) == (1, ["int8: full-bp"])
     assert (time.cases, time.missing) == (0, ["fp32: full-zo"])
+    (streamed,) = coverage.measured(made, [Cells("memory", "lenet5", ("full-zo",), chunk=8)])
+    assert str(streamed) == "peak memory, 8 examples at a time, lenet5 (0 cases)"
+    assert streamed.missing == ["fp32: full-zo"]
 
 
 def test_coverage_knows_every_benchmark_of_the_presets():

@@ -13,7 +13,6 @@ METHODS = ("full-zo", "elastic-1", "elastic-2", "tail-only-1", "tail-only-2", "f
 FINE_TUNING_METHODS = ("full-zo", "elastic-1", "elastic-2", "full-bp")
 QUERIES = 4  # a step, beside one
 MANY_QUERIES = 8  # where the aim is to come near BP
-GENTLE = 2  # r_max of integer fine-tuning, half as much for each bit of room
 
 
 def training(
@@ -52,9 +51,6 @@ def fine_tuning(
 ) -> list[Run]:
     """From full BP's final fp32 weights after ``before`` epochs on ``data`` to the same rotated.
 
-    Integer perturbations, which are counted in last places, are smaller: BP leaves a few weights
-    far larger than the rest, and so the last place.
-
     Args:
         data: trained on before.
         angles: degrees.
@@ -74,8 +70,6 @@ def fine_tuning(
                 precision=precision,
             ):
                 chosen = tuned("lenet5", turned, run.method, precision, start=data)
-                if hasattr(chosen, "r_max"):
-                    chosen = replace(chosen, r_max=max(1, GENTLE >> chosen.zo_growth))
                 found.append(replace(run, hyper=chosen, start=start.case))
     return found
 

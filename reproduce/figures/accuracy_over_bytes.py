@@ -24,7 +24,7 @@ CAPTION = (
     "Final test accuracy, mean over seeds with its 95 % Student interval, against the peak tensor "
     "bytes of the method's step, in FP32 (filled) and INT8 (hollow). The line is the Pareto front: "
     "nothing shown has both less memory and more accuracy than what lies on it. Left out: methods "
-    "whose memory was not measured, and int8*, whose bytes are INT8's."
+    "whose memory was not measured, and int8*, whose bytes are INT8's. No step is streamed."
 )
 SHOWN = ("fp32", "int8")
 
@@ -32,6 +32,7 @@ SHOWN = ("fp32", "int8")
 def draw(frame: pd.DataFrame) -> Figure | None:
     """One panel for each model and data set."""
     peaks = frame[(frame.metric == "peak_tensor_bytes") & frame.value.notna()]
+    peaks = peaks[peaks.variant == ""] if len(peaks) else peaks  # not streamed
     bytes_of = peaks.groupby(["model", "precision", "method"]).value.min()
     points: dict[tuple[str, str], list[tuple[str, str, float, float, Any]]] = {}
     for (model, data, precision), runs in ends_of(frame).items():

@@ -99,7 +99,12 @@ def _memory(frame: pd.DataFrame) -> Part | None:
 
 def _time(frame: pd.DataFrame) -> Part | None:
     turns = frame[(frame.metric == "turn_seconds") & (frame.value > 0)]
-    turns = turns[turns["variant"] == ""] if len(turns) else turns
+    if len(turns):
+        turns = turns[turns["variant"].str.match("$|layout ")]
+        cell = [*CELL, "threads", "processor", "precision"]
+        own = turns.groupby([*cell, "variant"]).value.transform("median")
+        fastest = own.groupby([turns[name] for name in cell]).transform("min")
+        turns = turns[own == fastest]
     lines = []
     place = order(turns.method).index
     groups = sorted(
