@@ -114,11 +114,10 @@ def heap_bytes(model: nn.Module, step: Callable[[], Any]) -> int:
     standing = peak_bytes(lambda: None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "heap.bin"
-        # It writes the command line down as UTF-8, which a path of another encoding is not.
-        with (
-            mock.patch.object(sys, "argv", ["bench"]),
-            memray.Tracker(path, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS),
-        ):
+        # It writes down as UTF-8 what a path of another encoding is not.
+        with mock.patch.object(sys, "argv", ["bench"]), mock.patch.object(sys, "path", []):
+            tracker = memray.Tracker(path, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS)
+        with tracker:
             for _ in range(STEPS):
                 step()
         return standing + memray.FileReader(path).metadata.peak_memory
