@@ -107,7 +107,7 @@ class Whole(compiled.Backend):
     def product(
         self, x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
     ) -> Any:
-        if fixed or after.where or not x.numel():
+        if fixed or after.where or not x.numel() or not _arguments.serves(layer):
             return super().product(x, layer, after, guess, fixed)
         return *self._requantized(x, layer, after), None
 
@@ -120,7 +120,7 @@ class Whole(compiled.Backend):
 
     def _requantized(self, x: Tensor, layer: Layer, after: After) -> tuple[Tensor, int]:
         acc, bits = self._product(x, layer, after, -1)
-        s = batch_shift(bits)
+        s = min(batch_shift(bits), after.most)
         return self._requantize(acc, s), s
 
 

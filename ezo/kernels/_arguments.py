@@ -6,15 +6,33 @@ import torch
 from torch import Tensor
 
 from ezo.int8.loss import tables
+from ezo.int8.ops import places, sides
 from ezo.kernels import Layer, Weights
 
 
+def serves(layer: Layer) -> bool:
+    """Whether there are kernels for its product: of one group, or of one for each channel."""
+    return layer.groups == 1 or layer.groups == len(layer.weight)
+
+
+def plain(layer: Layer) -> bool:
+    """Whether there are kernels for its gradient: square, of stride 1, evenly padded, one group."""
+    if layer.weight.dim() == 2:
+        return True
+    high, wide = layer.weight.shape[2:]
+    even = isinstance(layer.padding, int)
+    return high == wide and even and layer.stride == (1, 1) and layer.groups == 1
+
+
 def turned(layer: Layer) -> Layer:
-    """The layer whose product with errors of the output is the errors of the input."""
+    """The layer whose product with errors of the output is the errors of the input; of stride 1."""
     if layer.weight.dim() == 2:
         return Layer(layer.weight.t().contiguous())
-    weight = layer.weight.flip(2, 3).transpose(0, 1).contiguous()
-    return Layer(weight, padding=weight.shape[2] - 1 - layer.padding)
+    weight = layer.weight.flip(2, 3)
+    weight = weight.contiguous() if layer.groups > 1 else weight.transpose(0, 1).contiguous()
+    (high, wide), (top, bottom, left, right) = weight.shape[2:], sides(layer.padding)
+    around = (high - 1 - top, high - 1 - bottom, wide - 1 - left, wide - 1 - right)
+    return Layer(weight, padding=around, groups=layer.groups)
 
 
 def takes(x: Tensor) -> bool:
@@ -36,11 +54,12 @@ def logits(logits: Tensor, exponent: int, target: Tensor) -> tuple[Any, ...]:
     return logits.data_ptr(), *logits.shape, exponent, target.data_ptr(), both
 
 
-def check(dtype: torch.dtype, size: torch.Size, of: torch.Size, padding: int) -> None:
+def check(dtype: torch.dtype, size: torch.Size, layer: Layer) -> None:
     """What the kernels, which see addresses alone, rely on."""
-    fits = dtype is torch.int8
+    of, fits = layer.weight.shape, dtype is torch.int8
     if fits and len(of) == 4:
-        fits = len(size) == 4 and size[1] == of[1] and min(size[2:]) + 2 * padding >= of[2]
+        fits = len(size) == 4 and size[1] == of[1] * layer.groups
+        fits = fits and min(places(size[2:], of[2:], layer.padding, layer.stride)) > 0
     elif fits:
         fits = len(size) > 1 and size[-1] == of[1]
     if not fits:
@@ -65,11 +84,15 @@ def described(x: Tensor) -> tuple[int, int, int, int]:
     return x.data_ptr(), images, height, width
 
 
-def numbers(layer: Layer, of: torch.Size) -> tuple[int, int, int, int, int, int, int]:
-    """The kernels' Layer, of weights of such a shape."""
-    kernel = of[2] if len(of) == 4 else 1
-    weight, bias, left, padding = layer
-    return of[1], of[0], kernel, padding, weight.data_ptr(), address(bias), left
+POINT = (1, 1, 1, 1, 0, 0, 0, 0)  # of a linear layer
+
+
+def numbers(layer: Layer) -> tuple[Any, ...]:
+    """The kernels' Layer: channels, outputs, its Kernel, groups, weight, bias, and bias_left."""
+    weight, bias, left, padding, stride, groups = layer
+    of = weight.shape
+    kernel = (*of[2:], *stride, *sides(padding)) if len(of) == 4 else POINT
+    return of[1], of[0], kernel, groups, weight.data_ptr(), address(bias), left
 
 
 def table(weights: Weights, fractions: Weights | None, first: int) -> list[tuple[int, ...]]:
