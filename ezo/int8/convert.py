@@ -41,8 +41,8 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
     (N, the rest), ``pad`` with zeros before a convolution, and any module whose own forward does.
 
     Batch norm is folded, with its running statistics, into the layer before it; the network's
-    ``folded`` says which into which. Dropout and ``Identity`` are left out: integers train without
-    dropout, and a model in training mode that has some warns.
+    ``folded`` says which into which. Dropout and ``Identity`` are left out. Integers train without
+    batch norm and dropout, and a model in training mode that has some warns.
 
     Args:
         model: the float model; it is not changed. What requires no gradient, no step moves.
@@ -55,7 +55,7 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
 
     Warns:
         UserWarning: a layer can hardly be trained: its weights are too small for an exponent that
-            training does not change, or many of them start at their bound.
+            training does not change, or many of them start at their bound. Or a model in training mode has batch norm or dropout.
 
     >>> class Own(nn.Module):
     ...     def __init__(self):
@@ -68,6 +68,12 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
     """
     check.integer("headroom", headroom, 0, LARGEST - 1)
     found = Builder(Trace(model), LARGEST - headroom)
+    if found.folded and model.training:
+        parts = ", ".join(f"{norm} into {layer}" for norm, layer in found.folded)
+        found.warnings.append(
+            f"batch norm is folded, by its running statistics, into the layer before it, {parts}, "
+            "for integers train without it; convert model.eval() to say so"
+        )
     for words in found.warnings:
         warnings.warn(words, stacklevel=2)
     return Network(found.nodes, found.folded)
@@ -97,7 +103,9 @@ class Builder:
             try:
                 self._values[node] = self._value(node, args, kwargs)
             except (Unfit, TypeError, LookupError, AttributeError) as reason:
-                known = ", ".join(sorted(name for name in OPERATIONS if name[-1] != "_"))
+                known = ", ".join(
+                    sorted(name for name in OPERATIONS if name[-1] != "_" and name != "iadd")
+                )
                 raise ValueError(
                     f"can't convert {described}{trace.lines[node]}: {reason}; convertible are "
                     f"{known}, as modules or functions; build the model from these, or train it in "

@@ -1,4 +1,4 @@
-"""The order in which a network's layers are computed: what is one sweep, and what is kept until when."""
+"""How a network's layers are computed: what is one sweep, and how long a value stays."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""DS-CNN of MLPerf Tiny: 23,180 parameters with twelve classes; depthwise, pointwise, batch norm."""
+"""DS-CNN of MLPerf Tiny: 23,180 parameters with twelve classes; depthwise, batch norm."""
 
 from torch import nn
 

@@ -7,17 +7,8 @@ from ezo.models._init import he
 NAMES = ("mobilenet_v1_025", "mobilenet_v1_025-plain")
 INPUT = "image"
 IMAGE = (3, 96, 96)
-BLOCKS = (
-    (16, 1),
-    (32, 2),
-    (32, 1),
-    (64, 2),
-    (64, 1),
-    (128, 2),
-    *[(128, 1)] * 5,
-    (256, 2),
-    (256, 1),
-)
+NARROW = ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1))  # width, stride
+BLOCKS = (*NARROW, (128, 2), *[(128, 1)] * 5, (256, 2), (256, 1))
 
 
 def build(name: str, classes: int = 2, channels: int = 3) -> nn.Module:
