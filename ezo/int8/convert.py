@@ -55,7 +55,8 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
 
     Warns:
         UserWarning: a layer can hardly be trained: its weights are too small for an exponent that
-            training does not change, or many of them start at their bound. Or a model in training mode has batch norm or dropout.
+            training does not change, or many of them start at their bound. Or a model in
+            training mode has batch norm or dropout.
 
     >>> class Own(nn.Module):
     ...     def __init__(self):
@@ -103,9 +104,7 @@ class Builder:
             try:
                 self._values[node] = self._value(node, args, kwargs)
             except (Unfit, TypeError, LookupError, AttributeError) as reason:
-                known = ", ".join(
-                    sorted(name for name in OPERATIONS if name[-1] != "_" and name != "iadd")
-                )
+                known = ", ".join(sorted(name for name in OPERATIONS if name[-1] != "_"))
                 raise ValueError(
                     f"can't convert {described}{trace.lines[node]}: {reason}; convertible are "
                     f"{known}, as modules or functions; build the model from these, or train it in "

@@ -294,7 +294,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "batch_norm": _batch_norm,
     "pad": _pad,
     "add": _add,
-    **dict.fromkeys(("add_", "iadd"), _add_in_place),
+    "add_": _add_in_place,
     "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "mean": _mean,

@@ -12,7 +12,8 @@ from ezo.kernels import Layer, Weights
 
 def serves(layer: Layer) -> bool:
     """Whether there are kernels for its product: of one group, or of one for each channel."""
-    return layer.groups == 1 or layer.groups == len(layer.weight)
+    outputs, channels = layer.weight.shape[:2]
+    return layer.groups == 1 or (layer.groups == outputs and channels == 1)
 
 
 def plain(layer: Layer) -> bool:

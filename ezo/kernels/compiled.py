@@ -150,7 +150,8 @@ class Backend:
     def error(
         self, grad_output: Tensor, layer: Layer, guess: int, where: Any, points: int, size: Any
     ) -> Any:
-        if not _arguments.takes(grad_output) or layer.stride != (1, 1):
+        known = _arguments.serves(layer) and layer.stride == (1, 1)
+        if not _arguments.takes(grad_output) or not known:
             return NotImplemented
         if where is None:
             return self.product(grad_output, _arguments.turned(layer), NOTHING, guess)[:2]

@@ -11,7 +11,8 @@ WIDTHS = (128, 128, 128, 128, 8, 128, 128, 128, 128)
 def build(features: int = FEATURES, plain: bool = False) -> nn.Module:
     """Nine layers with batch norm and ReLU, and one that gives the input again.
 
-    Koizumi et al. 2020, Banbury et al. 2021. ``plain`` leaves out batch norm. From (N, features) to (N, features); 267,928 parameters.
+    Koizumi et al. 2020, Banbury et al. 2021. ``plain`` leaves out batch norm. From (N,
+    features) to (N, features); 267,928 parameters.
     """
     layers: list[nn.Module] = []
     narrow = features
