@@ -24,7 +24,7 @@ IMAGES = (32, 1, 28, 28)
 
 
 def of_ours(name, *shape):
-    return lambda: (catalogue.find("model", name).build(name), torch.randn(shape))
+    return lambda: (catalogue.find("model", name).build(name).eval(), torch.randn(shape))
 
 
 def small():
@@ -37,6 +37,9 @@ MODELS = {
     "lenet5": (of_ours("lenet5", *IMAGES), (0, 2, 3, 4, 5)),
     "pointnet": (of_ours("pointnet", 2, 64, 3), (0, 4, 8)),
     "small": (small, range(3)),
+    "resnet8": (of_ours("resnet8", 2, 3, 16, 16), (0, 1, 4)),
+    "ds_cnn": (of_ours("ds_cnn", 2, 1, 49, 10), (0, 3)),
+    "mobilenet_v1_025": (of_ours("mobilenet_v1_025", 2, 3, 32, 32), (1,)),
     "large batch": (of_ours("lenet5", 256, 1, 28, 28), (4, 5)),  # gradients in int64
 }
 
@@ -333,6 +336,11 @@ def test_command_line_prints_the_table_and_draws(capsys, tmp_path):
     assert "elastic-4" in plot.read_text()
 
 
-def test_command_line_names_the_layer_that_has_no_integer_form(capsys):
-    assert main(["plan", "--model", "pointnet-bn", "--precision", "int8"]) == 2
-    assert "ezo: can't convert model.points.1, BatchNorm1d" in capsys.readouterr().err
+def test_command_line_names_the_layer_that_has_no_integer_form(capsys, tmp_path, monkeypatch):
+    (tmp_path / "silly.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Linear(3, 3), nn.Tanh())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    what = ["--model", "silly:make", "--precision", "int8"]
+    assert main(["plan", *what]) == 2
+    assert "ezo: can't convert model.1, Tanh" in capsys.readouterr().err

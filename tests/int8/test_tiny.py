@@ -327,10 +327,9 @@ def model_of(name):
     if name == "residual":
         return residual(), (2, 9, 8)
     small = {"resnet8": (3, 8, 8), "ds_cnn": (1, 12, 10), "mobilenet_v1_025": (3, 32, 32)}[name]
-    size = {"size": small[1:]} if name == "ds_cnn" else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return catalogue.find("model", name).build(name, 3, small[0], **size), small
+        return catalogue.find("model", name).build(name, 3, small[0]), small
 
 
 NAMES = ("residual", "resnet8", "ds_cnn", "mobilenet_v1_025")
