@@ -13,7 +13,7 @@ WIDTH = 64
 def build(name: str, classes: int = 12, channels: int = 1) -> nn.Module:
     """A 10 x 4 convolution of stride 2 and four pairs of depthwise and pointwise ones.
 
-    Keyword spotting on 49 x 10 cepstral coefficients (Zhang et al. 2017, Banbury et al. 2021), whose
+    Keyword spotting on 49 x 10 cepstral coefficients (Zhang et al. 2017, Banbury et al. 2021); the
     mean here is over all 25 rows; the reference leaves out the last. ``ds_cnn-plain`` has biases in
     place of batch norm, and no dropout. From (N, channels, height, width), any size of image, to
     logits (N, classes).
