@@ -67,7 +67,7 @@ class Native:
         self._spend(n * ADD_SECONDS)
         return 0
 
-    def average(self, x: tuple[int, ...], channels: int, *_: int) -> int:
+    def average(self, x: tuple[int, ...], channels: int, *more: int) -> int:
         _, n, height, width = x
         self._spend(n * height * width * channels * MOVE_SECONDS)
         return 0

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ezo import catalogue, checkpoint, kernels
+from ezo.export.describe import describe
 from ezo.int8 import ElasticZO, Loss, SparseNoise, SquaredError, from_float, ops, sums
 from ezo.int8.layer import ceiling, shift_within
 from ezo.int8.layers import Linear
@@ -472,3 +473,32 @@ def test_an_autoencoder_learns_by_its_squared_error_alike_on_every_path(bp):
         assert losses[-1] < 0.8 * losses[0] and "." in repr(SquaredError(net(x), x))
         found.append((checkpoint.digest(net.state_dict()), losses))
     assert all(one == found[0] for one in found)
+
+
+# Export
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([nn.Conv2d(2, 2, 3, stride=2)], r"layer 0, Conv2d with .* a stride of \(2, 2\)"),
+        ([nn.Conv2d(2, 2, 3, groups=2)], "layer 0, Conv2d with .* 2 groups"),
+        ([nn.Conv2d(2, 2, (3, 1))], "layer 0, Conv2d with a kernel of 3 x 1"),
+        ([nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(2, 2, 3)], r"a padding of \(0, 1, 0, 1\)"),
+        ([nn.Conv2d(2, 2, 3), nn.ReLU6()], "layer 1, ReLU6"),
+        ([nn.Conv2d(2, 2, 3), nn.AvgPool2d(2)], "layer 1, AvgPool2d"),
+    ],
+)
+def test_what_has_no_c_form_is_refused_by_name(layers, words):
+    features = nn.Sequential(*layers, nn.Flatten())(torch.zeros(1, 2, 8, 8)).shape[1]
+    net = from_float(nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 2)).eval())
+    with pytest.raises(ValueError, match=f"can't export .*{words}"):
+        describe(net, None, quantize(batch(2, 2, 8, 8)))
+
+
+def test_a_sum_has_no_c_form():
+    w = Int8Tensor(int8(2, 2, seed=1), 0)
+    nodes = [Node(Linear(w, None), (INPUT,), "a"), Node(Add(), ("a", INPUT), "sum")]
+    net = Network([*nodes, Node(Linear(w, None), ("sum",), "b")])
+    with pytest.raises(ValueError, match="can't export layer sum, Add of a and input: .* chain"):
+        describe(net, None, Int8Tensor(int8(3, 2, seed=2), 0))
