@@ -128,8 +128,13 @@ class Requantized(Layer):
                 del m  # so that a second time needs no more memory than the first
                 self.shift = s
                 m, _ = run(s)
-        self.exponents = e, acc + self.shift
+        self._note(e, acc + self.shift)
         return m
+
+    def _note(self, before: int, after: int) -> None:
+        """Exponents of a pass; to set an attribute takes longer than to look at one."""
+        if self.exponents != (before, after):
+            self.exponents = before, after
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -16,7 +16,7 @@ from ezo.int8.layer import Layer as Layer
 from ezo.int8.layer import Requantized, at_work, held_within, shift_within
 from ezo.int8.rounding import shift
 from ezo.int8.tensor import AtPoints, Int8Tensor, exponents
-from ezo.kernels import After
+from ezo.kernels import NOTHING, After
 
 _after = functools.cache(After)  # twice as fast as a new one
 
@@ -116,7 +116,7 @@ class Weighted(Requantized):
         guess = self.static_shift(x.e, e) if fixed else self.shift
         node = self.node
         if not self.requantized:
-            self.exponents = x.e, e
+            self._note(x.e, e)
             y = Int8Tensor(kernels.accumulators(x.m, self._layer(e)), e)
             if node is not None:
                 node.perturb(x, y, False, None)
@@ -126,15 +126,17 @@ class Weighted(Requantized):
             pool,
             over_points,
             over_points and (self.keeping or node is not None),
-            shift_within(e, most),
+            shift_within(e, most) if most else NOTHING.most,
         )
         m, s, where = kernels.product(x.m, self._layer(e), after, guess, fixed)
-        self.shift = s
-        self.exponents = x.e, e + s
+        if s != self.shift:
+            self.shift = s
+        self._note(x.e, e + s)
         y = Int8Tensor(m, e + s)
         if node is not None:
             node.perturb(x, y, relu, where)
-        held_within(y, most)
+        if most:
+            held_within(y, most)
         if where is None or not self.keeping:
             return y
         return AtPoints(m, e + s, where, x.m.shape[1])
@@ -147,7 +149,7 @@ class Weighted(Requantized):
         e = x.e + self.weight_exponent
         after = _after(relu, pool, over_points, False, shift_within(e, most))
         m, need = kernels.part(x.m, self._layer(e), after, self.shift)
-        self.exponents = x.e, e + self.shift
+        self._note(x.e, e + self.shift)
         return held_within(Int8Tensor(m, e + self.shift), most), need
 
     @at_work

@@ -69,7 +69,7 @@ class Add(Requantized):
         e, left = self._meet(a, b)
         m, bits = kernels.add(a.m, b.m, left, relu, self.shift)
         need = min(batch_shift(bits), shift_within(e, most))
-        self.exponents = e, e + self.shift
+        self._note(e, e + self.shift)
         return held_within(Int8Tensor(m, e + self.shift), most), need
 
     @staticmethod
@@ -112,8 +112,9 @@ class AvgPool2d(Requantized):
     def part(self, x: Int8Tensor) -> tuple[Int8Tensor, int]:
         """Of some of the batch's examples, by ``shift``; and the shift that they need."""
         m, bits = kernels.average(x.m, self._of(x), self.shift)
-        self.exponents = x.e, x.e - sums.MEAN_BITS + self.shift
-        return Int8Tensor(m, self.exponents[1]), batch_shift(bits)
+        e = x.e - sums.MEAN_BITS + self.shift
+        self._note(x.e, e)
+        return Int8Tensor(m, e), batch_shift(bits)
 
     def _of(self, x: Int8Tensor) -> tuple[int, int]:
         high, wide = x.m.shape[2:]

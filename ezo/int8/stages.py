@@ -16,6 +16,9 @@ class Stage(NamedTuple):
         name: of the value that the stage gives.
         ends: the inputs that nobody takes later.
         alone: whether its value is then the only one that is taken later.
+        most: the ReLU's bound, or 0.
+        kind: ``weighted``, ``add`` or nothing.
+        pool: the size of the maximum's blocks, or 0 where it is none of blocks.
     """
 
     layer: Any
@@ -23,41 +26,43 @@ class Stage(NamedTuple):
     maximum: Any
     inputs: tuple[str, ...]
     name: str
-    ends: frozenset[str] = frozenset()
+    ends: tuple[str, ...] = ()
     alone: bool = True
+    most: int = 0
+    kind: str = ""
+    pool: int = 0
 
     def run(self, inputs: list[Int8Tensor]) -> Int8Tensor:
         """The value that it gives. ``inputs`` are let go of as soon as they can be."""
-        layer, relu, maximum = self.layer, self.relu, self.maximum
-        if isinstance(layer, Add):
-            x = layer.forward(*inputs, relu is not None, relu.most if relu is not None else 0)
-        elif isinstance(layer, Weighted):
+        layer, relu, maximum, kind = self.layer, self.relu, self.maximum, self.kind
+        if kind == "weighted":
             # a maximum of blocks that is kept for backward is a layer of its own
-            blocks = isinstance(maximum, MaxPool2d)
-            pool = maximum.size if blocks and not maximum.keeping else 1
-            over, most = isinstance(maximum, MaxOverPoints), relu.most if relu is not None else 0
-            x = layer.forward(inputs[0], relu is not None, pool, over, most)
-        else:
-            return layer.forward(*inputs)  # type: ignore[no-any-return]
-        inputs.clear()
-        if relu is not None and relu.keeping:
-            relu.keep_output(x)
-        if isinstance(maximum, MaxPool2d) and maximum.keeping:
-            return maximum.forward(x)
-        if isinstance(x, AtPoints):
-            maximum.keep_output(x)
-        return x
+            apart = self.pool > 0 and maximum.keeping
+            over = maximum is not None and not self.pool
+            pool = 1 if apart else self.pool or 1
+            x = layer.forward(inputs.pop(), relu is not None, pool, over, self.most)
+            if relu is not None and relu.keeping:
+                relu.keep_output(x)
+            if apart:
+                return maximum.forward(x)  # type: ignore[no-any-return]
+            if over and isinstance(x, AtPoints):
+                maximum.keep_output(x)
+            return x  # type: ignore[no-any-return]
+        if kind == "add":
+            x = layer.forward(*inputs, relu is not None, self.most)
+            if relu is not None and relu.keeping:
+                relu.keep_output(x)
+            return x  # type: ignore[no-any-return]
+        return layer.forward(*inputs)  # type: ignore[no-any-return]
 
     def part(self, inputs: list[Int8Tensor]) -> tuple[Int8Tensor, int]:
         """`run` of some examples by the last pass's shift; and the one that they need."""
         layer, relu = self.layer, self.relu is not None
-        most = self.relu.most if self.relu is not None else 0
-        if isinstance(layer, Add):
-            return layer.part(*inputs, relu, most)
-        if isinstance(layer, Weighted):
-            pool = self.maximum.size if isinstance(self.maximum, MaxPool2d) else 1
-            over = isinstance(self.maximum, MaxOverPoints)
-            return layer.part(inputs[0], relu, pool, over, most)
+        if self.kind == "add":
+            return layer.part(*inputs, relu, self.most)  # type: ignore[no-any-return]
+        if self.kind == "weighted":
+            over = self.maximum is not None and not self.pool
+            return layer.part(inputs[0], relu, self.pool or 1, over, self.most)  # type: ignore[no-any-return]
         return layer.part(*inputs)  # type: ignore[no-any-return]
 
 
@@ -90,9 +95,13 @@ def stages_of(nodes: Sequence[Any]) -> list[Stage]:
         next_one = rest[0][0] if rest else len(nodes)
         later = {of for of, places in takers.items() if places[-1] >= next_one}
         earlier = {stage.name for stage in found} | {nodes[0].inputs[0]}
-        ends = frozenset(of for of in first.inputs if of not in later)
+        ends = tuple(of for of in dict.fromkeys(first.inputs) if of not in later)
+        most, pool = relu.most if relu is not None else 0, getattr(maximum, "size", 0)
+        kind = "weighted" if isinstance(first.layer, Weighted) else ""
+        kind = "add" if isinstance(first.layer, Add) else kind
+        layers = first.layer, relu, maximum
         alone = not later & earlier
-        found.append(Stage(first.layer, relu, maximum, first.inputs, name, ends, alone))
+        found.append(Stage(*layers, first.inputs, name, ends, alone, most, kind, pool))
     return found
 
 

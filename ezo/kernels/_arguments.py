@@ -1,5 +1,6 @@
 """What the compiled kernels are given: tensors as addresses, structs as tuples of their fields."""
 
+import functools
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from ezo.kernels import Layer, Weights
 
 def serves(layer: Layer) -> bool:
     """Whether there are kernels for its product: of one group, or of one for each channel."""
-    outputs, channels = layer.weight.shape[:2]
-    return layer.groups == 1 or (layer.groups == outputs and channels == 1)
+    groups = layer.groups
+    return groups == 1 or layer.weight.shape[:2] == (groups, 1)
 
 
 def plain(layer: Layer) -> bool:
@@ -55,15 +56,21 @@ def logits(logits: Tensor, exponent: int, target: Tensor) -> tuple[Any, ...]:
     return logits.data_ptr(), *logits.shape, exponent, target.data_ptr(), both
 
 
-def check(dtype: torch.dtype, size: torch.Size, layer: Layer) -> None:
+@functools.lru_cache(1024)  # a layer meets the same sizes in every pass
+def geometry(
+    size: torch.Size, of: torch.Size, padding: Any, stride: tuple[int, int], groups: int
+) -> tuple[tuple[int, ...], int, int]:
+    """A convolution's Kernel, and height and width of its output, 0 where x does not fit."""
+    kernel = (*of[2:], *stride, *sides(padding))
+    if len(size) != 4 or size[1] != of[1] * groups:
+        return kernel, 0, 0
+    rows, columns = places(size[2:], of[2:], padding, stride)
+    return kernel, max(rows, 0), max(columns, 0)
+
+
+def check(dtype: torch.dtype, size: torch.Size, of: torch.Size, fits: bool) -> None:
     """What the kernels, which see addresses alone, rely on."""
-    of, fits = layer.weight.shape, dtype is torch.int8
-    if fits and len(of) == 4:
-        fits = len(size) == 4 and size[1] == of[1] * layer.groups
-        fits = fits and min(places(size[2:], of[2:], layer.padding, layer.stride)) > 0
-    elif fits:
-        fits = len(size) > 1 and size[-1] == of[1]
-    if not fits:
+    if dtype is not torch.int8 or not fits:
         raise ValueError(
             f"expected int8 input that fits weights of shape {tuple(of)}, "
             f"{'(N, C, H, W)' if len(of) == 4 else '(..., I)'}, got {dtype} {tuple(size)}"
@@ -88,11 +95,9 @@ def described(x: Tensor) -> tuple[int, int, int, int]:
 POINT = (1, 1, 1, 1, 0, 0, 0, 0)  # of a linear layer
 
 
-def numbers(layer: Layer) -> tuple[Any, ...]:
-    """The kernels' Layer: channels, outputs, its Kernel, groups, weight, bias, and bias_left."""
-    weight, bias, left, padding, stride, groups = layer
-    of = weight.shape
-    kernel = (*of[2:], *stride, *sides(padding)) if len(of) == 4 else POINT
+def numbers(layer: Layer, of: torch.Size, kernel: tuple[int, ...]) -> tuple[Any, ...]:
+    """The kernels' Layer, of weights of such a shape."""
+    weight, bias, left, _, _, groups = layer
     return of[1], of[0], kernel, groups, weight.data_ptr(), address(bias), left
 
 

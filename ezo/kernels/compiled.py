@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ezo.int8.ops import LONGEST_SUM, check_length, places, sum_type
+from ezo.int8.ops import LONGEST_SUM, check_length, sum_type
 from ezo.int8.rounding import LARGEST, batch_shift
 from ezo.kernels import (
     NOTHING,
@@ -173,7 +173,8 @@ class Backend:
         if images:
             x, grad_output, kernel = _arguments.images(x), _arguments.images(grad_output), shape[2]
             weight = torch.empty((outputs, kernel, kernel, inputs), dtype=kind)
-            images_of = (_arguments.described(x), _arguments.numbers(layer))
+            of_kernel, _, _ = _arguments.geometry(x.shape, shape, *layer[3:])
+            images_of = (_arguments.described(x), _arguments.numbers(layer, shape, of_kernel))
             to = (weight.data_ptr(), _arguments.address(bias), wide)
             self._native.convolution_gradient(grad_output.data_ptr(), *images_of, *to)
             return weight.permute(0, 3, 1, 2).contiguous(), bias
@@ -310,21 +311,22 @@ class Backend:
     ) -> tuple[Tensor, int]:
         """Requantized by ``shift``, or accumulators where it is -1, and the largest one's bits."""
         size, of = x.shape, layer.weight.shape
-        _arguments.check(x.dtype, size, layer)
-        numbers = _arguments.numbers(layer)
-        channels, outputs, kernel = numbers[:3]
-        check_length(channels * kernel[0] * kernel[1], layer.bias is not None)
         kind = torch.int32 if shift < 0 else torch.int8
         relu, pool, over_points, *_ = after
+        kernel, channels, outputs = _arguments.POINT, of[1], of[0]
         if len(of) == 4:
+            kernel, rows, columns = _arguments.geometry(size, of, *layer[3:])
+            _arguments.check(x.dtype, size, of, rows > 0 and columns > 0)
+            check_length(channels * kernel[0] * kernel[1], layer.bias is not None)
             x = _arguments.images(x)
             images, _, height, width = size
-            rows, columns = places(size[2:], of[2:], layer.padding, layer.stride)
             shape = (images, outputs, rows // pool, columns // pool)
             out = torch.empty(shape, dtype=kind, memory_format=torch.channels_last)
             if kernel == _arguments.POINT and pool == 1 and layer.groups == 1:
                 images, height, width = 1, 1, images * height * width  # as a linear layer's rows
         else:
+            _arguments.check(x.dtype, size, of, len(size) > 1 and size[-1] == channels)
+            check_length(channels, layer.bias is not None)
             x, height = x.contiguous(), 1
             if over_points:
                 images, width, _ = size
@@ -333,6 +335,7 @@ class Backend:
                 images, width = 1, x.numel() // channels
                 out = torch.empty((*size[:-1], outputs), dtype=kind)
         images_of = x.data_ptr(), images, height, width
+        numbers = _arguments.numbers(layer, of, kernel)
         how, to = (relu, pool, over_points, shift), (out.data_ptr(), _arguments.address(where))
         largest = self._native.product(images_of, numbers, how, *to, torch.get_num_threads())
         return out, largest.bit_length()
