@@ -79,8 +79,7 @@ def measure(case: Tiny, rounds: int = ROUNDS, visit_seconds: float = VISIT_SECON
 
 def table(rows: list[Row]) -> str:
     """A line for each cell."""
-    columns = ("fp32_bytes_over_int8", "fp32_plain_bytes_over_int8")
-    columns += ("fp32_over_int8", "fp32_plain_over_int8")
+    columns = [f"{way}_{what}over_int8" for what in ("bytes_", "") for way in WAYS[:2]]
     lines = ["| cell | bytes, fp32 / int8 | bytes, without batch norm | time | time, without |"]
     lines.append("| --- | --: | --: | --: | --: |")
     for name in dict.fromkeys(row.case for row in rows):

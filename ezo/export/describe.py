@@ -322,6 +322,7 @@ def _weighted(layer: Weighted, name: str, before: tuple[int, ...], after: tuple[
         )
     bias = None if layer.bias is None else _numbers(layer.bias)
     kernel = layer.weight.shape[2] if layer.weight.dim() == 4 else 1
+    assert isinstance(layer.padding, int)  # `check_form`
     return Stage(
         kind,
         name,

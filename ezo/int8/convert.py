@@ -154,10 +154,9 @@ class Builder:
         own_names = zip(("weight", "bias"), (weight, weight if bias is None else bias), strict=True)
         frozen = frozenset(n for n, p in own_names if not p.requires_grad)
         self._unused.pop(bias, None)
-        numbers = self._with_norm(weight, bias)
-        w = quantize(numbers[0], self._largest)
-        b = numbers[1]
-        b = None if b is None else quantize(b, self._largest, lowest_exponent=w.e)
+        of_weight, of_bias = self._with_norm(weight, bias)
+        w = quantize(of_weight, self._largest)
+        b = None if of_bias is None else quantize(of_bias, self._largest, lowest_exponent=w.e)
         self._warn_of_a_dead_start(name or self.here, w)
         if weight.dim() == 3:  # a pointwise convolution's
             w = Int8Tensor(w.m.squeeze(2), w.e)
@@ -181,9 +180,10 @@ class Builder:
         gamma (W x + b - mean) / sqrt(variance + eps) + beta, by channel.
         """
         norm = self._norm()
-        if norm is None:
+        found = None if norm is None else self._trace.norm_of(norm)
+        if found is None:
             return weight, bias
-        mean, variance, gamma, beta, eps = self._trace.norm_of(norm)
+        mean, variance, gamma, beta, eps = found
         if mean is None or variance is None:
             raise Unfit("expected a batch norm with running statistics behind it, got one without")
         with torch.no_grad():

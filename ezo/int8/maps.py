@@ -53,7 +53,7 @@ class Add(Requantized):
     """The sum of two tensors: at the smaller of their exponents, then requantized."""
 
     @at_work
-    def forward(
+    def forward(  # type: ignore[override]
         self, a: Int8Tensor, b: Int8Tensor, relu: bool = False, most: int = 0
     ) -> Int8Tensor:
         e, left = self._meet(a, b)

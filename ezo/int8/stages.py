@@ -44,26 +44,26 @@ class Stage(NamedTuple):
             if relu is not None and relu.keeping:
                 relu.keep_output(x)
             if apart:
-                return maximum.forward(x)  # type: ignore[no-any-return]
+                return maximum.forward(x)
             if over and isinstance(x, AtPoints):
                 maximum.keep_output(x)
-            return x  # type: ignore[no-any-return]
+            return x
         if kind == "add":
             x = layer.forward(*inputs, relu is not None, self.most)
             if relu is not None and relu.keeping:
                 relu.keep_output(x)
-            return x  # type: ignore[no-any-return]
-        return layer.forward(*inputs)  # type: ignore[no-any-return]
+            return x
+        return layer.forward(*inputs)
 
     def part(self, inputs: list[Int8Tensor]) -> tuple[Int8Tensor, int]:
         """`run` of some examples by the last pass's shift; and the one that they need."""
         layer, relu = self.layer, self.relu is not None
         if self.kind == "add":
-            return layer.part(*inputs, relu, self.most)  # type: ignore[no-any-return]
+            return layer.part(*inputs, relu, self.most)
         if self.kind == "weighted":
             over = self.maximum is not None and not self.pool
-            return layer.part(inputs[0], relu, self.pool or 1, over, self.most)  # type: ignore[no-any-return]
-        return layer.part(*inputs)  # type: ignore[no-any-return]
+            return layer.part(inputs[0], relu, self.pool or 1, over, self.most)
+        return layer.part(*inputs)
 
 
 def stages_of(nodes: Sequence[Any]) -> list[Stage]:

@@ -313,7 +313,8 @@ class Backend:
         size, of = x.shape, layer.weight.shape
         kind = torch.int32 if shift < 0 else torch.int8
         relu, pool, over_points, *_ = after
-        kernel, channels, outputs = _arguments.POINT, of[1], of[0]
+        kernel: tuple[int, ...] = _arguments.POINT
+        channels, outputs = of[1], of[0]
         if len(of) == 4:
             kernel, rows, columns = _arguments.geometry(size, of, *layer[3:])
             _arguments.check(x.dtype, size, of, rows > 0 and columns > 0)
