@@ -73,7 +73,7 @@ static void check_sums(int trial) {
   const int left = draw(-3, 16), other = draw(-3, 16), shift = draw(0, 20);
   const bool relu = draw(0, 1);
   const auto a = numbers(n, -127), b = numbers(n, -127);
-  auto moved = [](std::int64_t m, int by) { return by < 0 ? round_half_up(m, -by) : m << by; };
+  auto moved = [](std::int64_t m, int by) { return by < 0 ? round_half_up(m, -by) : m * (1 << by); };
   std::vector<std::int8_t> out(n);
   std::int64_t largest = 0;
   const auto found = checked::product_kernels.add(a.data(), b.data(), out.data(), n, left, other,
