@@ -149,20 +149,21 @@ class Whole(compiled.Backend):
     def product(
         self, x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
     ) -> Any:
-        if fixed or after.where or not x.numel():
+        if fixed or after.where or not x.numel() or not _arguments.serves(layer):
             return super().product(x, layer, after, guess, fixed)
         return *self._requantized(x, layer, after), None
 
     def error(
-        self, grad_output: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
+        self, grad_output: Tensor, layer: Layer, guess: int, where: Any, points: int, size: Any
     ) -> Any:
-        if where is not None or not grad_output.numel():
-            return super().error(grad_output, layer, guess, where, points)
+        known = _arguments.serves(layer) and layer.stride == (1, 1)
+        if where is not None or not grad_output.numel() or not known:
+            return super().error(grad_output, layer, guess, where, points, size)
         return self._requantized(grad_output, _arguments.turned(layer), After())
 
     def _requantized(self, x: Tensor, layer: Layer, after: After) -> tuple[Tensor, int]:
         acc, bits = self._product(x, layer, after, -1)
-        s = batch_shift(bits)
+        s = min(batch_shift(bits), after.most)
         return self._requantize(acc, s), s
 
 

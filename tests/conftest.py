@@ -25,7 +25,7 @@ def build(name, classes=3, channels=1):
     )
 '''
 
-PLAIN_MODEL = '''"""The tiny model without batch norm and dropout, which have no integer form."""
+PLAIN_MODEL = '''"""The tiny model without batch norm and dropout, which integers train without."""
 
 from torch import nn
 

@@ -134,7 +134,6 @@ def test_a_run_that_diverges_says_so_and_ends_with_1(
             ["--model", "plain", "--precision", "int8", "--queries", "0"],
             "expected queries to be an integer from 1 to 1024, got 0",
         ),
-        (["--precision", "int8"], "can't convert model.2, BatchNorm1d.*: no integer form"),
         (["--threads", "0"], "expected --threads of 1 or more, got 0"),
         (["--device", "nonsense"], "expected a device that works here, got 'nonsense'"),
         (["--device", "meta"], "expected a device that works here, got 'meta'"),
@@ -147,6 +146,16 @@ def test_unusable_arguments_end_with_2_and_the_reason(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert re.match(f"ezo: .*{message}", printed.err)
+
+
+def test_training_in_integers_says_which_batch_norm_it_folds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.warns(UserWarning) as told:
+        assert main([*SHORT, "--precision", "int8"]) == 0
+    words = " ".join(str(one.message) for one in told)
+    assert "batch norm is folded" in words and "2 into 1" in words and "dropout of 0.3" in words
+    assert "finished at step" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

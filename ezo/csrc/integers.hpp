@@ -78,6 +78,10 @@ void max_pool_backward(const std::int8_t* grad_output, const std::uint8_t* where
                        std::int8_t* grad_input, int n, int height, int width, int channels,
                        int size);
 
+// Means of the high x wide blocks of x, int8, to int32 (n, h', w', channels) in units of 2^-8, rounded
+// to nearest; returns their largest magnitude.
+std::uint32_t average(const Images& x, int channels, int high, int wide, std::int32_t* out);
+
 // (n, positions, channels) to (n, channels, positions).
 void flatten(const std::int8_t* x, std::int8_t* out, std::size_t n, std::size_t positions,
              std::size_t channels);

@@ -32,11 +32,11 @@ std::vector<std::int32_t> aligned(const std::int8_t* bias, int outputs, int left
 std::uint32_t product(const ProductKernels& kernels, const Images& x, const Layer& layer,
                       const After& after, void* out, std::int32_t* where, int threads) {
   const std::vector<std::int32_t> bias = aligned(layer.bias, layer.outputs, layer.bias_left);
-  const int rows = x.height + 2 * layer.padding - layer.kernel + 1;
-  const int columns = x.width + 2 * layer.padding - layer.kernel + 1;
+  const int rows = layer.rows(x.height), columns = layer.columns(x.width);
   // A piece is an image, or some rows of a linear layer's.
   const bool pieces_fit =
-      layer.kernel == 1 && layer.padding == 0 && after.pool == 1 && x.height == 1;
+      layer.high == 1 && layer.wide == 1 && layer.groups == 1 && layer.across == 1 &&
+      layer.left + layer.right == 0 && after.pool == 1 && x.height == 1;
   const int tile =
       pieces_fit ? std::min(x.width, std::max(16, kTileBytes / layer.channels)) : x.width;
   const int pieces = (x.width + tile - 1) / tile;
@@ -50,13 +50,14 @@ std::uint32_t product(const ProductKernels& kernels, const Images& x, const Laye
   } else if (after.over_points) {
     std::fill_n(static_cast<std::int8_t*>(out), x.images * per_image, -128);  // below every number
   }
-  const double products = double(x.images) * rows * columns * layer.outputs * layer.kernel *
-                          layer.kernel * layer.channels;
+  const double products = double(x.images) * rows * columns * layer.outputs * layer.high *
+                          layer.wide * layer.channels;
   const int units = after.over_points ? x.images : x.images * pieces;
   const int workers = Pool::workers(threads, products * kProductNanoseconds, units);
-  const std::size_t per_input = static_cast<std::size_t>(x.height) * x.width * layer.channels;
-  const bool signs = kernels.lowest(x.data, x.images * per_input) < 0;
-  const Products& k = signs ? kernels.any : kernels.non_negative;
+  const std::size_t per_input = static_cast<std::size_t>(x.height) * x.width * layer.inputs();
+  const bool depthwise = layer.groups > 1;
+  const bool signs = !depthwise && kernels.lowest(x.data, x.images * per_input) < 0;
+  const Products& k = depthwise ? kernels.depthwise : signs ? kernels.any : kernels.non_negative;
   const Sizes sizes = k.sizes(layer, x.height, tile);
   const Memory packed = allocate(sizes.packed);
   k.pack(layer, bias.data(), packed.get());

@@ -27,6 +27,11 @@ struct Plain {
   Type type;
 };
 
+// Those of a Layer's fields that say what its kernels meet.
+struct Kernel {
+  int high, wide, down, across, top, bottom, left, right;
+};
+
 }  // namespace ezo
 
 namespace nanobind::detail {
@@ -100,10 +105,14 @@ EZO_STRUCT(Weights, Address, Address, std::size_t, u32)
 EZO_STRUCT(Images, Address, int, int, int)(Address data, int images, int height, int width) {
   return {pointer<const std::int8_t>(data), images, height, width};
 }
-EZO_STRUCT(Layer, int, int, int, int, Address, Address, int)
-(int channels, int outputs, int kernel, int padding, Address weight, Address bias, int bias_left) {
-  return {channels, outputs, kernel, padding, pointer<const std::int8_t>(weight),
-          pointer<const std::int8_t>(bias), bias_left};
+EZO_STRUCT(Kernel, int, int, int, int, int, int, int, int)
+(int high, int wide, int down, int across, int top, int bottom, int left, int right) {
+  return {high, wide, down, across, top, bottom, left, right};
+}
+EZO_STRUCT(Layer, int, int, ezo::Kernel, int, Address, Address, int)
+(int channels, int outputs, ezo::Kernel k, int groups, Address weight, Address bias, int bias_left) {
+  return {channels, outputs, k.high, k.wide, k.down, k.across, k.top, k.bottom, k.left, k.right,
+          groups, pointer<const std::int8_t>(weight), pointer<const std::int8_t>(bias), bias_left};
 }
 EZO_STRUCT(After, bool, int, bool, int)(bool relu, int pool, bool over_points, int shift) {
   return {relu, pool, over_points, shift};
@@ -197,6 +206,16 @@ void bind_layers(nb::class_<Handle>& handle) {
   handle.def("requantize", [](Handle h, Address in, Address out, std::size_t n, int shift) {
     h.kernels.products->requantize(at<const std::int32_t>(in), at<std::int8_t>(out), n, shift);
   });
+  handle.def("add", [](Handle h, Address a, Address b, Address out, std::size_t n, int left,
+                       int left_of_b, bool relu, int shift) {
+    nb::gil_scoped_release release;
+    return h.kernels.products->add(at<const std::int8_t>(a), at<const std::int8_t>(b),
+                                   at<std::int8_t>(out), n, left, left_of_b, relu, shift);
+  });
+  handle.def("average", [](Handle, Images x, int channels, int high, int wide, Address out) {
+    nb::gil_scoped_release release;
+    return average(x, channels, high, wide, at<std::int32_t>(out));
+  });
   handle.def("point_error", [](Handle h, Address grad_output, Address where, Address weight,
                                Address grad_input, std::size_t n, std::size_t points,
                                std::size_t outputs, std::size_t inputs, int shift) {
@@ -233,7 +252,7 @@ void bind_backward(nb::class_<Handle>& handle) {
       using Acc = decltype(acc);
       convolution_gradient(at<const std::int8_t>(grad_output), x.data, at<Acc>(gradient),
                            at<Acc>(of_bias), x.images, x.height, x.width, layer.channels,
-                           layer.outputs, layer.kernel, layer.padding);
+                           layer.outputs, layer.high, layer.top);
     });
   });
   handle.def("bp_update", [](Handle, Address weight, Address fraction, Address gradient,

@@ -94,7 +94,8 @@ class Shared {
       }
     }
     for (std::size_t j = 0; j < inputs; ++j) mean_[j] = mean_of(sums[j], n_);
-    layer_ = {static_cast<int>(n_), static_cast<int>(inputs), 1, 0, turned_.data(), nullptr, 0};
+    layer_ = Layer::square(static_cast<int>(n_), static_cast<int>(inputs), 1, 0, turned_.data(),
+                           nullptr, 0);
     sizes_ = kernels_.sizes(layer_, 1, kUnits);
     packed_ = allocate(sizes_.packed);
     const std::vector<std::int32_t> none(inputs, 0);

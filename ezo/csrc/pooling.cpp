@@ -1,5 +1,7 @@
 // Where numbers of images go: maxima of blocks, there and back, and one dimension for all.
 #include <algorithm>
+#include <cstdlib>
+#include <vector>
 
 #include "integers.hpp"
 
@@ -41,6 +43,34 @@ void max_pool_backward(const std::int8_t* grad_output, const std::uint8_t* where
       }
     }
   }
+}
+
+std::uint32_t average(const Images& x, int channels, int high, int wide, std::int32_t* out) {
+  const std::size_t row = static_cast<std::size_t>(x.width) * channels;
+  const std::int64_t count = std::int64_t{high} * wide;
+  std::vector<std::int32_t> sum(channels);
+  std::int64_t largest = 0;
+  for (int image = 0; image < x.images; ++image) {
+    const std::int8_t* data = x.data + image * x.height * row;
+    for (int i = 0; i + high <= x.height; i += high) {
+      for (int j = 0; j + wide <= x.width; j += wide) {
+        std::fill(sum.begin(), sum.end(), 0);
+        for (int k = 0; k < high; ++k) {
+          const std::int8_t* from = data + (i + k) * row + static_cast<std::size_t>(j) * channels;
+          for (int l = 0; l < wide; ++l, from += channels) {
+            for (int c = 0; c < channels; ++c) sum[c] += from[c];
+          }
+        }
+        for (int c = 0; c < channels; ++c) {
+          const std::int64_t all = std::abs(std::int64_t{sum[c]}) << 8;
+          const std::int64_t mean = (2 * all + count) / (2 * count);
+          largest = std::max(largest, mean);
+          *out++ = static_cast<std::int32_t>(sum[c] < 0 ? -mean : mean);
+        }
+      }
+    }
+  }
+  return static_cast<std::uint32_t>(largest);
 }
 
 void flatten(const std::int8_t* x, std::int8_t* out, std::size_t n, std::size_t positions,

@@ -29,23 +29,20 @@
 #include <utility>
 
 #include "lanes.hpp"
+#include "rows.hpp"
 #include "unroll.hpp"
 
 namespace ezo {
 namespace EZO_ISA {
 namespace {
 
-inline int blocks(const Layer& layer) { return (layer.outputs + kLanes - 1) / kLanes; }
-inline std::size_t start_bytes(const Layer& layer) {
-  return (blocks(layer) * kLanes * sizeof(std::int32_t) + 63) / 64 * 64;
-}
 template <class E>
 int groups(const Layer& layer) {  // of one row of the kernel
-  return (layer.kernel * layer.channels + kInputs<E> - 1) / kInputs<E>;
+  return (layer.wide * layer.channels + kInputs<E> - 1) / kInputs<E>;
 }
 template <class E>
 std::size_t weights_of_block(const Layer& layer) {
-  return static_cast<std::size_t>(layer.kernel) * groups<E>(layer) * kInputs<E> * kLanes;
+  return static_cast<std::size_t>(layer.high) * groups<E>(layer) * kInputs<E> * kLanes;
 }
 template <class E>
 std::size_t packed_bytes(const Layer& layer) {
@@ -63,8 +60,9 @@ struct Scratch {
   std::size_t bytes = 0;               // of all
 
   Scratch(const Layer& layer, int height, int width, char* memory) {
-    const std::size_t wide = width + 2 * layer.padding, tall = height + 2 * layer.padding;
-    const std::size_t columns = (wide - layer.kernel + 1) * kLanes;
+    const std::size_t wide = width + layer.left + layer.right;
+    const std::size_t tall = height + layer.top + layer.bottom;
+    const std::size_t columns = static_cast<std::size_t>(layer.columns(width)) * kLanes;
     take(image, memory, tall * wide * layer.channels + kInputs<E>);
     take(row, memory, columns);
     take(best, memory, columns);
@@ -93,11 +91,11 @@ void pack(const Layer& layer, const std::int32_t* bias_of, void* packed) {
   constexpr int kOf = kInputs<E>;
   auto* start = static_cast<std::int32_t*>(packed);
   auto* to = reinterpret_cast<Weight*>(static_cast<char*>(packed) + start_bytes(layer));
-  const int k = layer.kernel, c = layer.channels, n = k * c;
+  const int k = layer.high, c = layer.channels, n = layer.wide * c;
   for (int b = 0; b < blocks(layer); ++b) {
     const int lanes = std::min(kLanes, layer.outputs - b * kLanes);
     const std::int8_t* from = layer.weight + static_cast<std::size_t>(b) * kLanes * n * k;
-    const int whole = k == 1 ? n / kOf * kOf : 0;  // inputs that stand in groups as they are
+    const int whole = k == 1 && layer.wide == 1 ? n / kOf * kOf : 0;  // inputs that stand in groups as they are
     for (int i = 0; i < whole; i += kOf, to += kLanes * kOf) {
       for (int l = 0; l < lanes; ++l) {
         group(from + static_cast<std::size_t>(l) * n + i, to + l * kOf);
@@ -109,7 +107,7 @@ void pack(const Layer& layer, const std::int32_t* bias_of, void* packed) {
         for (int l = 0; l < lanes; ++l) {
           const std::int8_t* w = from + static_cast<std::size_t>(l) * n * k;
           for (int j = 0; j < kOf; ++j) {
-            to[l * kOf + j] = i + j < n ? w[((i + j) % c * k + y) * k + (i + j) / c] : 0;
+            to[l * kOf + j] = i + j < n ? w[((i + j) % c * k + y) * layer.wide + (i + j) / c] : 0;
           }
         }
         std::fill(to + lanes * kOf, to + kLanes * kOf, 0);
@@ -160,18 +158,6 @@ Product<E> product_of(int positions, std::integer_sequence<int, n...>) {
   return all[positions - 1];
 }
 
-inline std::int8_t requantized(std::int32_t x, std::uint32_t half, int shift) {
-  const std::int32_t sign = x >> 31;
-  const std::uint32_t magnitude = (static_cast<std::uint32_t>((x ^ sign) - sign) + half) >> shift;
-  const std::int32_t held = static_cast<std::int32_t>(std::min<std::uint32_t>(magnitude, 127));
-  return static_cast<std::int8_t>((held ^ sign) - sign);
-}
-
-void requantize(const std::int32_t* in, std::int8_t* out, std::size_t n, int shift) {
-  const std::uint32_t half = shift > 0 ? std::uint32_t{1} << (shift - 1) : 0;
-  for (std::size_t i = 0; i < n; ++i) out[i] = requantized(in[i], half, shift);
-}
-
 std::int8_t lowest(const std::int8_t* x, std::size_t n) {
   std::int8_t found = 0;
   for (std::size_t i = 0; i < n; ++i) found = std::min(found, x[i]);
@@ -182,65 +168,21 @@ std::int8_t lowest(const std::int8_t* x, std::size_t n) {
 template <class E>
 void widen(const Layer& layer, const std::int8_t* x, int height, int width,
            typename E::Input* to) {
-  const int border = layer.padding * layer.channels, inner = width * layer.channels;
-  const std::size_t wide = inner + 2 * border;
+  const int before = layer.left * layer.channels, after = layer.right * layer.channels;
+  const int inner = width * layer.channels;
+  const std::size_t wide = before + inner + after;
   auto zeros = [&](std::size_t n) {
     std::fill_n(to, n, static_cast<typename E::Input>(E::kOffset));
     to += n;
   };
-  zeros(layer.padding * wide);
+  zeros(layer.top * wide);
   for (int y = 0; y < height; ++y, x += inner) {
-    zeros(border);
+    zeros(before);
     for (int i = 0; i < inner; ++i) to[i] = static_cast<typename E::Input>(x[i] + E::kOffset);
     to += inner;
-    zeros(border);
+    zeros(after);
   }
-  zeros(layer.padding * wide + kInputs<E>);
-}
-
-// Rows of kLanes to the places of one block of outputs among all of a position. `room`: elements
-// from `to` to the end of the image, within which a row may spill over what comes after it.
-template <class T>
-void place(const T* from, T* to, int positions, int outputs, int block, std::size_t room) {
-  const int count = std::min(kLanes, outputs - block * kLanes);
-  to += block * kLanes;
-  int p = 0;
-  if (count == kLanes || outputs < kLanes) {
-    const std::size_t safe = count == kLanes  ? positions
-                             : room < kLanes ? 0
-                                             : (room - kLanes) / outputs + 1;
-    for (; p < static_cast<int>(std::min<std::size_t>(safe, positions)); ++p) {
-      std::memcpy(to + p * outputs, from + p * kLanes, kLanes * sizeof(T));
-    }
-  }
-  for (; p < positions; ++p) {
-    for (int l = 0; l < count; ++l) to[p * outputs + l] = from[p * kLanes + l];
-  }
-}
-
-// Of one row of accumulators: the largest of each size x size block, joined to those of the rows above it,
-// and of the whole row the extremes, joined to `lowest` and `highest`.
-void pool_row(const std::int32_t* row, int columns, std::int32_t* best, int size, bool first,
-              Lanes& lowest, Lanes& highest) {
-  Lanes low = lowest, high = highest;  // not in memory, where `best` might be
-  int p = 0;
-  for (; p + size <= columns; p += size, best += kLanes) {
-    Lanes m = load(row + p * kLanes), least = m;
-    for (int j = 1; j < size; ++j) {
-      const Lanes next = load(row + (p + j) * kLanes);
-      m = larger(m, next);
-      least = smaller(least, next);
-    }
-    low = smaller(low, least);
-    high = larger(high, m);
-    store(best, first ? m : larger(m, load(best)));
-  }
-  for (; p < columns; ++p) {
-    low = smaller(low, load(row + p * kLanes));
-    high = larger(high, load(row + p * kLanes));
-  }
-  lowest = low;
-  highest = high;
+  zeros(layer.bottom * wide + kInputs<E>);
 }
 
 // Of `lanes` outputs over all positions of a row, as requantized in `small`: the largest and its first
@@ -268,10 +210,9 @@ std::uint32_t image(const Layer& layer, const After& after, const void* packed, 
   const auto* weights =
       reinterpret_cast<const typename E::Weight*>(static_cast<const char*>(packed) +
                                                   start_bytes(layer));
-  const int rows = height + 2 * layer.padding - layer.kernel + 1;
-  const int columns = width + 2 * layer.padding - layer.kernel + 1;
-  const int size = after.pool, pooled = columns / size;
-  const std::ptrdiff_t step = layer.channels, row = (width + 2 * layer.padding) * step;
+  const int rows = layer.rows(height), columns = layer.columns(width);
+  const std::ptrdiff_t step = layer.across * layer.channels;
+  const std::ptrdiff_t row = (width + layer.left + layer.right) * layer.channels;
   const int parts = (columns + kBlock - 1) / kBlock, each = (columns + parts - 1) / parts;
   Lanes low{}, high{};
   for (int b = 0; b < blocks(layer); ++b, start += kLanes, weights += weights_of_block<E>(layer)) {
@@ -279,8 +220,8 @@ std::uint32_t image(const Layer& layer, const After& after, const void* packed, 
       for (int p = 0, n; p < columns; p += n) {
         n = std::min(each, columns - p);
         product_of<E>(n, std::make_integer_sequence<int, kBlock>())(
-            scratch.image + y * row + p * step, step, row, layer.kernel, groups<E>(layer), weights,
-            start, scratch.row + p * kLanes);
+            scratch.image + y * layer.down * row + p * step, step, row, layer.high, groups<E>(layer),
+            weights, start, scratch.row + p * kLanes);
       }
       if (after.over_points) {
         pool_row(scratch.row, columns, scratch.best, columns, true, low, high);
@@ -299,30 +240,11 @@ std::uint32_t image(const Layer& layer, const After& after, const void* packed, 
              static_cast<std::int8_t*>(out) + b * kLanes, where + b * kLanes);
         continue;
       }
-      std::int32_t* best = size > 1 ? scratch.best : scratch.row;
-      pool_row(scratch.row, columns, best, size, y % size == 0, low, high);
-      if (y % size != size - 1) continue;
-      if (after.relu) {
-        for (int p = 0; p < pooled; ++p) {
-          store(best + p * kLanes, larger(load(best + p * kLanes), Lanes{}));
-        }
-      }
-      const std::size_t per_row = static_cast<std::size_t>(pooled) * layer.outputs;
-      const std::size_t first = y / size * per_row, room = (rows / size - y / size) * per_row;
-      if (after.shift < 0) {
-        place(best, static_cast<std::int32_t*>(out) + first, pooled, layer.outputs, b, room);
-      } else {
-        requantize(best, scratch.small, pooled * kLanes, after.shift);
-        place(scratch.small, static_cast<std::int8_t*>(out) + first, pooled, layer.outputs, b, room);
-      }
+      finish(layer, after, {rows, columns, y, b}, scratch.row, scratch.best, scratch.small, out, low,
+             high);
     }
   }
-  std::uint32_t largest = 0;
-  for (int l = 0; l < kLanes; ++l) {
-    largest = std::max({largest, static_cast<std::uint32_t>(high[l]),
-                        0u - static_cast<std::uint32_t>(low[l])});
-  }
-  return largest;
+  return largest_of(low, high);
 }
 
 template <class E>
@@ -335,8 +257,12 @@ constexpr Products products = {sizes<E>, pack<E>, image<E>};
 
 }  // namespace
 
+extern const Products depthwise;
+std::uint32_t add(const std::int8_t*, const std::int8_t*, std::int8_t*, std::size_t, int, int, bool,
+                  int);
 extern const ProductKernels product_kernels;
-const ProductKernels product_kernels = {products<Any>, products<Quads>, lowest, requantize};
+const ProductKernels product_kernels = {products<Any>, products<Quads>, depthwise, lowest, add,
+                                        requantize};
 
 }  // namespace EZO_ISA
 }  // namespace ezo

@@ -8,13 +8,27 @@
 
 namespace ezo {
 
-// A layer with weights: a convolution of stride 1 with square kernels. A linear layer is one with
-// kernel 1, the features its channels, the rows of x its positions.
+// A layer with weights: a convolution. A linear layer is one with kernel 1, the features its channels,
+// the rows of x its positions.
 struct Layer {
-  int channels, outputs, kernel, padding;
-  const std::int8_t* weight;  // (outputs, channels, kernel, kernel)
-  const std::int8_t* bias;    // (outputs), added as bias 2^bias_left; or null
+  int channels, outputs;         // channels: of x that an output reads
+  int high, wide;                // a kernel
+  int down, across;              // its stride
+  int top, bottom, left, right;  // zeros around an image
+  int groups;                    // 1; or as many as outputs, each of which reads a channel of its own
+  const std::int8_t* weight;     // (outputs, channels, high, wide)
+  const std::int8_t* bias;       // (outputs), added as bias 2^bias_left; or null
   int bias_left;
+
+  // Of the usual form: square kernels, stride 1, as many zeros on each side, one group.
+  static Layer square(int channels, int outputs, int kernel, int padding, const std::int8_t* weight,
+                      const std::int8_t* bias, int bias_left) {
+    return {channels, outputs, kernel,  kernel, 1,      1,    padding,
+            padding,  padding, padding, 1,      weight, bias, bias_left};
+  }
+  int inputs() const { return channels * groups; }  // channels of x
+  int rows(int height) const { return (height + top + bottom - high) / down + 1; }
+  int columns(int width) const { return (width + left + right - wide) / across + 1; }
 };
 
 // Inputs (images, height, width, channels); of a linear layer (images, 1, rows, features).
@@ -53,7 +67,12 @@ struct Products {
 struct ProductKernels {
   Products any;           // inputs
   Products non_negative;  // inputs only: faster on some processors
+  Products depthwise;     // of layers with groups
   std::int8_t (*lowest)(const std::int8_t* x, std::size_t n);  // 0 where none is below
+  // a 2^left + b 2^left', where a negative one is a shift to the right that rounds to nearest, and what
+  // is to become of it, to out; returns the sums' largest magnitude.
+  std::uint32_t (*add)(const std::int8_t* a, const std::int8_t* b, std::int8_t* out, std::size_t n,
+                       int left, int left_of_b, bool relu, int shift);
   // out = in / 2^shift, rounded to nearest, within +-127.
   void (*requantize)(const std::int32_t* in, std::int8_t* out, std::size_t n, int shift);
 };

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ezo.export.forms import check_form
 from ezo.int8 import ElasticZO, Int8Tensor
 from ezo.int8.layers import Layer, Weighted
 from ezo.int8.loss import LOSS_FRACTION_BITS
@@ -274,6 +275,7 @@ def _stages(network: Network, x: Int8Tensor) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     for node in network.nodes:
         layer, name, before = node.layer, f"layer {node.name}", shape
+        check_form(network, node)
         shape = _shape_after(layer, shape)
         if max(shape) > LARGEST_SIZE:
             raise ValueError(f"expected dimensions up to {LARGEST_SIZE}, got {shape} at {name}")
@@ -320,6 +322,7 @@ def _weighted(layer: Weighted, name: str, before: tuple[int, ...], after: tuple[
         )
     bias = None if layer.bias is None else _numbers(layer.bias)
     kernel = layer.weight.shape[2] if layer.weight.dim() == 4 else 1
+    assert isinstance(layer.padding, int)  # `check_form`
     return Stage(
         kind,
         name,

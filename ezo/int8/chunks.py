@@ -11,31 +11,31 @@ from typing import Any
 
 import torch
 
-from ezo.int8.layers import Weighted
-from ezo.int8.maps import MaxOverPoints, MaxPool2d, ReLU
+from ezo.int8.layer import Requantized
+from ezo.int8.stages import Stage
 from ezo.int8.tensor import Int8Tensor
-
-Stage = tuple[Any, ReLU | None, Any]  # a layer, and the ReLU and the maximum after it
 
 
 def front(stages: Sequence[Stage]) -> int:
-    """How many stages keep nothing of a pass."""
-    for i, layers in enumerate(stages):
-        if any(getattr(layer, "keeping", False) for layer in layers) or _has_node(layers[0]):
-            return i
-    return len(stages)
+    """How many stages keep nothing of a pass, and hand on one value alone."""
+    fits = 0
+    for i, stage in enumerate(stages, 1):
+        layers = (stage.layer, stage.relu, stage.maximum)
+        if any(getattr(layer, "keeping", False) for layer in layers) or _has_node(stage.layer):
+            break
+        if stage.alone:
+            fits = i
+    return fits
 
 
 def in_chunks(stages: Sequence[Stage], x: Int8Tensor, chunk: int) -> Int8Tensor:
     """What the stages make of x, int8 (N, ...), ``chunk`` examples at a time."""
-    fitted = [layer for layer, _, _ in stages if _fits(layer)]
+    fitted = [stage.layer for stage in stages if _fits(stage.layer)]
     while True:
         needs = dict.fromkeys(fitted, 0)
         whole: torch.Tensor | None = None
         for begin in range(0, len(x.m), chunk):
-            part = Int8Tensor(x.m[begin : begin + chunk], x.e)
-            for layer, relu, maximum in stages:
-                part = _run(layer, relu, maximum, part, needs)
+            part = _run(stages, Int8Tensor(x.m[begin : begin + chunk], x.e), needs)
             if whole is None:
                 whole = _room(part.m, len(x.m))
             whole[begin : begin + chunk] = part.m
@@ -48,21 +48,25 @@ def in_chunks(stages: Sequence[Stage], x: Int8Tensor, chunk: int) -> Int8Tensor:
         del whole, part
 
 
-def _run(layer: Any, relu: Any, maximum: Any, x: Int8Tensor, needs: dict[Any, int]) -> Int8Tensor:
-    if not isinstance(layer, Weighted):
-        return layer.forward(x)
-    pool = maximum.size if isinstance(maximum, MaxPool2d) else 1
-    how = relu is not None, pool, isinstance(maximum, MaxOverPoints)
-    if layer not in needs:
-        return layer.forward(x, *how)
-    y, need = layer.part(x, *how)
-    needs[layer] = max(needs[layer], need)
-    return y
+def _run(stages: Sequence[Stage], x: Int8Tensor, needs: dict[Any, int]) -> Int8Tensor:
+    values = {stages[0].inputs[0]: x}
+    del x
+    for stage in stages:
+        inputs = [values[name] for name in stage.inputs]
+        for name in stage.ends:
+            del values[name]
+        if stage.layer in needs:
+            values[stage.name], need = stage.part(inputs)
+            needs[stage.layer] = max(needs[stage.layer], need)
+        else:
+            values[stage.name] = stage.run(inputs)
+        del inputs
+    return values.pop(stages[-1].name)
 
 
 def _fits(layer: Any) -> bool:
     """Whether its shift is the batch's: no logits, nor static."""
-    return isinstance(layer, Weighted) and layer.requantized and layer.training
+    return isinstance(layer, Requantized) and layer.requantized and layer.training
 
 
 def _has_node(layer: Any) -> bool:

@@ -4,79 +4,24 @@ Weights are int8 with one fixed exponent a tensor; activations carry theirs alon
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ezo import kernels, phases
+from ezo import kernels
 from ezo.int8 import ops
+from ezo.int8.layer import Layer as Layer
+from ezo.int8.layer import Requantized, at_work, held_within, shift_within
 from ezo.int8.rounding import shift
 from ezo.int8.tensor import AtPoints, Int8Tensor, exponents
-from ezo.kernels import After
+from ezo.kernels import NOTHING, After
 
 _after = functools.cache(After)  # twice as fast as a new one
-EVERY_PASS = frozenset(
-    {"keeping", "_kept", "shift", "_error_shift", "weight_gradient", "bias_gradient", "node"}
-)
 
 
-Work = TypeVar("Work", bound=Callable[..., Any])
-
-
-def at_work(method: Work) -> Work:
-    """A layer's work, which `ezo.phases.at_work` tells who listens."""
-
-    @functools.wraps(method)
-    def run(self: "Layer", *arguments: Any) -> Any:
-        if phases.worker is None:
-            return method(self, *arguments)
-        with phases.worker(self):
-            return method(self, *arguments)
-
-    return run  # type: ignore[return-value]
-
-
-class Layer(nn.Module):
-    """One layer. While ``keeping``, forward remembers what backward needs; backward forgets it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.keeping = False
-        self._kept: Any = None
-
-    def held(self) -> Iterator[tuple[str, Tensor]]:
-        """What it holds besides its weights: (kind of `ezo.livebytes.KINDS`, tensor)."""
-        kept = self._kept if isinstance(self._kept, tuple) else (self._kept,)
-        yield from (("activations", x) for x in kept if isinstance(x, Tensor))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in EVERY_PASS:  # nn.Module's search for parameters costs as much as a small layer
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def _take(self) -> Any:
-        """What forward kept, once."""
-        kept, self._kept = self._kept, None
-        if kept is None:
-            raise RuntimeError("expected a forward pass after keep() before backward, got none")
-        return kept
-
-    def forward(self, x: Int8Tensor) -> Int8Tensor:
-        raise NotImplementedError
-
-    def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
-        """Errors of the output to errors of the input; adds to the weights' gradient.
-
-        Without ``to_input`` nobody needs the errors of the input, and a layer with weights returns
-        ``grad_output`` as it came.
-        """
-        raise NotImplementedError
-
-
-class Weighted(Layer):
+class Weighted(Requantized):
     """A layer whose output is a product with int8 weights, accumulated in int32.
 
     Attributes:
@@ -85,10 +30,6 @@ class Weighted(Layer):
         weight_exponent, bias_exponent: fixed.
         frozen: names of those of weight and bias that no step moves, as ``requires_grad`` False
             says of floats; see ``requires_grad_``.
-        static_exponents: of input and output in eval mode, where the output is requantized by the
-            shift that they imply and not by the batch's; None before `Network.calibrate`.
-        requantized: whether the output is int8; else it is the int32 accumulators.
-        shift: by which the last pass requantized.
         node: the noise that passes meet on the output (`ezo.int8.nodes.Node`), or None.
         weight_gradient, bias_gradient: of `ops.sum_type`, the sum over the backward passes, two at
             most unless it is made int64, since they were None. Their exponents play no part in an
@@ -98,7 +39,8 @@ class Weighted(Layer):
         SumTooLong: an accumulator of so many products could overflow int32.
     """
 
-    padding = 0
+    padding: int | tuple[int, int, int, int] = 0
+    stride, groups = (1, 1), 1
 
     def __init__(self, weight: Int8Tensor, bias: Int8Tensor | None) -> None:
         super().__init__()
@@ -108,11 +50,9 @@ class Weighted(Layer):
         self.weight_exponent = weight.e
         self.bias_exponent = 0 if bias is None else bias.e
         self.frozen: frozenset[str] = frozenset()
-        self.static_exponents: tuple[int, int] | None = None
-        self.requantized = True
         self.weight_gradient: Int8Tensor | None = None
         self.bias_gradient: Int8Tensor | None = None
-        self.shift = self._error_shift = 0  # the last pass's
+        self._error_shift = 0  # the last pass's
         self.node: Any = None
 
     def make_room(self, bits: int) -> None:
@@ -142,6 +82,13 @@ class Weighted(Layer):
         self.frozen = frozenset() if requires_grad else frozenset({"weight", "bias"})
         return self
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "Weighted":
+        """As torch's, but that weights stay in row-major order, as kernels read them."""
+        super()._apply(fn, recurse)
+        for p in self.parameters(recurse=False):
+            p.data = p.data.contiguous()
+        return self
+
     def moving(self) -> list[bool]:
         """For each parameter, whether a step moves it."""
         own: Any = self._parameters
@@ -157,19 +104,26 @@ class Weighted(Layer):
 
     @at_work
     def forward(
-        self, x: Int8Tensor, relu: bool = False, pool: int = 1, over_points: bool = False
+        self,
+        x: Int8Tensor,
+        relu: bool = False,
+        pool: int = 1,
+        over_points: bool = False,
+        most: int = 0,
     ) -> Int8Tensor:
         """The product, and the ReLU and the maximum that follow it.
 
-        While ``keeping``, maxima over points come with the points they were found at.
+        While ``keeping``, maxima over points come with the points they were found at. ``most`` is
+        the ReLU's own bound in real numbers, or 0 for none.
         """
         if self.keeping:
             self._kept = x.m, x.e
         e = x.e + self.weight_exponent
         fixed = not self.training
-        guess = self._static_shift(x.e) if fixed else self.shift
+        guess = self.static_shift(x.e, e) if fixed else self.shift
         node = self.node
         if not self.requantized:
+            self._note(x.e, e)
             y = Int8Tensor(kernels.accumulators(x.m, self._layer(e)), e)
             if node is not None:
                 node.perturb(x, y, False, None)
@@ -179,25 +133,31 @@ class Weighted(Layer):
             pool,
             over_points,
             over_points and (self.keeping or node is not None),
+            shift_within(e, most) if most else NOTHING.most,
         )
         m, s, where = kernels.product(x.m, self._layer(e), after, guess, fixed)
-        self.shift = s
+        if s != self.shift:
+            self.shift = s
+        self._note(x.e, e + s)
         y = Int8Tensor(m, e + s)
         if node is not None:
             node.perturb(x, y, relu, where)
+        if most:
+            held_within(y, most)
         if where is None or not self.keeping:
             return y
         return AtPoints(m, e + s, where, x.m.shape[1])
 
     @at_work
     def part(
-        self, x: Int8Tensor, relu: bool, pool: int, over_points: bool
+        self, x: Int8Tensor, relu: bool, pool: int, over_points: bool, most: int = 0
     ) -> tuple[Int8Tensor, int]:
         """Of some of the batch's examples, by ``shift``; and the shift that they need."""
         e = x.e + self.weight_exponent
-        after = _after(relu, pool, over_points)
+        after = _after(relu, pool, over_points, False, shift_within(e, most))
         m, need = kernels.part(x.m, self._layer(e), after, self.shift)
-        return Int8Tensor(m, e + self.shift), need
+        self._note(x.e, e + self.shift)
+        return held_within(Int8Tensor(m, e + self.shift), most), need
 
     @at_work
     def backward(self, grad_output: Int8Tensor, to_input: bool = True) -> Int8Tensor:
@@ -216,35 +176,23 @@ class Weighted(Layer):
             self.bias_gradient = _sum(self.bias_gradient, bias, grad_output.e, room)
         if not to_input:
             return grad_output
-        m, self._error_shift = kernels.error(grad_output.m, layer, self._error_shift, where, points)
+        size = x.shape[2:] if weight.dim() == 4 else None
+        m, self._error_shift = kernels.error(
+            grad_output.m, layer, self._error_shift, where, points, size
+        )
         return Int8Tensor(m, grad_output.e + self.weight_exponent + self._error_shift)
-
-    def _static_shift(self, e: int) -> int:
-        if self.static_exponents is None:
-            raise ValueError(
-                "expected a calibrated network in eval mode, got none; give training examples to "
-                "network.calibrate(x), or call network.train() for the batch's own shifts"
-            )
-        if e != self.static_exponents[0]:
-            raise ValueError(
-                f"expected an input with exponent {self.static_exponents[0]}, as in calibration, "
-                f"got {e}; give ezo.int8.quantize_at(x, network.input_exponent), or calibrate again"
-            )
-        return max(self.static_exponents[1] - e - self.weight_exponent, 0)
 
     def _layer(self, e: int) -> kernels.Layer:
         """For accumulators at exponent ``e``."""
         own: Any = self._parameters  # nn.Module's own search costs as much as a small layer
-        return kernels.Layer(own["weight"], own.get("bias"), self.bias_exponent - e, self.padding)
+        left, how = self.bias_exponent - e, (self.padding, self.stride, self.groups)
+        return kernels.Layer(own["weight"], own.get("bias"), left, *how)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, _ in self.named_parameters(recurse=False):
             exponent = torch.tensor(getattr(self, f"{name}_exponent"), dtype=torch.int32)
             destination[f"{prefix}{name}_exponent"] = exponent
-        if self.static_exponents is not None:
-            static = torch.tensor(self.static_exponents, dtype=torch.int32)
-            destination[f"{prefix}static_exponents"] = static
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *how: Any) -> None:
         for name, _ in self.named_parameters(recurse=False):
@@ -258,11 +206,6 @@ class Weighted(Layer):
                     "take an integer network's state_dict(), or, where this network was built as "
                     "theirs was, load ezo.checkpoint.with_exponents(state, network)"
                 )
-        static = state_dict.pop(key := f"{prefix}static_exponents", None)
-        self.static_exponents = None
-        if static is not None:
-            before, after = exponents(key, static, 2)
-            self.static_exponents = before, after
         super()._load_from_state_dict(state_dict, prefix, *how)
 
 
@@ -292,8 +235,21 @@ class Linear(Weighted):
 
 
 class Conv2d(Weighted):
-    """Convolution of stride 1 with square kernels."""
+    """Convolution of any kernel, stride, padding and groups; without dilation.
 
-    def __init__(self, weight: Int8Tensor, bias: Int8Tensor | None, padding: int) -> None:
+    Attributes:
+        padding: zeros on each side; or at the top, the bottom, the left and the right.
+        stride: down and across.
+        groups: of whose channels each output has its share alone.
+    """
+
+    def __init__(
+        self,
+        weight: Int8Tensor,
+        bias: Int8Tensor | None,
+        padding: int | tuple[int, int, int, int] = 0,
+        stride: tuple[int, int] = (1, 1),
+        groups: int = 1,
+    ) -> None:
         super().__init__(weight, bias)
-        self.padding = padding
+        self.padding, self.stride, self.groups = padding, stride, groups

@@ -31,6 +31,7 @@ from ezo.int8.tensor import Int8Tensor
 LOSS_FRACTION_BITS = 20  # of a loss: its unit is 2^-20 bit
 NAT = math.log(2) / (1 << LOSS_FRACTION_BITS)  # a loss's unit in nats, for printing
 LARGEST_LOSS = 1 << 50  # of an example; beyond it (2^30 bits) losses are this one
+ERROR_EXPONENT = -7  # of the logits' error
 GRADIENT_BITS = 11  # of a probability, before the rounding to int8
 _LOG2_E = 1549082005  # round(log2(e) 2^30)
 _ONE = 1 << 30  # 1 in the tables and in sums of 2^-d
@@ -51,9 +52,46 @@ def tables(device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
     return found
 
 
-@dataclass(frozen=True, repr=False)
-class Loss:
+class BatchLoss:
     """The loss of a batch: what a closure returns to `ezo.int8.optim.ElasticZO`.
+
+    Attributes:
+        UNIT: of `total` and `per_example`, as people read it.
+        NAME: of what people read it in.
+        output: of the pass, (N, K).
+    """
+
+    UNIT, NAME = NAT, " nat"
+    output: Int8Tensor
+
+    @property
+    def examples(self) -> int:
+        """How many there are."""
+        return len(self.output.m)
+
+    def total(self) -> int:
+        """The sum over examples; totals of any two passes compare."""
+        raise NotImplementedError
+
+    def per_example(self) -> Tensor:
+        """Each example's, (N,), int64."""
+        raise NotImplementedError
+
+    def gradient(self, u: Tensor) -> Int8Tensor:
+        """With respect to the output, int8, rounded by ``u``, words of its shape."""
+        raise NotImplementedError
+
+    def mean(self) -> float:
+        """The mean over examples; for people."""
+        return self.total() * self.UNIT / self.examples
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.mean():.4f}{self.NAME}, {self.examples} examples)"
+
+
+@dataclass(frozen=True, repr=False)
+class Loss(BatchLoss):
+    """The cross-entropy of a batch.
 
     Attributes:
         logits: of the pass, (N, K).
@@ -65,9 +103,6 @@ class Loss:
 
     logits: Int8Tensor
     target: Tensor
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.mean():.4f} nat, {len(self.target)} examples)"
 
     def __post_init__(self) -> None:
         target = self.target
@@ -88,17 +123,16 @@ class Loss:
         return kernels.loss(self.logits.m, self.logits.e, self.target)
 
     @property
-    def examples(self) -> int:
-        """How many there are."""
-        return len(self.target)
+    def output(self) -> Int8Tensor:  # type: ignore[override]
+        """The logits."""
+        return self.logits
 
     def per_example(self) -> Tensor:
         """Each example's, (N,), int64, in units of 2^-20 bit."""
         return kernels.losses(self.logits.m, self.logits.e, self.target)
 
-    def mean(self) -> float:
-        """The mean over examples, in nats; for people."""
-        return self.total() * NAT / len(self.target)
+    def gradient(self, u: Tensor) -> Int8Tensor:
+        return Int8Tensor(self.error(u), ERROR_EXPONENT)
 
     def error(self, u: Tensor) -> Tensor:
         """The gradient with respect to the logits, int8 in units of 2^-7; ``u`` rounds it."""
@@ -112,18 +146,20 @@ class RanksLoss:
     Attributes:
         sum: in units of 2^-20 bit.
         examples: of all ranks.
+        unit: of the sum, as people read it.
     """
 
     sum: int
     examples: int
+    unit: float = NAT
 
     def total(self) -> int:
         """The sum over examples, as of a `Loss`."""
         return self.sum
 
     def mean(self) -> float:
-        """The mean over examples, in nats; for people."""
-        return self.sum * NAT / self.examples
+        """The mean over examples, in nats or the loss's own unit; for people."""
+        return self.sum * self.unit / self.examples
 
 
 def cross_entropy(logits: Tensor, exponent: int, target: Tensor) -> Tensor:

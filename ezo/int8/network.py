@@ -12,9 +12,11 @@ from typing import Any
 from torch import nn
 
 from ezo.int8.chunks import front, in_chunks
-from ezo.int8.layers import Layer, Weighted
-from ezo.int8.maps import MaxOverPoints, MaxPool2d, ReLU
-from ezo.int8.tensor import AtPoints, Int8Tensor
+from ezo.int8.layer import Layer, Requantized
+from ezo.int8.layers import Weighted
+from ezo.int8.maps import Add, add_up
+from ezo.int8.stages import run, stages_of
+from ezo.int8.tensor import Int8Tensor
 
 INPUT = "input"
 
@@ -33,7 +35,7 @@ class Node:
 
 
 class Network(nn.Module):
-    """Nodes in the order they are computed, today a chain; the last gives its accumulators.
+    """Nodes in the order they are computed; the last gives its accumulators.
 
     Its state dict holds int8 mantissas, ``layers.i.weight`` and ``layers.i.bias`` for the i-th
     node, and their exponents, ``layers.i.weight_exponent`` and ``layers.i.bias_exponent``; once
@@ -45,28 +47,29 @@ class Network(nn.Module):
 
     Args:
         nodes: or layers alone, which are then named by their numbers and follow one another.
+        folded: names of modules of the float model that are part of a node, and the node's.
 
     Attributes:
-        nodes: as given.
+        nodes, folded: as given.
         chunk: examples that layers which keep nothing take at a time, to the same bits; 0 for all.
 
     Raises:
-        ValueError: the nodes are no chain, or don't end in a layer with weights.
+        ValueError: a node takes what is not there, or its value is not taken, or the nodes don't
+            end in a layer with weights.
     """
 
-    def __init__(self, nodes: Iterable[Node | Layer]) -> None:
+    def __init__(
+        self, nodes: Iterable[Node | Layer], folded: Iterable[tuple[str, str]] = ()
+    ) -> None:
         super().__init__()
         self.nodes: tuple[Node, ...] = ()
+        self.folded = tuple(folded)
         for i, node in enumerate(nodes):
             before = self.nodes[-1].name if self.nodes else INPUT
             if not isinstance(node, Node):
                 node = Node(node, (before,), str(i))
-            if node.inputs != (before,):
-                raise ValueError(
-                    f"expected a chain, {node.name} after {before}, got {node.name} after "
-                    f"{', '.join(node.inputs)}; order the nodes so, each with one input"
-                )
             self.nodes += (node,)
+        self._check()
         self.layers: Any = nn.ModuleList(node.layer for node in self.nodes)
         weighted = self.weighted()
         if not weighted or weighted[-1] is not self.layers[-1]:
@@ -75,7 +78,7 @@ class Network(nn.Module):
         places = [i for i, layer in enumerate(self.layers) if isinstance(layer, Weighted)]
         self._first_bp = [len(self.layers), *reversed(places)]  # by the number of BP layers
         self.chunk = 0
-        self._stages = _stages(list(self.layers))
+        self._stages = stages_of(self.nodes)
 
     def forward(self, x: Int8Tensor) -> Int8Tensor:
         """(N, ...), int8, to logits (N, classes), int32."""
@@ -83,24 +86,38 @@ class Network(nn.Module):
             raise ValueError(
                 f"expected an Int8Tensor, got {type(x).__name__}; give ezo.int8.quantize(x)"
             )
-        stages = self._stages
+        stages, name = self._stages, INPUT
         if self.chunk and len(x.m) > self.chunk and (kept := front(stages)):
-            x, stages = in_chunks(stages[:kept], x, self.chunk), stages[kept:]
-        for layer, relu, maximum in stages:
-            if not isinstance(layer, Weighted):
-                x = layer.forward(x)
-                continue
-            # a maximum of blocks that is kept for backward is a layer of its own
-            apart = isinstance(maximum, MaxPool2d) and maximum.keeping
-            pool = maximum.size if isinstance(maximum, MaxPool2d) and not apart else 1
-            x = layer.forward(x, relu is not None, pool, isinstance(maximum, MaxOverPoints))
-            if relu is not None and relu.keeping:
-                relu.keep_output(x)
-            if apart:
-                x = maximum.forward(x)
-            elif isinstance(x, AtPoints):
-                maximum.keep_output(x)
-        return x
+            x = in_chunks(stages[:kept], x, self.chunk)
+            stages, name = stages[kept:], stages[kept - 1].name
+            if not stages:
+                return x
+        values = {name: x}
+        del x
+        return run(stages, values)
+
+    def _check(self) -> None:
+        known = {INPUT}
+        for node in self.nodes:
+            wanted = 2 if isinstance(node.layer, Add) else 1
+            if (
+                node.name in known
+                or len(node.inputs) != wanted
+                or not known.issuperset(node.inputs)
+            ):
+                raise ValueError(
+                    f"expected {wanted} of {', '.join(sorted(known))} before {node.name}, got "
+                    f"{', '.join(node.inputs) or 'none'}; order the nodes so, each with a name of "
+                    "its own"
+                )
+            known.add(node.name)
+        taken = {name for node in self.nodes for name in node.inputs}
+        left = [node.name for node in self.nodes[:-1] if node.name not in taken]
+        if left:
+            raise ValueError(
+                f"expected every node's value to be taken by another, got {', '.join(left)}, whose "
+                "value is taken by none; leave that out"
+            )
 
     def weighted(self) -> list[Weighted]:
         """The layers with weights, in order."""
@@ -114,17 +131,16 @@ class Network(nn.Module):
         """
         training = self.training
         self.train()(x)
-        e = x.e
-        for layer in self.weighted():
-            before, e = e, e + layer.weight_exponent + layer.shift
-            layer.static_exponents = before, e
+        for layer in self.layers:
+            if isinstance(layer, Requantized):
+                layer.static_exponents = layer.exponents
         return self.train(training)
 
     @property
     def input_exponent(self) -> int | None:
         """Of inputs in eval mode (`ezo.int8.quantize_at`); None before `calibrate`."""
-        found = self.weighted()[0].static_exponents
-        return None if found is None else found[0]
+        first = next(layer for layer in self.layers if isinstance(layer, Requantized))
+        return None if first.static_exponents is None else first.static_exponents[0]
 
     def requires_grad_(self, requires_grad: bool = True) -> "Network":
         """Whether steps move the weights: of each layer's `Weighted.requires_grad_`."""
@@ -153,30 +169,27 @@ class Network(nn.Module):
                 layer.keeping = i >= first
 
     def backward(self, grad_output: Int8Tensor, bp_layers: int) -> None:
-        """Errors of the logits (N, classes) back to the last ``bp_layers`` layers."""
+        """Errors of the logits (N, classes) back to the last ``bp_layers`` layers.
+
+        Where several nodes take a value, its errors are the sum of theirs.
+        """
         first = self._first(bp_layers)
-        for i in range(len(self.layers) - 1, first - 1, -1):
-            grad_output = self.layers[i].backward(grad_output, i > first)
+        places = {node.name: i for i, node in enumerate(self.nodes)}
+        errors = {self.nodes[-1].name: grad_output}
+        del grad_output
+        for i in range(len(self.nodes) - 1, first - 1, -1):
+            node = self.nodes[i]
+            wanted = [name for name in node.inputs if places.get(name, -1) >= first]
+            found = node.layer.backward(errors.pop(node.name), bool(wanted))
+            for name in wanted:
+                errors[name] = add_up(errors[name], found) if name in errors else found
+            del found
 
     def _first(self, bp_layers: int) -> int:
         if not 0 <= bp_layers < len(self._first_bp):
             most = len(self._first_bp) - 1
             raise ValueError(f"expected 0 to {most} BP layers, got {bp_layers}")
         return self._first_bp[bp_layers]
-
-
-def _stages(layers: list[Any]) -> list[tuple[Any, ReLU | None, Any]]:
-    """Layers with weights, each with the ReLU and the maximum that follow it, and others alone."""
-    stages = []
-    while layers:
-        layer, relu, maximum = layers.pop(0), None, None
-        if isinstance(layer, Weighted):
-            if layers and isinstance(layers[0], ReLU):
-                relu = layers.pop(0)
-            if layers and isinstance(layers[0], (MaxPool2d, MaxOverPoints)):
-                maximum = layers.pop(0)
-        stages.append((layer, relu, maximum))
-    return stages
 
 
 def __getattr__(name: str) -> Any:

@@ -127,16 +127,6 @@ def rate_of(rate: int, divisor: int, exponent: int) -> Rate:
     return Rate(times << min(max(-shift, 0), MOST_LEFT), max(shift, 0))
 
 
-def quotient(x: Tensor, d: int) -> Tensor:
-    """x / d of integers, rounded to nearest, halves away from zero.
-
-    >>> quotient(torch.tensor([-3, -1, 1, 3, 4]), 2).tolist()
-    [-2, -1, 1, 2, 2]
-    """
-    magnitude = torch.div(2 * x.abs() + d, 2 * d, rounding_mode="floor")
-    return magnitude * x.sign()
-
-
 class Node:
     """The noise on a layer's output in a pass, and what the pass showed there.
 

@@ -9,9 +9,14 @@ Index letters: n example, c input channel, o output channel, h w position, p poi
 """
 
 import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+Padding = int | tuple[int, int, int, int]  # the same on each side; or top, bottom, left, right
 
 LONGEST_SUM = (2**31 - 1) // 127**2  # products of int8 numbers that int32 can add up: 133,144
 LARGEST_BIAS = 1 << 29  # at the accumulators' exponent
@@ -112,45 +117,134 @@ def linear_gradient(grad_output: Tensor, x: Tensor) -> Tensor:
     return matmul_of_any_length(grad_output.flatten(0, -2).t(), x.flatten(0, -2).t())
 
 
-def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
-    """Convolution of stride 1, zeros on each side: int8 (N, C, H, W) and (O, C, K, K) -> int32.
+def sides(padding: Padding) -> tuple[int, int, int, int]:
+    """Zeros at the top, the bottom, the left and the right."""
+    return (padding, padding, padding, padding) if isinstance(padding, int) else padding
 
-    It is (N, O, H + 2 padding - K + 1, W + 2 padding - K + 1).
+
+def places(
+    size: Sequence[int], kernel: Sequence[int], padding: Padding, stride: tuple[int, int]
+) -> tuple[int, int]:
+    """Height and width of a convolution's output, from its input's."""
+    top, bottom, left, right = sides(padding)
+    h, w = size[0] + top + bottom - kernel[0], size[1] + left + right - kernel[1]
+    return h // stride[0] + 1, w // stride[1] + 1
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    padding: Padding = 0,
+    stride: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Convolution: int8 (N, C, H, W) and (O, C / groups, K, K') -> int32 (N, O, H', W').
+
+    ``padding`` is the zeros on each side, or on the top, the bottom, the left and the right.
     """
-    patches, (n, h, w) = _patches(x, weight.shape[2:], padding)
-    acc = matmul(patches, weight.flatten(1))  # (n h w, o)
-    return acc.view(n, h, w, len(weight)).permute(0, 3, 1, 2).contiguous()
+    if groups == 1:
+        patches, (n, h, w) = _patches(x, weight.shape[2:], padding, stride)
+        acc = matmul(patches, weight.flatten(1))  # (n h w, o)
+        return acc.view(n, h, w, len(weight)).permute(0, 3, 1, 2).contiguous()
+    if weight.shape[1] > 1:
+        parts = zip(x.chunk(groups, 1), weight.chunk(groups), strict=True)
+        return torch.cat([conv2d(part, w, padding, stride) for part, w in parts], 1)
+    own: Any = 0
+    for (i, j), tap in _taps(x, weight.shape, padding, stride):
+        own = own + tap.to(torch.int32) * weight[:, 0, i, j].view(-1, 1, 1)
+    return own.contiguous()
 
 
-def conv2d_error(grad_output: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
-    """Errors (N, O, H', W') to errors of x (N, C, H, W), int32."""
-    k = weight.shape[2]
+def conv2d_error(
+    grad_output: Tensor,
+    weight: Tensor,
+    padding: Padding = 0,
+    stride: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    size: Sequence[int] | None = None,
+) -> Tensor:
+    """Errors (N, O, H', W') to errors of x (N, C, H, W), int32.
+
+    ``size`` is (H, W), which a stride above 1 leaves open; None for the smallest.
+    """
+    n, outputs, rows, columns = grad_output.shape
+    kernel, (top, bottom, left, right) = weight.shape[2:], sides(padding)
+    tall, wide = (rows - 1) * stride[0] + 1, (columns - 1) * stride[1] + 1
+    if stride != (1, 1):  # errors with zeros between them
+        apart = grad_output.new_zeros(n, outputs, tall, wide)
+        apart[:, :, :: stride[0], :: stride[1]] = grad_output
+        grad_output = apart
     # convolved with the kernels turned round, inputs and outputs swapped
-    grad_input = conv2d(grad_output, weight.flip(2, 3).transpose(0, 1).contiguous(), k - 1)
-    if padding:
-        grad_input = grad_input[:, :, padding:-padding, padding:-padding].contiguous()
-    return grad_input
+    grouped = weight.flip(2, 3).unflatten(0, (groups, -1)).transpose(1, 2)
+    around = (kernel[0] - 1, kernel[0] - 1, kernel[1] - 1, kernel[1] - 1)
+    found = conv2d(grad_output, grouped.flatten(0, 1).contiguous(), around, groups=groups)
+    tall, wide = tall + kernel[0] - 1, wide + kernel[1] - 1  # of the padded input, as far as seen
+    h, w = size if size is not None else (tall - top - bottom, wide - left - right)
+    found = found[:, :, top : top + h, left : left + w]
+    missing = h - found.shape[2], w - found.shape[3]
+    if any(missing):
+        found = torch.nn.functional.pad(found, (0, missing[1], 0, missing[0]))
+    return found.contiguous()
 
 
-def conv2d_gradient(grad_output: Tensor, x: Tensor, kernel: int, padding: int = 0) -> Tensor:
-    """Errors (N, O, H', W') and x (N, C, H, W) to the gradient of W (O, C, K, K), of `sum_type`."""
-    patches, _ = _patches(x, (kernel, kernel), padding)  # (n h w, c k k)
-    flat_err = grad_output.permute(1, 0, 2, 3).flatten(1)  # (o, n h w)
-    gradient = matmul_of_any_length(flat_err, patches.t())
-    return gradient.view(grad_output.shape[1], x.shape[1], kernel, kernel)
+def conv2d_gradient(
+    grad_output: Tensor,
+    x: Tensor,
+    kernel: int | Sequence[int],
+    padding: Padding = 0,
+    stride: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Errors (N, O, H', W') and x (N, C, H, W) to the gradient of W, of `sum_type`."""
+    high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
+    outputs, inputs = grad_output.shape[1], x.shape[1] // groups
+    if groups == 1:
+        patches, _ = _patches(x, (high, wide), padding, stride)  # (n h w, c k k)
+        flat_err = grad_output.permute(1, 0, 2, 3).flatten(1)  # (o, n h w)
+        gradient = matmul_of_any_length(flat_err, patches.t())
+        return gradient.view(outputs, inputs, high, wide)
+    if inputs > 1:
+        parts = zip(grad_output.chunk(groups, 1), x.chunk(groups, 1), strict=True)
+        return torch.cat([conv2d_gradient(g, p, (high, wide), padding, stride) for g, p in parts])
+    kind = sum_type(grad_output.numel() // outputs)
+    gradient = torch.empty((outputs, 1, high, wide), dtype=kind, device=x.device)
+    for (i, j), tap in _taps(x, gradient.shape, padding, stride):
+        product = tap.to(torch.int32) * grad_output
+        gradient[:, 0, i, j] = product.sum((0, 2, 3), dtype=kind)
+    return gradient
+
+
+def _padded(x: Tensor, padding: Padding) -> Tensor:
+    n, c, h, w = x.shape
+    top, bottom, left, right = sides(padding)
+    padded = x.new_zeros(n, c, h + top + bottom, w + left + right)
+    padded[:, :, top : top + h, left : left + w] = x
+    return padded
 
 
 def _patches(
-    x: Tensor, kernel: tuple[int, ...], padding: int
+    x: Tensor, kernel: Sequence[int], padding: Padding, stride: tuple[int, int]
 ) -> tuple[Tensor, tuple[int, int, int]]:
     """The kernel's view at each position, a row each: (n h w, c k k), and (n, h, w)."""
-    n, c, h, w = x.shape
-    padded = x.new_zeros(n, c, h + 2 * padding, w + 2 * padding)
-    padded[:, :, padding : padding + h, padding : padding + w] = x
-    views = padded.unfold(2, kernel[0], 1).unfold(3, kernel[1], 1)  # n c h w k k
+    n, c = x.shape[:2]
+    padded = _padded(x, padding)
+    views = padded.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])  # n c h w k k
     _, _, h_out, w_out = views.shape[:4]
     rows = views.permute(0, 2, 3, 1, 4, 5).reshape(n * h_out * w_out, c * kernel[0] * kernel[1])
     return rows, (n, h_out, w_out)
+
+
+def _taps(
+    x: Tensor, of: Sequence[int], padding: Padding, stride: tuple[int, int]
+) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """For each place in a kernel of shape ``of`` (O, 1, K, K'), what it meets: (N, O, H', W')."""
+    outputs, _, high, wide = of
+    rows, columns = places(x.shape[2:], (high, wide), padding, stride)
+    padded = _padded(x, padding).repeat_interleave(outputs // x.shape[1], 1)
+    for i, j in itertools.product(range(high), range(wide)):
+        down = slice(i, i + (rows - 1) * stride[0] + 1, stride[0])
+        across = slice(j, j + (columns - 1) * stride[1] + 1, stride[1])
+        yield (i, j), padded[:, :, down, across]
 
 
 def aligned(bias: Tensor, left: int) -> Tensor:

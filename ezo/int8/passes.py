@@ -8,20 +8,19 @@ import torch
 from torch import Tensor
 
 from ezo import kernels
-from ezo.int8.loss import Loss, RanksLoss
+from ezo.int8.loss import BatchLoss, RanksLoss
 from ezo.int8.tensor import Int8Tensor
 from ezo.phases import phase
 from ezo.step import Course, Visit
 
 ERROR_STREAM = 1 << 31  # the noise stream that rounds the logits' error
 MINUS_STREAM = ERROR_STREAM + 1  # the same, at theta - z
-ERROR_EXPONENT = -7  # of the logits' error
 
 
 class Passes:
     """Runs the closure, and takes the BP layers' gradients, of a `ezo.step.Passes`' face."""
 
-    def __init__(self, of: Any, closure: Callable[[], Loss], way: Course) -> None:
+    def __init__(self, of: Any, closure: Callable[[], BatchLoss], way: Course) -> None:
         self._closure, self._model, self._layers = closure, of._model, of._bp_layers
         self._seed, self._step, self._last = of._seed, of._steps, way.visits[-1].query
         self._many = way.taken > 2
@@ -29,7 +28,7 @@ class Passes:
         if of.exchange is not None and of.exchange.by_example:
             self._rank, self._size = of.exchange.rank, of.exchange.size
 
-    def together(self, taken: list[tuple[Visit, Loss]]) -> list[tuple[Visit, Any]]:
+    def together(self, taken: list[tuple[Visit, BatchLoss]]) -> list[tuple[Visit, Any]]:
         """Of all ranks' passes: the sums over the ranks, or the passes that each of them made."""
         if self._exchange is None:
             return taken
@@ -43,12 +42,14 @@ class Passes:
                 )
         visits = [visit for visit, _ in taken]
         sums = self._exchange.together(visits, [loss.total() for _, loss in taken])
-        return [(visit, RanksLoss(total, own * self._size)) for visit, total in sums]
+        return [
+            (visit, RanksLoss(total, own * self._size, taken[0][1].UNIT)) for visit, total in sums
+        ]
 
-    def finite(self, losses: list[Loss]) -> bool:
+    def finite(self, losses: list[BatchLoss]) -> bool:
         return True
 
-    def loss(self, visit: Visit) -> Loss:
+    def loss(self, visit: Visit) -> BatchLoss:
         """The closure's loss; where ``visit.bp``, its gradient is added to the BP layers'."""
         if not visit.bp:
             return self._run()
@@ -57,8 +58,8 @@ class Passes:
         try:
             loss = self._run()
             with phase("backward"):
-                error = loss.error(self._words(loss.logits.m, visit))
-                self._model.backward(Int8Tensor(error, ERROR_EXPONENT), bp)
+                error = loss.gradient(self._words(loss.output.m, visit))
+                self._model.backward(error, bp)
         finally:
             self._model.keep(0)
         for layer in self._layers if self._many else ():
@@ -66,10 +67,10 @@ class Passes:
             layer.bias_gradient = _wide(layer.bias_gradient)
         return loss
 
-    def _run(self) -> Loss:
+    def _run(self) -> BatchLoss:
         with phase("forward"):
             loss = self._closure()
-        if isinstance(loss, Loss):
+        if isinstance(loss, BatchLoss):
             return loss
         if isinstance(loss, GeneratorType):
             raise ValueError(

@@ -81,6 +81,16 @@ def shift(
     return (magnitude.clamp(max=LARGEST) * x.sign()).to(torch.int8)
 
 
+def quotient(x: Tensor, d: int) -> Tensor:
+    """x / d of integers, rounded to nearest, halves away from zero.
+
+    >>> quotient(torch.tensor([-3, -1, 1, 3, 4]), 2).tolist()
+    [-2, -1, 1, 2, 2]
+    """
+    magnitude = torch.div(2 * x.abs() + d, 2 * d, rounding_mode="floor")
+    return magnitude * x.sign()
+
+
 def _pseudo_stochastic(r: Tensor, s: int) -> Tensor:
     half = s // 2
     upper, lower = r >> half, r & ((1 << half) - 1)

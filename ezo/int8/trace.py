@@ -15,9 +15,11 @@ from torch import Tensor, fx, nn
 
 # Modules of torch that are looked into; its others, but Sequential, have no integer form.
 KNOWN = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Identity),
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d),
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.ReLU, nn.ReLU6, nn.MaxPool2d, nn.Flatten, nn.Identity),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d),
 )
+# Those whose own forward asks for sizes; they are looked at from outside.
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class _Holder(nn.Module):
@@ -68,6 +70,27 @@ class Trace(fx.Tracer):
         if node.op == "call_module" or type(module) in KNOWN:
             return own(path) or name, f"{path}, {str(module).splitlines()[0].rstrip('(')}"
         return own(f"{path}.{name}"), f"{name} in {path}, {type(module).__name__},"
+
+    def norm_of(self, node: fx.Node) -> tuple[Any, ...] | None:
+        """(mean, variance, gamma, beta, eps) of a batch norm, by its running statistics."""
+        if node.op == "call_module":
+            m: Any = self.holder.get_submodule(str(node.target))
+            if type(m) not in BATCH_NORMS:
+                return None
+            return m.running_mean, m.running_var, m.weight, m.bias, m.eps
+        if node.op != "call_function" or function(node) != "batch_norm":
+            return None
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum")
+        given = dict(zip((*names, "eps"), node.args, strict=False)) | node.kwargs
+        found = [given.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
+        held = [self._held(of) for of in found]
+        return (*held, given.get("eps", 1e-5))
+
+    def _held(self, of: Any) -> Any:
+        """The tensor of the model that a node stands for."""
+        if isinstance(of, fx.Node) and of.op == "get_attr":
+            return operator.attrgetter(str(of.target))(self.holder)
+        return None
 
 
 def _file(frame: FrameType) -> Path:

@@ -217,14 +217,20 @@ def part(x: Tensor, layer: Layer, after: After, shift: int) -> tuple[Tensor, int
 
 
 def error(
-    grad_output: Tensor, layer: Layer, guess: int, where: Tensor | None = None, points: int = 1
+    grad_output: Tensor,
+    layer: Layer,
+    guess: int,
+    where: Tensor | None = None,
+    points: int = 1,
+    size: torch.Size | None = None,
 ) -> tuple[Tensor, int]:
     """Errors of a layer's output to errors of its input, requantized as in `product`; the shift.
 
     ``grad_output`` is int8, (N, O, H', W') or (..., O); or (N, O), each of the one of ``points``
-    points that ``where``, int32, (N, O), says.
+    points that ``where``, int32, (N, O), says. ``size`` is the input's height and width, where a
+    stride leaves them open.
     """
-    return _call("error", grad_output, layer, guess, where, points)
+    return _call("error", grad_output, layer, guess, where, points, size)
 
 
 def gradients(
@@ -232,6 +238,16 @@ def gradients(
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of weight and bias, of `ezo.int8.ops.sum_type`; arguments as for `error`."""
     return _call("gradients", grad_output, x, layer, where)
+
+
+def add(a: Tensor, b: Tensor, left: tuple[int, int], relu: bool, shift: int) -> tuple[Tensor, int]:
+    """`ezo.int8.sums.add`, requantized to int8 by ``shift``; and the bits of the largest sum."""
+    return _call("add", a, b, left, relu, shift)
+
+
+def average(x: Tensor, size: tuple[int, int], shift: int) -> tuple[Tensor, int]:
+    """`ezo.int8.sums.average`, requantized to int8 by ``shift``; and the bits of the largest."""
+    return _call("average", x, size, shift)
 
 
 def max_pool2d(x: Tensor, size: int) -> tuple[Tensor, Tensor]:

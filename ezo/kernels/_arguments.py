@@ -1,20 +1,40 @@
 """What the compiled kernels are given: tensors as addresses, structs as tuples of their fields."""
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ezo.int8.loss import tables
+from ezo.int8.ops import places, sides
 from ezo.kernels import Layer, Weights
 
 
+def serves(layer: Layer) -> bool:
+    """Whether there are kernels for its product: of one group, or of one for each channel."""
+    groups = layer.groups
+    return groups == 1 or layer.weight.shape[:2] == (groups, 1)
+
+
+def plain(layer: Layer) -> bool:
+    """Whether there are kernels for its gradient: square, of stride 1, evenly padded, one group."""
+    if layer.weight.dim() == 2:
+        return True
+    high, wide = layer.weight.shape[2:]
+    even = isinstance(layer.padding, int)
+    return high == wide and even and layer.stride == (1, 1) and layer.groups == 1
+
+
 def turned(layer: Layer) -> Layer:
-    """The layer whose product with errors of the output is the errors of the input."""
+    """The layer whose product with errors of the output is the errors of the input; of stride 1."""
     if layer.weight.dim() == 2:
         return Layer(layer.weight.t().contiguous())
-    weight = layer.weight.flip(2, 3).transpose(0, 1).contiguous()
-    return Layer(weight, padding=weight.shape[2] - 1 - layer.padding)
+    weight = layer.weight.flip(2, 3)
+    weight = weight.contiguous() if layer.groups > 1 else weight.transpose(0, 1).contiguous()
+    (high, wide), (top, bottom, left, right) = weight.shape[2:], sides(layer.padding)
+    around = (high - 1 - top, high - 1 - bottom, wide - 1 - left, wide - 1 - right)
+    return Layer(weight, padding=around, groups=layer.groups)
 
 
 def takes(x: Tensor) -> bool:
@@ -36,14 +56,21 @@ def logits(logits: Tensor, exponent: int, target: Tensor) -> tuple[Any, ...]:
     return logits.data_ptr(), *logits.shape, exponent, target.data_ptr(), both
 
 
-def check(dtype: torch.dtype, size: torch.Size, of: torch.Size, padding: int) -> None:
+@functools.lru_cache(1024)  # a layer meets the same sizes in every pass
+def geometry(
+    size: torch.Size, of: torch.Size, padding: Any, stride: tuple[int, int], groups: int
+) -> tuple[tuple[int, ...], int, int]:
+    """A convolution's Kernel, and height and width of its output, 0 where x does not fit."""
+    kernel = (*of[2:], *stride, *sides(padding))
+    if len(size) != 4 or size[1] != of[1] * groups:
+        return kernel, 0, 0
+    rows, columns = places(size[2:], of[2:], padding, stride)
+    return kernel, max(rows, 0), max(columns, 0)
+
+
+def check(dtype: torch.dtype, size: torch.Size, of: torch.Size, fits: bool) -> None:
     """What the kernels, which see addresses alone, rely on."""
-    fits = dtype is torch.int8
-    if fits and len(of) == 4:
-        fits = len(size) == 4 and size[1] == of[1] and min(size[2:]) + 2 * padding >= of[2]
-    elif fits:
-        fits = len(size) > 1 and size[-1] == of[1]
-    if not fits:
+    if dtype is not torch.int8 or not fits:
         raise ValueError(
             f"expected int8 input that fits weights of shape {tuple(of)}, "
             f"{'(N, C, H, W)' if len(of) == 4 else '(..., I)'}, got {dtype} {tuple(size)}"
@@ -65,11 +92,13 @@ def described(x: Tensor) -> tuple[int, int, int, int]:
     return x.data_ptr(), images, height, width
 
 
-def numbers(layer: Layer, of: torch.Size) -> tuple[int, int, int, int, int, int, int]:
+POINT = (1, 1, 1, 1, 0, 0, 0, 0)  # of a linear layer
+
+
+def numbers(layer: Layer, of: torch.Size, kernel: tuple[int, ...]) -> tuple[Any, ...]:
     """The kernels' Layer, of weights of such a shape."""
-    kernel = of[2] if len(of) == 4 else 1
-    weight, bias, left, padding = layer
-    return of[1], of[0], kernel, padding, weight.data_ptr(), address(bias), left
+    weight, bias, left, _, _, groups = layer
+    return of[1], of[0], kernel, groups, weight.data_ptr(), address(bias), left
 
 
 def table(weights: Weights, fractions: Weights | None, first: int) -> list[tuple[int, ...]]:

@@ -14,6 +14,7 @@ ACCUMULATOR_SECONDS = 0.5e-9  # an accumulator's bias, ReLU and part in a maximu
 GRADIENT_SECONDS = 1 / 5e9  # a multiply-add of a weight's gradient
 REQUANTIZE_SECONDS = 0.2e-9  # an accumulator requantized
 MOVE_SECONDS = 0.5e-9  # a number put elsewhere
+ADD_SECONDS = 0.3e-9  # a number of a sum of two
 POOL_SECONDS = 4e-9  # a number of which the largest of a block, and its place, are sought
 SWEEP_SECONDS = 0.5e-9  # a float weight, for one of a step's three sweeps
 SPARSE_SECONDS = 0.6e-9  # an int8 weight, likewise
@@ -48,7 +49,7 @@ class Native:
     def words(self, place: Any, out: int, n: int) -> None:
         self._spend(n * SPARSE_SECONDS)
 
-    def product(self, x: tuple[int, ...], layer: tuple[int, ...], after: Any, *_: Any) -> int:
+    def product(self, x: tuple[int, ...], layer: tuple[Any, ...], after: Any, *_: Any) -> int:
         """Largest accumulator: 0, by which no layer needs another shift than in the pass before."""
         places, products = _sizes(x, layer)
         _, pool, _, shift = after
@@ -62,6 +63,15 @@ class Native:
     def requantize(self, acc: int, out: int, n: int, shift: int) -> None:
         self._spend(n * REQUANTIZE_SECONDS)
 
+    def add(self, a: int, b: int, out: int, n: int, *_: Any) -> int:
+        self._spend(n * ADD_SECONDS)
+        return 0
+
+    def average(self, x: tuple[int, ...], channels: int, *more: int) -> int:
+        _, n, height, width = x
+        self._spend(n * height * width * channels * MOVE_SECONDS)
+        return 0
+
     def point_error(self, *numbers: int) -> int:
         n, points, outputs, inputs, _ = numbers[-5:]
         self._spend(n * inputs * (outputs * GRADIENT_SECONDS + points * MOVE_SECONDS))
@@ -72,7 +82,7 @@ class Native:
         self._spend(n * outputs * inputs * GRADIENT_SECONDS)
 
     def convolution_gradient(
-        self, grad_output: int, x: tuple[int, ...], layer: tuple[int, ...], *_: Any
+        self, grad_output: int, x: tuple[int, ...], layer: tuple[Any, ...], *_: Any
     ) -> None:
         places, products = _sizes(x, layer)
         self._spend(places * products * GRADIENT_SECONDS)
@@ -107,10 +117,10 @@ class Native:
         self._spend(n * height * width * channels * MOVE_SECONDS)
 
 
-def _sizes(x: tuple[int, ...], layer: tuple[int, ...]) -> tuple[int, int]:
+def _sizes(x: tuple[int, ...], layer: tuple[Any, ...]) -> tuple[int, int]:
     """A layer's outputs at all places, and the products of each."""
     _, images, height, width = x
-    channels, outputs, kernel, padding, *_ = layer
-    grown = 2 * padding - kernel + 1
-    places = images * outputs * (height + grown) * (width + grown)
-    return places, kernel * kernel * channels
+    channels, outputs, (high, wide, down, across, top, bottom, left, right), *_ = layer
+    rows = (height + top + bottom - high) // down + 1
+    columns = (width + left + right - wide) // across + 1
+    return images * outputs * rows * columns, high * wide * channels

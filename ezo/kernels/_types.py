@@ -18,29 +18,37 @@ Drawn = tuple[Any, Place, int]
 
 
 class Layer(NamedTuple):
-    """A layer of int8 weights: (O, C, K, K) a convolution, (O, C) a linear layer.
+    """A layer of int8 weights: (O, C, K, K') a convolution, (O, C) a linear layer.
 
     Fields:
         bias: int8, (O,), or None; added as bias 2^bias_left.
-        padding: zeros on each side, of a convolution of stride 1.
+        padding: of a convolution, zeros on each side; or at the top, the bottom, the left and the
+            right.
+        stride: of a convolution, down and across.
+        groups: of a convolution, of whose G C input channels each O / G outputs have C.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     bias_left: int = 0
-    padding: int = 0
+    padding: int | tuple[int, int, int, int] = 0
+    stride: tuple[int, int] = (1, 1)
+    groups: int = 1
 
 
 class After(NamedTuple):
     """What follows a layer's product: keep what is positive, the largest of blocks of a size.
 
     ``over_points`` keeps the largest over points, (N, O), and ``where`` the first point of each.
+    ``most`` bounds the shift by which the batch is requantized; what exceeds +-127 then is held
+    there.
     """
 
     relu: bool = False
     pool: int = 1
     over_points: bool = False
     where: bool = False
+    most: int = 62
 
 
 NOTHING = After()

@@ -41,6 +41,7 @@ except ImportError:
     _kernels = None
 
 RANK = None if _kernels is None else 10
+MOST_AVERAGED = 1 << 24  # numbers whose sum fits 32 bits
 FLOATS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
@@ -118,34 +119,40 @@ class Backend:
         self._native.bp_update(*addresses, weight.numel(), mu, LARGEST, wide)
 
     def accumulators(self, x: Tensor, layer: Layer) -> Any:
-        return self._product(x, layer, NOTHING, -1)[0] if _arguments.takes(x) else NotImplemented
+        if not _arguments.takes(x) or not _arguments.serves(layer):
+            return NotImplemented
+        return self._product(x, layer, NOTHING, -1)[0]
 
     def product(
         self, x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
     ) -> Any:
-        if not _arguments.takes(x):
+        if not _arguments.takes(x) or not _arguments.serves(layer):
             return NotImplemented
         if after.over_points and not after.where:  # (N, O) accumulators take little memory
             acc, bits = self._product(x, layer, after, -1)
-            s = guess if fixed else batch_shift(bits)
+            s = guess if fixed else min(batch_shift(bits), after.most)
             return self._requantize(acc, s), s, None
         where = None
         if after.over_points:
             where = torch.empty((len(x), len(layer.weight)), dtype=torch.int32)
         m, bits = self._product(x, layer, after, guess, where)
-        if (s := guess if fixed else batch_shift(bits)) != guess:
+        if (s := guess if fixed else min(batch_shift(bits), after.most)) != guess:
             del m  # so that a second pass needs no more memory than a first
             m, _ = self._product(x, layer, after, s, where)
         return m, s, where
 
     def part(self, x: Tensor, layer: Layer, after: After, shift: int) -> Any:
-        if not _arguments.takes(x):
+        if not _arguments.takes(x) or not _arguments.serves(layer):
             return NotImplemented
         m, bits = self._product(x, layer, after, -1 if after.over_points else shift)
-        return (self._requantize(m, shift) if after.over_points else m), batch_shift(bits)
+        need = min(batch_shift(bits), after.most)
+        return (self._requantize(m, shift) if after.over_points else m), need
 
-    def error(self, grad_output: Tensor, layer: Layer, guess: int, where: Any, points: int) -> Any:
-        if not _arguments.takes(grad_output):
+    def error(
+        self, grad_output: Tensor, layer: Layer, guess: int, where: Any, points: int, size: Any
+    ) -> Any:
+        known = _arguments.serves(layer) and layer.stride == (1, 1)
+        if not _arguments.takes(grad_output) or not known:
             return NotImplemented
         if where is None:
             return self.product(grad_output, _arguments.turned(layer), NOTHING, guess)[:2]
@@ -156,7 +163,7 @@ class Backend:
         return m, s
 
     def gradients(self, grad_output: Tensor, x: Tensor, layer: Layer, where: Tensor | None) -> Any:
-        if not _arguments.takes(grad_output):
+        if not _arguments.takes(grad_output) or not _arguments.plain(layer):
             return NotImplemented
         shape = layer.weight.shape
         outputs, inputs = shape[:2]
@@ -167,7 +174,8 @@ class Backend:
         if images:
             x, grad_output, kernel = _arguments.images(x), _arguments.images(grad_output), shape[2]
             weight = torch.empty((outputs, kernel, kernel, inputs), dtype=kind)
-            images_of = (_arguments.described(x), _arguments.numbers(layer, shape))
+            of_kernel, _, _ = _arguments.geometry(x.shape, shape, *layer[3:])
+            images_of = (_arguments.described(x), _arguments.numbers(layer, shape, of_kernel))
             to = (weight.data_ptr(), _arguments.address(bias), wide)
             self._native.convolution_gradient(grad_output.data_ptr(), *images_of, *to)
             return weight.permute(0, 3, 1, 2).contiguous(), bias
@@ -183,6 +191,27 @@ class Backend:
         )
         self._native.linear_gradient(*what, *sizes)
         return weight, bias
+
+    def add(self, a: Tensor, b: Tensor, left: tuple[int, int], relu: bool, shift: int) -> Any:
+        if not (_arguments.takes(a) and a.dtype == b.dtype == torch.int8):
+            return NotImplemented
+        if a.dim() == 4:
+            a, b = _arguments.images(a), _arguments.images(b)
+        else:
+            a, b = a.contiguous(), b.contiguous()
+        out = torch.empty_like(a)
+        addresses = (a.data_ptr(), b.data_ptr(), out.data_ptr())
+        largest = self._native.add(*addresses, a.numel(), *left, relu, min(shift, 31))
+        return out, largest.bit_length()
+
+    def average(self, x: Tensor, size: tuple[int, int], shift: int) -> Any:
+        if not _arguments.takes(x) or x.dtype != torch.int8 or size[0] * size[1] > MOST_AVERAGED:
+            return NotImplemented
+        x = _arguments.images(x)
+        shape = (*x.shape[:2], x.shape[2] // size[0], x.shape[3] // size[1])
+        acc = torch.empty(shape, dtype=torch.int32, memory_format=torch.channels_last)
+        largest = self._native.average(_arguments.described(x), x.shape[1], *size, acc.data_ptr())
+        return self._requantize(acc, shift), largest.bit_length()
 
     def max_pool2d(self, x: Tensor, size: int) -> Any:
         if not _arguments.takes(x) or x.dtype != torch.int8 or size > 16:  # 256 places fit a byte
@@ -283,19 +312,23 @@ class Backend:
     ) -> tuple[Tensor, int]:
         """Requantized by ``shift``, or accumulators where it is -1, and the largest one's bits."""
         size, of = x.shape, layer.weight.shape
-        _arguments.check(x.dtype, size, of, layer.padding)
-        numbers = _arguments.numbers(layer, of)
-        channels, outputs, kernel, padding = numbers[:4]
-        check_length(channels * kernel * kernel, layer.bias is not None)
         kind = torch.int32 if shift < 0 else torch.int8
-        relu, pool, over_points, _ = after
+        relu, pool, over_points, *_ = after
+        kernel: tuple[int, ...] = _arguments.POINT
+        channels, outputs = of[1], of[0]
         if len(of) == 4:
+            kernel, rows, columns = _arguments.geometry(size, of, *layer[3:])
+            _arguments.check(x.dtype, size, of, rows > 0 and columns > 0)
+            check_length(channels * kernel[0] * kernel[1], layer.bias is not None)
             x = _arguments.images(x)
             images, _, height, width = size
-            grown = 2 * padding - kernel + 1
-            shape = (images, outputs, (height + grown) // pool, (width + grown) // pool)
+            shape = (images, outputs, rows // pool, columns // pool)
             out = torch.empty(shape, dtype=kind, memory_format=torch.channels_last)
+            if kernel == _arguments.POINT and pool == 1 and layer.groups == 1:
+                images, height, width = 1, 1, images * height * width  # as a linear layer's rows
         else:
+            _arguments.check(x.dtype, size, of, len(size) > 1 and size[-1] == channels)
+            check_length(channels, layer.bias is not None)
             x, height = x.contiguous(), 1
             if over_points:
                 images, width, _ = size
@@ -304,6 +337,7 @@ class Backend:
                 images, width = 1, x.numel() // channels
                 out = torch.empty((*size[:-1], outputs), dtype=kind)
         images_of = x.data_ptr(), images, height, width
+        numbers = _arguments.numbers(layer, of, kernel)
         how, to = (relu, pool, over_points, shift), (out.data_ptr(), _arguments.address(where))
         largest = self._native.product(images_of, numbers, how, *to, torch.get_num_threads())
         return out, largest.bit_length()

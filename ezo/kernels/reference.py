@@ -1,6 +1,5 @@
 """Plain torch, on any device: what the formulas say, and what every other backend is held to."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,10 +9,11 @@ from torch import Tensor
 from ezo import noise as _noise
 from ezo.int8 import loss as _loss
 from ezo.int8 import nodes as _nodes
-from ezo.int8 import ops
+from ezo.int8 import ops, sums
 from ezo.int8 import perturb as _perturb
-from ezo.int8.rounding import LARGEST, batch_shift, bit_width, shift
+from ezo.int8.rounding import LARGEST, batch_shift, bit_width, quotient, shift
 from ezo.kernels import (
+    NOTHING,
     After,
     Drawn,
     Layer,
@@ -113,8 +113,7 @@ class Backend:
 
     def accumulators(self, x: Tensor, layer: Layer) -> Tensor:
         images = layer.weight.dim() == 4
-        product = functools.partial(ops.conv2d, padding=layer.padding) if images else ops.linear
-        acc = product(x, layer.weight)
+        acc = ops.conv2d(x, layer.weight, *layer[3:]) if images else ops.linear(x, layer.weight)
         if layer.bias is not None:
             bias = ops.aligned(layer.bias, layer.bias_left)
             acc += bias.view(-1, 1, 1) if images else bias
@@ -123,7 +122,9 @@ class Backend:
     def product(
         self, x: Tensor, layer: Layer, after: After, guess: int, fixed: bool = False
     ) -> tuple[Tensor, int, Tensor | None]:
-        m, s = self._requantized(self.accumulators(x, layer), guess if fixed else None)
+        acc = self.accumulators(x, layer)
+        m, s = self._requantized(acc, guess if fixed else None, after.most)
+        del acc
         where = None
         if after.relu:
             m = ops.relu(m)
@@ -135,16 +136,23 @@ class Backend:
         return m, s, where
 
     def part(self, x: Tensor, layer: Layer, after: After, shift: int) -> tuple[Tensor, int]:
-        need = batch_shift(self.bits(self.accumulators(x, layer)))
+        need = min(batch_shift(self.bits(self.accumulators(x, layer))), after.most)
         return self.product(x, layer, after, shift, True)[0], need
 
     def error(
-        self, grad_output: Tensor, layer: Layer, guess: int, where: Tensor | None, points: int
+        self,
+        grad_output: Tensor,
+        layer: Layer,
+        guess: int,
+        where: Tensor | None,
+        points: int,
+        size: torch.Size | None,
     ) -> tuple[Tensor, int]:
         if where is not None:
             grad_output = ops.max_over_points_backward(grad_output, where.to(torch.int64), points)
         if layer.weight.dim() == 4:
-            return self._requantized(ops.conv2d_error(grad_output, layer.weight, layer.padding))
+            acc = ops.conv2d_error(grad_output, layer.weight, *layer[3:], size)
+            return self._requantized(acc)
         return self._requantized(ops.linear_error(grad_output, layer.weight))
 
     def gradients(
@@ -155,15 +163,24 @@ class Backend:
                 grad_output, where.to(torch.int64), x.shape[1]
             )
         if layer.weight.dim() == 4:
-            weight, channel = (
-                ops.conv2d_gradient(grad_output, x, layer.weight.shape[2], layer.padding),
-                1,
-            )
+            kernel, channel = layer.weight.shape[2:], 1
+            weight = ops.conv2d_gradient(grad_output, x, kernel, *layer[3:])
         else:
             weight, channel = ops.linear_gradient(grad_output, x), -1
         if layer.bias is None:
             return weight, None
         return weight, grad_output.movedim(channel, 0).flatten(1).sum(1, dtype=weight.dtype)
+
+    def add(
+        self, a: Tensor, b: Tensor, left: tuple[int, int], relu: bool, by: int
+    ) -> tuple[Tensor, int]:
+        acc = sums.add(a, b, left)
+        m = shift(acc, by, "nearest")
+        return ops.relu(m) if relu else m, self.bits(acc)
+
+    def average(self, x: Tensor, size: tuple[int, int], by: int) -> tuple[Tensor, int]:
+        acc = sums.average(x, size)
+        return shift(acc, by, "nearest"), self.bits(acc)
 
     def max_pool2d(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
         return ops.max_pool2d(x, size)
@@ -208,7 +225,7 @@ class Backend:
             e *= seen.y > 0
         total = e.sum(0)  # int64
         if bias is not None:
-            e = (e - _nodes.quotient(total, n)).clamp_(-LARGEST, LARGEST).to(torch.int8)
+            e = (e - quotient(total, n)).clamp_(-LARGEST, LARGEST).to(torch.int8)
         along = torch.zeros_like(total)
         for first in range(0, units, NODE_UNITS):  # a tile's gradients at once
             tile = slice(first, first + NODE_UNITS)
@@ -220,7 +237,7 @@ class Backend:
                 x = x.gather(1, at)  # (N, U, K)
                 gradient = (e[:, tile, None].to(torch.int64) * x).sum(0)
             gradient = gradient.to(torch.int64)
-            mean = _nodes.quotient(x.sum(0) << _nodes.MEAN_BITS, n)
+            mean = quotient(x.sum(0) << _nodes.MEAN_BITS, n)
             along[tile] = (gradient * mean).sum(1)
             self._move(weight[tile], fractions[0], tile, _rated(gradient, rates.weight))
         if bias is not None:
@@ -245,8 +262,10 @@ class Backend:
         groups = -(-n // _noise.GROUP)
         return _noise.words(seed, step, 0, stream, 0, groups, device).flatten()[:n]
 
-    def _requantized(self, acc: Tensor, s: int | None = None) -> tuple[Tensor, int]:
-        s = batch_shift(self.bits(acc)) if s is None else s
+    def _requantized(
+        self, acc: Tensor, s: int | None = None, most: int = NOTHING.most
+    ) -> tuple[Tensor, int]:
+        s = min(batch_shift(self.bits(acc)), most) if s is None else s
         return shift(acc, s, "nearest"), s
 
     def _sparse_pieces(

@@ -101,20 +101,21 @@ void sparse(const ezo::Kernels& kernels) {
 void products(const ezo::Kernels& kernels) {
   struct Shape {
     const char* name;
-    int images, height, width, channels, outputs, kernel, padding;
+    int images, height, width, channels, outputs, kernel, padding, stride, groups;
   };
-  for (const Shape& s : {Shape{"convolution", 4, 12, 12, 3, 9, 5, 2},
-                         Shape{"convolution without padding", 3, 8, 6, 16, 32, 3, 0},
-                         Shape{"linear", 1, 1, 33, 70, 21, 1, 0}}) {
-    const auto x = bytes(std::size_t(s.images) * s.height * s.width * s.channels);
+  for (const Shape& s : {Shape{"convolution", 4, 12, 12, 3, 9, 5, 2, 1, 1},
+                         Shape{"convolution without padding", 3, 8, 6, 16, 32, 3, 0, 1, 1},
+                         Shape{"convolution of stride 2", 2, 13, 13, 8, 16, 3, 1, 2, 1},
+                         Shape{"depthwise convolution", 2, 12, 12, 1, 24, 3, 1, 1, 24},
+                         Shape{"linear", 1, 1, 33, 70, 21, 1, 0, 1, 1}}) {
+    const auto x = bytes(std::size_t(s.images) * s.height * s.width * s.channels * s.groups);
     const auto weight = bytes(std::size_t(s.outputs) * s.channels * s.kernel * s.kernel);
     const auto bias = bytes(s.outputs);
-    ezo::Layer layer{};
-    layer.channels = s.channels, layer.outputs = s.outputs;
-    layer.kernel = s.kernel, layer.padding = s.padding;
-    layer.weight = weight.data(), layer.bias = bias.data(), layer.bias_left = 3;
-    const int height = s.height + 2 * s.padding - s.kernel + 1;
-    const int width = s.width + 2 * s.padding - s.kernel + 1;
+    ezo::Layer layer = ezo::Layer::square(s.channels, s.outputs, s.kernel, s.padding,
+                                          weight.data(), bias.data(), 3);
+    layer.down = layer.across = s.stride, layer.groups = s.groups;
+    const int height = (s.height + 2 * s.padding - s.kernel) / s.stride + 1;
+    const int width = (s.width + 2 * s.padding - s.kernel) / s.stride + 1;
     const std::size_t n = std::size_t(s.images) * height * width * s.outputs;
     const ezo::Images images{x.data(), s.images, s.height, s.width};
     for (int threads : {1, 2}) {
@@ -132,9 +133,8 @@ void products(const ezo::Kernels& kernels) {
   }
   const std::size_t points = 40, inputs = 24, outputs = 17, n = 3;
   const auto x = bytes(n * points * inputs), weight = bytes(outputs * inputs);
-  ezo::Layer layer{};
-  layer.channels = int(inputs), layer.outputs = int(outputs), layer.kernel = 1;
-  layer.weight = weight.data();
+  const auto layer =
+      ezo::Layer::square(int(inputs), int(outputs), 1, 0, weight.data(), nullptr, 0);
   std::vector<std::int8_t> y(n * outputs);
   std::vector<std::int32_t> where(n * outputs);
   ezo::product(*kernels.products, {x.data(), int(n), 1, int(points)}, layer, {true, 1, true, 7},

@@ -51,8 +51,8 @@ static void check_driver(int trial, const Layer& layer, bool relu, int pool, boo
                          const std::vector<std::int8_t>& x, int height, int width,
                          const std::vector<std::int8_t>& wanted, int shift) {
   if (shift < 0) return;
-  const Layer plain{layer.channels, layer.outputs, layer.kernel, layer.padding, layer.weight,
-                    nullptr,        0};
+  Layer plain = layer;
+  plain.bias = nullptr;
   const int images = draw(1, 3);
   std::vector<std::int8_t> all, found(images * wanted.size()), one(wanted.size());
   for (int i = 0; i < images; ++i) all.insert(all.end(), x.begin(), x.end());
@@ -67,20 +67,46 @@ static void check_driver(int trial, const Layer& layer, bool relu, int pool, boo
   }
 }
 
+// Sums of two tensors and means of blocks, one number at a time.
+static void check_sums(int trial) {
+  const std::size_t n = draw(1, 100);
+  const int left = draw(-3, 16), other = draw(-3, 16), shift = draw(0, 20);
+  const bool relu = draw(0, 1);
+  const auto a = numbers(n, -127), b = numbers(n, -127);
+  auto moved = [](std::int64_t m, int by) { return by < 0 ? round_half_up(m, -by) : m * (1 << by); };
+  std::vector<std::int8_t> out(n);
+  std::int64_t largest = 0;
+  const auto found = checked::product_kernels.add(a.data(), b.data(), out.data(), n, left, other,
+                                                  relu, shift);
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::int64_t sum = moved(a[i], left) + moved(b[i], other);
+    largest = std::max(largest, sum < 0 ? -sum : sum);
+    const std::int64_t wanted = round_half_up(sum, shift);
+    if (out[i] != (relu ? std::max<std::int64_t>(wanted, 0) : wanted)) fail("a sum", trial);
+  }
+  if (found != largest) fail("the largest sum of two", trial);
+}
+
 static void check_product(int trial) {
   const bool points = draw(0, 4) == 0;
-  const int k = points ? 1 : draw(1, 5), padding = points ? 0 : draw(0, k - 1);
-  const int c = draw(1, 20), o = draw(1, 40);
-  const int height = points ? 1 : draw(k, k + 6), width = draw(k, k + 33);
+  const bool depthwise = !points && draw(0, 3) == 0;
+  const int o = draw(1, 40), c = depthwise ? 1 : draw(1, 20), groups = depthwise ? o : 1;
+  const int in = c * groups;  // channels of x
+  const int k = points ? 1 : draw(1, 5), kw = points ? 1 : draw(1, 5);
+  const int top = points ? 0 : draw(0, k - 1), bottom = points ? 0 : draw(0, k - 1);
+  const int left = points ? 0 : draw(0, kw - 1), right = points ? 0 : draw(0, kw - 1);
+  const int down = points ? 1 : draw(1, 3), across = points ? 1 : draw(1, 3);
+  const int height = points ? 1 : draw(k, k + 6), width = draw(kw, kw + 33);
   const int pool = points ? 1 : draw(1, 3);
   const bool non_negative = draw(0, 1), relu = draw(0, 1);
-  const auto x = numbers(static_cast<std::size_t>(c) * height * width, non_negative ? 0 : -127);
-  const auto w = numbers(static_cast<std::size_t>(o) * c * k * k, -127);
+  const auto x = numbers(static_cast<std::size_t>(in) * height * width, non_negative ? 0 : -127);
+  const auto w = numbers(static_cast<std::size_t>(o) * c * k * kw, -127);
   std::vector<std::int32_t> bias(o);
   for (auto& b : bias) b = draw(-5000, 5000);
   const int shift = draw(-1, 12);
 
-  const int rows = height + 2 * padding - k + 1, columns = width + 2 * padding - k + 1;
+  const int rows = (height + top + bottom - k) / down + 1;
+  const int columns = (width + left + right - kw) / across + 1;
   std::vector<std::int64_t> sums(static_cast<std::size_t>(rows) * columns * o);
   std::int64_t largest = 0;
   for (int y = 0; y < rows; ++y) {
@@ -89,10 +115,11 @@ static void check_product(int trial) {
         std::int64_t sum = bias[q];
         for (int j = 0; j < c; ++j) {
           for (int dy = 0; dy < k; ++dy) {
-            for (int dx = 0; dx < k; ++dx) {
-              const int yy = y + dy - padding, xx = p + dx - padding;
+            for (int dx = 0; dx < kw; ++dx) {
+              const int yy = y * down + dy - top, xx = p * across + dx - left;
               if (yy < 0 || yy >= height || xx < 0 || xx >= width) continue;
-              sum += x[(yy * width + xx) * c + j] * w[((q * c + j) * k + dy) * k + dx];
+              const int from = depthwise ? q : j;
+              sum += x[(yy * width + xx) * in + from] * w[((q * c + j) * k + dy) * kw + dx];
             }
           }
         }
@@ -116,9 +143,13 @@ static void check_product(int trial) {
       }
     }
   }
-  const Products& products =
-      non_negative ? checked::product_kernels.non_negative : checked::product_kernels.any;
-  const Layer layer{c, o, k, padding, w.data(), nullptr, 0};
+  if (tall == 0 || wide == 0) return;
+  const ProductKernels& kernels = checked::product_kernels;
+  const Products& products = depthwise      ? kernels.depthwise
+                             : non_negative ? kernels.non_negative
+                                            : kernels.any;
+  const Layer layer{c,   o,      k,    kw,    down,   across,   top,
+                    bottom, left, right, groups, w.data(), nullptr, 0};
   const Sizes sizes = products.sizes(layer, height, width);
   auto room = [](std::size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
   void *packed = room(sizes.packed), *scratch = room(sizes.scratch);
@@ -391,6 +422,7 @@ int main() {
     check_backward(trial);
     check_points(trial);
     check_product(trial);
+    check_sums(trial);
     check_sweeps(trial);
     check_tail(trial);
     check_nodes(trial);

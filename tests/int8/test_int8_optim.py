@@ -8,9 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ezo import noise
 from ezo.checkpoint import digest
 from ezo.int8.convert import from_float
-from ezo.int8.loss import LOSS_FRACTION_BITS, Loss
+from ezo.int8.loss import ERROR_EXPONENT, LOSS_FRACTION_BITS, Loss
 from ezo.int8.optim import ElasticZO
-from ezo.int8.passes import ERROR_EXPONENT, ERROR_STREAM, MINUS_STREAM
+from ezo.int8.passes import ERROR_STREAM, MINUS_STREAM
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.rounding import bit_width
 from ezo.int8.tensor import Int8Tensor, quantize

@@ -266,3 +266,14 @@ def test_only_the_last_layers_keep_what_backward_needs(k):
     if k:
         with pytest.raises(RuntimeError, match="forward pass"):
             model.backward(Int8Tensor(torch.ones_like(logits.m, dtype=torch.int8), -7), k)
+
+
+def test_weights_stay_in_row_major_order():
+    """Kernels read them by address: channels_last would be other weights."""
+    float_model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(180, 4))
+    network = from_float(float_model)
+    x = Int8Tensor(torch.randint(-99, 99, (2, 3, 8, 8), dtype=torch.int8), -6)
+    before = network(x)
+    network.to(memory_format=torch.channels_last)
+    assert network.weighted()[0].weight.is_contiguous()
+    assert torch.equal(network(x).m, before.m)
