@@ -29,7 +29,7 @@ def save(network: Network, optimizer: ElasticZO, x: Int8Tensor) -> bytes:
     return body + struct.pack("<I", zlib.crc32(body))
 
 
-def load(state: bytes | Path, network: Network, optimizer: ElasticZO, x: Int8Tensor) -> None:
+def load(state: bytes | str | Path, network: Network, optimizer: ElasticZO, x: Int8Tensor) -> None:
     """Give a network and its optimiser what a device saved; the next step is the device's next.
 
     Args:
@@ -39,7 +39,7 @@ def load(state: bytes | Path, network: Network, optimizer: ElasticZO, x: Int8Ten
     Raises:
         ValueError: the state is damaged, or another network's; nothing is changed.
     """
-    body = state.read_bytes() if isinstance(state, Path) else state
+    body = Path(state).read_bytes() if isinstance(state, (str, Path)) else state
     if len(body) < _HEAD.size + 4 or _HEAD.unpack_from(body)[0] != MAGIC:
         raise ValueError(
             "expected a state that a device saved, which begins with EZO1, got other bytes; give "

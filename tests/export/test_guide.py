@@ -16,13 +16,16 @@ from tests.export.networks import data, make, train
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 YOURS = """#include <stdint.h>
-extern const int8_t my_data[];
-extern const uint8_t my_labels[];
-#define MY_EXAMPLES 100u
 void feed_the_watchdog(void);
 void fail(void);
 void learn(void);
 uint32_t classify(const int8_t *x);
+"""
+
+EXAMPLES = """#include <stdint.h>
+extern const int8_t my_data[];
+extern const uint8_t my_labels[];
+#define MY_EXAMPLES 100u
 """
 
 
@@ -37,6 +40,8 @@ def test_from_python_to_a_running_emulator(tmp_path, monkeypatch, capsys):
         exec(block, names)
     main = tmp_path / "device" / "firmware.c"
     main.write_text(YOURS + _blocks("c")[0])
+    examples = tmp_path / "device" / "src" / "examples.h"  # as --examples writes it
+    examples.write_text(EXAMPLES)
     source = [*host(), "-std=c99", "-Wall", "-Werror", "-Idevice/src", "-c", main, "-o", "x.o"]
     assert subprocess.run(source).returncode == 0
     assert emulate(tmp_path / "device") == 0
