@@ -1,5 +1,6 @@
 """A run's folder, read again: its settings, its model with the weights, its inputs' scale."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ezo import catalogue, check, checkpoint, rows
+from ezo import catalogue, check, checkpoint
 from ezo.data import Dataset, Scale
 from ezo.precisions import Step
 from ezo.rows import json_types
@@ -137,14 +138,26 @@ def expect_counter(name: str, value: Any, kind: type) -> None:
 
 
 def forget(path: Path, case: str) -> None:
-    """Remove the rows of a run whose checkpoint never came.
+    """Remove the rows of a run whose checkpoint never came; the last may be half written.
 
     Raises:
         ValueError: there are others in the file.
     """
-    if path.exists() and (others := {row.case for row in rows.read(path)} - {case}):
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        others = sorted({str(of) for of in map(_case_of, file)} - {case, ""})
+    if others:
         raise ValueError(
             f"{path}: expected rows of {case} alone, got some of {len(others)} other runs or "
-            f"measurements, {min(others)} for one; give another --out"
+            f"measurements, {others[0]} for one; give another --out"
         )
-    path.unlink(missing_ok=True)
+    path.unlink()
+
+
+def _case_of(line: str) -> object:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return ""
+    return row.get("case", "") if isinstance(row, dict) else ""

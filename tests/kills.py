@@ -368,7 +368,8 @@ def play(scene: Scene, kills: int, chance: random.Random, root: Path) -> Iterato
                 break
         assert run(partial(scene.work, folder, done), Kill())
         scene.kept(folder, done.value)
-        found = scene.bits(folder)
+        # What a worker that outlived its driver left half written goes at the next start.
+        found = {f: x for f, x in scene.bits(folder).items() if ".ezo-tmp" not in str(f)}
         differing = [f for f in {**expected, **found} if expected.get(f) != found.get(f)]
         assert not differing, f"other bits than without kills: {differing}"
 

@@ -445,8 +445,9 @@ def test_a_run_that_other_code_began_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [*SHORT, "--out", str(tmp_path)]
-    monkeypatch.setattr(rows, "_commit", lambda: ("a" * 40, False))
-    for commit, told in (("a" * 40, False), ("b" * 40, True)):
+    made = {**rows.provenance(), "commit": "a" * 40}
+    monkeypatch.setattr(rows, "provenance", lambda: made)
+    for commit, told in (("a" * 40, False), ("b" * 40, True), ("", False)):
         monkeypatch.setattr(rows, "_commit", lambda commit=commit: (commit, False))
         assert main(command) == main(command) == 0
         said = "is of aaaaaaaaaa, other code than this; it is kept" in capsys.readouterr().err
