@@ -385,7 +385,7 @@ runs = [run("full-zo", 12), run("elastic-1", 12), first, run("elastic-2", 6, fir
 for part in execute(runs, Path(sys.argv[1]) / "runs", jobs=2, checkpoint_steps=7):
     assert part[-1].metric == "finished", part[-1].note
 """
-KILLS = int(os.environ.get("EZO_KILLS", "3"))  # 20 for the whole test; it takes minutes
+KILLS = int(os.environ.get("EZO_KILLS", "2"))  # 20 for the whole test; it takes minutes
 
 
 def numbers(out):

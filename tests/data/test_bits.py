@@ -41,7 +41,8 @@ def test_files_that_are_read_and_turned_have_the_committed_checksum(name):
 def test_the_bits_don_t_depend_on_the_instruction_set():
     """Those that are made here have the committed checksum under each; batches are augmented."""
     found = {}
-    for capability in ("default", "avx2", ""):  # the last: what this processor has
+    more = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    for capability in ("default", "avx2", *([""] if more else [])):  # "": what this processor has
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, *MADE],
             capture_output=True,
@@ -52,7 +53,7 @@ def test_the_bits_don_t_depend_on_the_instruction_set():
         found[capability] = [line.split() for line in done.stdout.splitlines()]
         checksums = dict(zip(MADE, (checksum for checksum, _ in found[capability]), strict=True))
         assert checksums == {name: CHECKSUMS[name] for name in MADE}, capability
-    assert found["default"] == found["avx2"] == found[""]
+    assert all(of == found["avx2"] for of in found.values())
 
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 211])
