@@ -58,14 +58,15 @@ def from_float(model: nn.Module, headroom: int = 0) -> Network:
             training does not change, or many of them start at their bound. Or a model in
             training mode has batch norm or dropout.
 
-    >>> class Own(nn.Module):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
-    ...     def forward(self, x):
-    ...         return self.last(self.first(x.flatten(1)).relu())
-    >>> [(node.name, *node.inputs) for node in from_float(Own()).nodes]
-    [('flatten', 'input'), ('first', 'flatten'), ('relu', 'first'), ('last', 'relu')]
+    Examples:
+        >>> class Own(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        ...     def forward(self, x):
+        ...         return self.last(self.first(x.flatten(1)).relu())
+        >>> [(node.name, *node.inputs) for node in from_float(Own()).nodes]
+        [('flatten', 'input'), ('first', 'flatten'), ('relu', 'first'), ('last', 'relu')]
     """
     check.integer("headroom", headroom, 0, LARGEST - 1)
     found = Builder(Trace(model), LARGEST - headroom)
