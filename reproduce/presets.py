@@ -129,7 +129,7 @@ PRESETS = {
     ),
     "quick": Preset(
         "LeNet-5 on digits in fp32 and int8, fine-tuning to them rotated, 3 seeds; sensitivity; "
-        "memory, and time of fp32 beside int8. No download; under 10 minutes on two cores.",
+        "memory, and time of fp32 beside int8. No download; 16 minutes on two cores.",
         {
             **whole("digits", "digits-long", "digits-lean", "digits-nodes", "digits-queries"),
             **whole("digits-fine-tuning"),
