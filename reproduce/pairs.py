@@ -1,11 +1,12 @@
 """How claims about the final accuracies of two methods are judged: paired by seed."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ezo.rows import Row
 from reproduce import rules
 from reproduce.judge import OURS, PAPER_DATA, Claim, Finding, finding
-from reproduce.select import accuracy_differences
+from reproduce.select import accuracy_differences, value
 
 
 def findings(
@@ -37,3 +38,29 @@ def findings(
         for kind in kinds
         for found in accuracy_differences(rows, pairs, kind)
     ]
+
+
+def of_pairs(
+    claim: Claim,
+    comparison: str,
+    pairs: Sequence[tuple[Row, Row]],
+    full: bool,
+    *,
+    not_worse: bool = False,
+) -> Finding:
+    """One finding: the first runs' last accuracies minus the second's, a pair a seed.
+
+    Args:
+        not_worse: a one-sided 5 % test of non-inferiority, that is the 90 % interval.
+    """
+    both = [row for pair in pairs for row in pair]
+    how: dict[str, Any] = {"confidence": 0.9, "note": "90 % interval"} if not_worse else {}
+    return finding(
+        claim,
+        comparison,
+        [value(a) - value(b) for a, b in pairs],
+        full and both[0].data in PAPER_DATA,
+        tuple(row.case for row in both),
+        unfair=rules.unequal(both),
+        **how,
+    )

@@ -2,8 +2,9 @@
 
 from ezo.rows import Row
 from reproduce import rules
-from reproduce.judge import PAPER_DATA, Claim, Finding, finding
-from reproduce.select import Group, Key, final, groups, seeds_of, value
+from reproduce.judge import Claim, Finding
+from reproduce.pairs import of_pairs
+from reproduce.select import Group, Key, final, groups, seeds_of
 
 CLAIM = Claim(
     id="int8-accuracy",
@@ -31,18 +32,7 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
             pairs = [
                 (ends[Key(*group, method, s)], ends[Key(*float32, method, s)]) for s in sorted(both)
             ]
-            if not pairs:
-                continue
-            findings.append(
-                finding(
-                    CLAIM,
-                    f"{method}, {group} minus fp32",
-                    [value(a) - value(b) for a, b in pairs],
-                    full and group.data in PAPER_DATA,
-                    tuple(row.case for pair in pairs for row in pair),
-                    confidence=0.9,
-                    note="90 % interval",
-                    unfair=rules.unequal(row for pair in pairs for row in pair),
-                )
-            )
+            if pairs:
+                compared = f"{method}, {group} minus fp32"
+                findings.append(of_pairs(CLAIM, compared, pairs, full, not_worse=True))
     return findings

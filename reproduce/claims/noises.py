@@ -2,8 +2,9 @@
 
 from ezo.rows import Row
 from reproduce import rules
-from reproduce.judge import PAPER_DATA, Claim, Finding, finding
-from reproduce.select import Group, Key, experiment, final, groups, seeds_of, value
+from reproduce.judge import Claim, Finding
+from reproduce.pairs import of_pairs
+from reproduce.select import Group, Key, experiment, final, groups, seeds_of
 
 CLAIM = Claim(
     id="noises",
@@ -41,18 +42,8 @@ def _judged(
         for method in sorted({k.method for k in cheap if k[:3] == group}):
             pairs = _pairs(gaussian, cheap, group, method)
             if pairs:
-                found.append(
-                    finding(
-                        CLAIM,
-                        f"{noise} minus gaussian, {method}, {group}",
-                        [value(a) - value(b) for a, b in pairs],
-                        full and group.data in PAPER_DATA,
-                        tuple(row.case for pair in pairs for row in pair),
-                        confidence=0.9,
-                        note="90 % interval",
-                        unfair=rules.unequal(row for pair in pairs for row in pair),
-                    )
-                )
+                compared = f"{noise} minus gaussian, {method}, {group}"
+                found.append(of_pairs(CLAIM, compared, pairs, full, not_worse=True))
     return found
 
 

@@ -1,10 +1,10 @@
 """Accuracy: what several perturbations a step add, at as many times the forward passes."""
 
 from ezo.rows import Row
-from reproduce import rules
 from reproduce.experiments._runs import QUERIES
-from reproduce.judge import PAPER_DATA, Claim, Finding, finding
-from reproduce.select import Group, Key, final, groups, seeds_of, value
+from reproduce.judge import Claim, Finding
+from reproduce.pairs import of_pairs
+from reproduce.select import Group, Key, final, groups, seeds_of
 
 CLAIM = Claim(
     id="queries",
@@ -31,16 +31,8 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
         seeds = set(seeds_of(more, group, "elastic-2")) & set(seeds_of(one, group, "elastic-2"))
         pairs = [_pair(more, one, group, seed) for seed in sorted(seeds)]
         if pairs:
-            findings.append(
-                finding(
-                    CLAIM,
-                    f"elastic-2 with {QUERIES} queries minus with one, {group}",
-                    [value(a) - value(b) for a, b in pairs],
-                    full and group.data in PAPER_DATA,
-                    tuple(row.case for pair in pairs for row in pair),
-                    unfair=rules.unequal(row for pair in pairs for row in pair),
-                )
-            )
+            compared = f"elastic-2 with {QUERIES} queries minus with one, {group}"
+            findings.append(of_pairs(CLAIM, compared, pairs, full))
     return findings
 
 
