@@ -139,14 +139,7 @@ def describe(network: Network, optimizer: ElasticZO | None, x: Int8Tensor) -> Pr
     Raises:
         ValueError: a layer or an option has no C form; the message names it.
     """
-    for given, kind, fix in (
-        (network, Network, "convert with ezo.int8.from_float"),
-        (optimizer, ElasticZO, "train with ezo.int8.ElasticZO"),
-        (x, Int8Tensor, "quantise with ezo.int8.quantize"),
-    ):
-        if given is not None and not isinstance(given, kind):
-            got = f"{type(given).__module__}.{type(given).__name__}"
-            raise ValueError(f"expected an integer {kind.__name__}, got {got}; {fix}")
+    _expect(network, optimizer, x)
     with dynamic(network):
         stages = _stages(network, x)
     if optimizer is None:
@@ -193,6 +186,17 @@ def describe(network: Network, optimizer: ElasticZO | None, x: Int8Tensor) -> Pr
         optimizer._seed,
         optimizer._steps,
     )
+
+
+def _expect(network: object, optimizer: object, x: object) -> None:
+    for given, kind, fix in (
+        (network, Network, "convert with ezo.int8.from_float"),
+        (optimizer, ElasticZO, "train with ezo.int8.ElasticZO"),
+        (x, Int8Tensor, "quantise with ezo.int8.quantize"),
+    ):
+        if given is not None and not isinstance(given, kind):
+            got = f"{type(given).__module__}.{type(given).__name__}"
+            raise ValueError(f"expected an integer {kind.__name__}, got {got}; {fix}")
 
 
 @contextlib.contextmanager
