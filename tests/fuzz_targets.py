@@ -15,10 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import fuzz_files
 import fuzz_states
 import h5py
 import numpy as np
 import torch
+from fuzz_files import FILES
 from fuzz_input import Target, bend, damage, text
 from fuzz_states import STATES
 from fuzz_words import WORDS
@@ -343,6 +345,7 @@ def warm() -> None:
     import_torchvision()
     repr(torch.zeros(1))  # what a message that shows a tensor imports
     fuzz_states.warm()
+    fuzz_files.warm()
     for target in TARGETS.values():
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Exception, SystemExit):
             target.read(target.make(random.Random(1), Path(folder)))
@@ -378,5 +381,6 @@ TARGETS = {
         Target("report", 40, make_folder, read_judged, lambda _: True),
         *WORDS,
         *STATES,
+        *FILES,
     )
 }

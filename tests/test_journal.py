@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,57 @@ def test_train_keeps_a_journal_that_replays_to_the_final_weights(
     save_file({"layers.0.weight": torch.ones(2)}, init)
     assert main(["replay", str(path), "--init", str(init), "--out", str(out)]) == 2
     assert "weights that its run began with" in capsys.readouterr().err
+
+
+def with_body(path: Path, kind: str, change: Any) -> None:
+    """A journal in which the first record of a kind has another body, with checksums that fit."""
+    found, _ = records.read(path)
+    crc, out = zlib.crc32(records.START), records.START
+    at = next(i for i, record in enumerate(found) if record.kind == kind)
+    for i, record in enumerate(found):
+        packed, crc = records.pack(
+            kind if i == at else record.kind, change(record.body) if i == at else record.body, crc
+        )
+        out += packed
+    path.write_bytes(out)
+
+
+def column(body: bytes, place: int, value: bytes) -> bytes:
+    parts = [bytes(part) for part in columns.parted(body)]
+    parts[place] = value
+    return columns.joined(parts)
+
+
+BOMB = zlib.compress(bytes(1 << 29))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("H", lambda body: BOMB),
+        ("S", lambda body: BOMB),
+        ("S", lambda body: body + b"more"),
+        ("C", lambda body: column(body, 1, b"\0" + BOMB)),  # deltas
+        ("C", lambda body: column(body, 2, b"\4" + BOMB)),  # planes
+        ("C", lambda body: column(body, 0, chunk._NUMBERS.pack(9, 2**32 - 1, 2**16 - 1, 4))),
+        ("C", lambda body: column(body, 1, b"\1\xff" + bytes(1 << 16))),
+        ("T", lambda body: column(body, 1, BOMB)),
+        ("T", lambda body: column(body, 2, BOMB)),
+        ("T", lambda body: column(body, 1, records.text([["0.weight", "float32", [10**12]]]))),
+        ("T", lambda body: column(body, 1, records.text([["0.weight", "load", [1]]]))),
+    ],
+)
+def test_a_small_journal_that_unpacks_to_a_huge_one_is_refused(tmp_path, kind, change):
+    _, init = kept(tmp_path / "run.ezoj", FLOAT, bp=1)
+    with_body(tmp_path / "run.ezoj", kind, change)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="expected .*, got "):
+            replay(tmp_path / "run.ezoj", init)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 28
 
 
 KILLED = """

@@ -3,13 +3,16 @@
 import csv
 import io
 import re
+import struct
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from ezo import catalogue, checkpoint, rows
@@ -442,3 +445,21 @@ def test_a_plug_in_that_is_none_is_named(
     install("ezo.models", f"others_bad_{len(source)}", source)
     with pytest.raises(ValueError, match=f"entry point others_bad.* of others: expected {message}"):
         catalogue.names("model")
+
+
+def test_an_image_that_another_program_would_draw_is_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
+    Image.new("L", (8, 8)).save(tmp_path / "a" / "1.png", "EPS")
+    with pytest.raises(ValueError, match=r"1\.png: expected an image, got .*; take it out"):
+        _own.load(str(tmp_path))
+
+
+def test_arrays_that_are_shorter_than_they_say_are_refused_at_once(tmp_path):
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**11}, 4), }}\n".encode()
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        npy = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + bytes(64)
+        archive.writestr("x.npy", npy)
+    with pytest.raises(ValueError, match="got x.npy of 64 bytes, which says 1,600,000,000,000"):
+        _own.load(str(tmp_path / "d.npz"))

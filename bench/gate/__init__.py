@@ -33,6 +33,7 @@ from bench.gate.measuring import Gate, Settings
 from bench.gate.report import Report
 from bench.gate.sides import NotMeasured, build_sides
 from bench.workload import Workload
+from ezo import check
 from ezo.files import write_text
 
 MOST = 10_000  # pairs, and comparisons
@@ -116,13 +117,19 @@ def read_cells(path: Path) -> list[Workload]:
         ValueError: a line is no cell.
         OSError: it can't be read.
     """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: expected cells in UTF-8, got {error}; save the file as such"
+        ) from error
     cells = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            cells.append(Workload(**json.loads(line)))
-        except (TypeError, ValueError) as error:
+            cells.append(_cell(**json.loads(line)))
+        except (TypeError, ValueError, RecursionError) as error:
             known = ", ".join(field.name for field in dataclasses.fields(Workload))
             raise ValueError(
                 f"{path}, line {number}: expected a JSON object with some of {known}, got "
@@ -131,6 +138,18 @@ def read_cells(path: Path) -> list[Workload]:
     if not cells:
         raise ValueError(f"{path}: expected a cell a line, got none; add one")
     return cells
+
+
+def _cell(**given: Any) -> Workload:
+    cell = Workload(**given)
+    for field in dataclasses.fields(cell):
+        value = getattr(cell, field.name)
+        if field.type == "str" or field.type is str:
+            if not isinstance(value, str):
+                raise TypeError(f"{field.name} has to be text, got {value!r:.20}")
+        else:
+            check.integer(field.name, value, int(field.name != "chunk"))
+    return cell
 
 
 def _write(given: argparse.Namespace, json: str, markdown: str) -> None:

@@ -1,6 +1,9 @@
 """Read the user's examples: a folder of images, arrays in a .npz, rows of a .csv. Runs no code."""
 
 import csv
+import lzma
+import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,6 +18,7 @@ from ezo.data._vision import import_torchvision
 Array = np.ndarray[Any, Any]
 LABEL = ("label", "class", "target", "y")  # names of a CSV's column of labels
 TEST = ("test", "val", "valid", "validation")
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no file that another program draws
 ARRAYS = "write numpy.savez(file, x=..., y=...), or train_x, train_y, test_x and test_y"
 
 
@@ -70,11 +74,16 @@ def bad(path: Path, expected: str, got: str, fix: str) -> ValueError:
 
 def _arrays(path: Path) -> Parts:
     try:
+        _expect_whole(path)
         with np.load(path, allow_pickle=False) as file:
             found = {_key(name): file[name] for name in file.files if _key(name) in _KEYS}
             names = ", ".join(file.files)
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except PermissionError:
+        raise
+    except _DAMAGED as error:
         raise bad(path, "arrays of numbers, or of words for y", str(error), ARRAYS) from error
+    except MemoryError as error:
+        raise bad(path, "arrays that fit the memory", str(error), "give fewer examples") from error
     parts = {part: (f"{part}_x", f"{part}_y") for part in ("train", "test")}
     parts |= {} if "train_x" in found or "test_x" in found else {"all": ("x", "y")}
     read = {
@@ -91,6 +100,34 @@ def _arrays(path: Path) -> Parts:
             raise bad(path, "as many labels as examples", got, "write both of the same examples")
         read[part] = examples._replace(names=[str(i) for i in range(n)])
     return read
+
+
+_DAMAGED = (
+    *(ValueError, EOFError, TypeError, KeyError, NotImplementedError, RuntimeError, OSError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+
+
+def _expect_whole(path: Path) -> None:
+    """That each array is as long as its header says, before memory for it is asked for.
+
+    Raises:
+        ValueError: one is not.
+    """
+    formats = np.lib.format
+    readers = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}
+    with path.open("rb") as handle, zipfile.ZipFile(handle) as file:
+        for entry in file.infolist():
+            if _key(entry.filename.removesuffix(".npy")) not in _KEYS:
+                continue
+            with file.open(entry) as array:
+                version = formats.read_magic(array)
+                if version not in readers:  # of structs with names that are no ASCII
+                    raise ValueError(f"{entry.filename} of format {version}")
+                shape, _, kind = readers[version](array)
+                rest, size = entry.file_size - array.tell(), math.prod(shape) * kind.itemsize
+            if not kind.hasobject and rest != size:
+                raise ValueError(f"{entry.filename} of {rest:,} bytes, which says {size:,}")
 
 
 _KEYS = {"x", "y", "train_x", "train_y", "test_x", "test_y"}
@@ -113,7 +150,8 @@ def _shaped(path: Path, name: str, x: Array) -> Array:
     if x.ndim not in (2, 3, 4) or 0 in x.shape:
         wanted = f"{name} (N, C, H, W) or (N, H, W) of images, (N, P, 3) of points, or (N, F)"
         raise bad(path, wanted, f"{x.shape}", "reshape it")
-    return finite(path, x.astype(np.float32))
+    with np.errstate(over="ignore"):  # which is no finite number then
+        return finite(path, x.astype(np.float32))
 
 
 def finite(path: Path, x: Array) -> Array:
@@ -244,8 +282,12 @@ def _is_grey(picture: Any) -> bool:
 
 
 def _opened(image: Any, file: Path, of: Callable[[Any], Any]) -> Any:
+    bomb = image.DecompressionBombError, image.DecompressionBombWarning
     try:
-        with image.open(file) as picture:
-            return of(picture)
-    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what lies beside the pixels
+            warnings.simplefilter("error", image.DecompressionBombWarning)
+            with file.open("rb") as handle, image.open(handle, formats=FORMATS) as picture:
+                return of(picture)
+    except (OSError, SyntaxError, ValueError, *bomb) as error:
         raise bad(file, "an image", str(error), "take it out, or mend it") from error

@@ -27,6 +27,7 @@ from ezo.optim import Update as FloatUpdate
 Applied = tuple[int, list[Any]]  # a step's number, its updates
 _NUMBERS = struct.Struct("<QIHB")
 _NARROW, _WIDE = 4, 8  # bytes of a float
+MOST_UPDATES = 1 << 24  # of a chunk
 
 
 class Numbers(NamedTuple):
@@ -73,6 +74,8 @@ def unpack(body: bytes, seed: int) -> Iterator[Any]:
     """The updates of a chunk, in the order in which they were applied."""
     head, steps, *found = columns.parted(body)
     _, n, queries, float_bytes = _NUMBERS.unpack(head)
+    if n * queries > MOST_UPDATES:
+        raise ValueError(f"expected at most {MOST_UPDATES:,} updates a chunk, got {n * queries:,}")
     places = [
         (seed, step, query)
         for step in columns.read_integers(steps, n)

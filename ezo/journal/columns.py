@@ -10,6 +10,8 @@ shortest is taken:
     sparse     signs: one bit each, 1 for +1, and the places of the zeros as a column of deltas
     planes     floats, each xor the one before, byte by byte of their place, deflated
     raw        floats as they are, little-endian
+
+What is deflated is inflated up to what the reader expects, however much a damaged file holds.
 """
 
 import struct
@@ -60,8 +62,10 @@ def read_integers(column: Bytes, n: int) -> list[int]:
     """
     form, body = _FORMS[column[0]], column[1:]
     if form == "deltas":
-        return _expect(_undeltas(body), n).tolist()
+        return _expect(_undeltas(body, n), n).tolist()
     width = body[0]
+    if width > 63:
+        raise ValueError(f"expected numbers of at most 63 bits, got {width}")
     if len(body) != 1 + -(-n * width // 8):
         raise ValueError(f"expected a column of {n} numbers, got {len(body)} bytes of {width} bits")
     bits = np.unpackbits(np.frombuffer(body[1:], np.uint8), bitorder="little", count=n * width)
@@ -77,7 +81,7 @@ def read_signs(column: Bytes, n: int) -> list[int]:
         digits = packed[:, None] // 3 ** np.arange(5) % 3
         return (_expect(digits.reshape(-1)[:n], n) - 1).tolist()
     (size,) = struct.unpack_from("<I", body)
-    zeros, plus = _undeltas(body[4 : 4 + size]), np.frombuffer(body[4 + size :], np.uint8)
+    zeros, plus = _undeltas(body[4 : 4 + size], n), np.frombuffer(body[4 + size :], np.uint8)
     found = np.unpackbits(plus, bitorder="little", count=n).astype(np.int64) * 2 - 1
     found[zeros] = 0
     return _expect(found, n).tolist()
@@ -88,7 +92,7 @@ def read_floats(column: Bytes, n: int, wide: bool) -> list[float]:
     kind, size = ("<f8", 8) if wide else ("<f4", 4)
     form, body = _FORMS[column[0]], column[1:]
     if form == "planes":
-        planes = np.frombuffer(zlib.decompress(body), np.uint8).reshape(size, -1)
+        planes = np.frombuffer(inflated(body, n * size), np.uint8).reshape(size, -1)
         words = np.ascontiguousarray(planes.T).view("<u8" if wide else "<u4").reshape(-1)
         body = np.bitwise_xor.accumulate(words).tobytes()
     return _expect(np.frombuffer(body, kind), n).tolist()
@@ -109,7 +113,24 @@ def parted(body: Bytes) -> list[memoryview]:
     return found
 
 
+def inflated(body: Bytes, most: int) -> bytes:
+    """What was deflated, of ``most`` bytes or fewer.
+
+    Raises:
+        ValueError: there are more, or something follows.
+        zlib.error: it was not deflated, or is damaged.
+    """
+    reader = zlib.decompressobj()
+    found = reader.decompress(body, most + 1)
+    if len(found) > most:
+        raise ValueError(f"expected at most {most:,} bytes when inflated, got more")
+    if not reader.eof or reader.unused_data:
+        raise ValueError("expected deflated bytes and no more, got a part or bytes behind")
+    return found
+
+
 _FORMS = ("deltas", "bits", "ternary", "sparse", "planes", "raw")
+_DELTA_BYTES = 10  # of a difference at most: 64 bits, 7 a byte
 
 
 def _shortest(forms: dict[str, bytes]) -> bytes:
@@ -129,9 +150,9 @@ def _deltas(column: np.ndarray) -> bytes:
     return zlib.compress(bytes(out), 9)
 
 
-def _undeltas(body: Bytes) -> np.ndarray:
+def _undeltas(body: Bytes, most: int) -> np.ndarray:
     values, value, shift = [], 0, 0
-    for byte in zlib.decompress(body):
+    for byte in inflated(body, most * _DELTA_BYTES):
         value |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:

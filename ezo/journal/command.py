@@ -69,7 +69,7 @@ def info(found: list[records.Record]) -> dict[str, str]:
     told["updates"] = f"{updates:,} in {len(heads)} chunks, {size['C']:,} bytes{bits}"
     told["tail"] = "none"
     if tails:
-        shown = len(tail.unpack(tails[-1]))
+        shown = len(tail.about(tails[-1]))
         told["tail"] = f"{shown} tensors at step {tail.step(tails[-1]):,}, {size['T']:,} bytes"
     told["header"] = f"{size['H'] + size['S'] + size['E'] + len(records.START):,} bytes"
     told["ends with"] = of["E"][-1]["final"] if of["E"] else "not closed"

@@ -22,8 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ezo.journal.columns import inflated
+
 MAGIC, VERSION = b"EZOJ", 1
 START = MAGIC + bytes([VERSION])
+MOST_TEXT = 1 << 26  # bytes of JSON in a record
 OVERHEAD = 9  # bytes of a record beside its body
 _HEAD = struct.Struct("<cI")
 _CRC = struct.Struct("<I")
@@ -109,4 +112,4 @@ def text(value: Any) -> bytes:
 
 def value(body: bytes) -> Any:
     """What `text` was given."""
-    return json.loads(zlib.decompress(body))
+    return json.loads(inflated(body, MOST_TEXT))

@@ -57,16 +57,21 @@ def replay(path: Path | str, init: Mapping[str, Tensor]) -> Replayed:
         raise ValueError(f"{note or f'{path}: expected a header, got none'}; begin the run again")
     with records.understood(path):
         told = records.value(found[0].body)
-        kind, names = told["kind"], [list(of) for of in told["names"]]
+        kind, names = _words(told["kind"], told["init"])[0], [_words(*of) for of in told["names"]]
+        if not all(names):
+            raise ValueError("a tensor without a name")
     if kind not in KINDS:
-        raise ValueError(f"{path}: expected a run of {' or '.join(KINDS)}, got {kind}")
+        raise ValueError(
+            f"{path}: expected a run of {' or '.join(KINDS)}, got {kind}; give its journal"
+        )
     tensors = {name: t.contiguous().clone() for name, t in _begun(path, told, init).items()}
     with records.understood(path):
         tails = [record.body for record in found if record.kind == "T"]
         steps = _sweep(found, tensors, tail.step(tails[-1]) if tails else None)
         if tails:
             tail.put(tails[-1], tensors)
-        ends = [records.value(record.body)["final"] for record in found[-1:] if record.kind == "E"]
+        last = [records.value(record.body) for record in found[-1:] if record.kind == "E"]
+        ends = _words(*(of["final"] for of in last))
         final = digest(tensors, names) == ends[0] if ends else None
         rides = not tails and _riding(told, found)
     if final is False:
@@ -79,6 +84,15 @@ def replay(path: Path | str, init: Mapping[str, Tensor]) -> Replayed:
         note += ", but for what noise does not move, which stays as it began" if rides else ""
     _alias(tensors, told, init)
     return Replayed(tensors, steps, final, note)
+
+
+def _words(*values: Any) -> list[str]:
+    """Raises:
+    TypeError: one is no text.
+    """
+    if strange := [value for value in values if not isinstance(value, str)]:
+        raise TypeError(f"{strange[0]!r:.40} in place of text")
+    return list(values)
 
 
 def _begun(path: Path, told: dict[str, Any], init: Mapping[str, Tensor]) -> dict[str, Tensor]:

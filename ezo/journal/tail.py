@@ -7,9 +7,11 @@ of their values, whose name ends in `TO`. The body is JSON, deflated, with each 
 shape and size as it lies there; then the tensors' bytes, each deflated.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from ezo.journal import columns, records
 from ezo.journal.weights import as_bytes
 
 AT, TO = "\0at", "\0to"
+MOST_BYTES = 1 << 26  # of a tensor that the initial weights lack, or have smaller
 
 
 def pack(step: int, tensors: Mapping[str, Tensor]) -> bytes:
@@ -34,8 +37,27 @@ def step(body: bytes) -> int:
 
 
 def put(body: bytes, tensors: dict[str, Tensor]) -> None:
-    """Give tensors what rides along."""
-    found = unpack(body)
+    """Give tensors what rides along.
+
+    Raises:
+        ValueError: there is more of a tensor than it can hold.
+        LookupError: elements of one that is not among them.
+    """
+    found = {}
+    deflated = columns.parted(body)[2:]
+    for (name, word, shape), part in zip(about(body), deflated, strict=True):
+        kind: Any = getattr(torch, word)
+        if not isinstance(kind, torch.dtype):
+            raise ValueError(f"expected a type of numbers, got {word}")
+        own = tensors.get(name.removesuffix(AT).removesuffix(TO))
+        held = (
+            own.numel() * (8 if name.endswith(AT) else own.element_size()) if own is not None else 0
+        )
+        size = math.prod(shape) * kind.itemsize
+        if not 0 <= size <= max(2 * held, MOST_BYTES):
+            raise ValueError(f"expected {name} of about {held:,} bytes, got {size:,}")
+        flat = torch.frombuffer(bytearray(columns.inflated(part, size)), dtype=torch.uint8)
+        found[name] = flat.view(kind).view(shape)
     for name, t in found.items():
         if name.endswith(AT):
             p = tensors[name.removesuffix(AT)]
@@ -45,11 +67,7 @@ def put(body: bytes, tensors: dict[str, Tensor]) -> None:
             tensors[name] = t
 
 
-def unpack(body: bytes) -> dict[str, Tensor]:
-    """The tensors by name."""
-    _, about, *deflated = columns.parted(body)
-    found = {}
-    for (name, kind, shape), part in zip(records.value(bytes(about)), deflated, strict=True):
-        flat = torch.frombuffer(bytearray(zlib.decompress(part)), dtype=torch.uint8)
-        found[name] = flat.view(getattr(torch, kind)).view(shape)
+def about(body: bytes) -> list[list[Any]]:
+    """Name, type and shape of each tensor."""
+    found: list[list[Any]] = records.value(bytes(columns.parted(body)[1]))
     return found
