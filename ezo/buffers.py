@@ -1,5 +1,6 @@
 """A model's buffers during a step's passes: all begin with the same, and one pass counts."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ class Buffers:
     A step keeps what its first pass wrote, or nothing where a loss was not finite or the closure
     raised; its other passes begin where the first began. Undoing what was written in place needs a
     copy: at a first step, in train mode and in eval mode, all are copied, and from then on those
-    alone that a pass was seen to write. (One that is first written at a later step counts once in
-    that step too, but can't be undone there.)
+    alone that a pass was seen to write. One that is first written at a later step counts once in
+    that step too, but can't be undone there: if nothing of that step is to be kept, it says so.
 
     Args:
         model: with the modules that it has now.
@@ -64,6 +65,7 @@ class Buffers:
             m.track_running_stats = True
             m.running_mean, m.running_var = mean, variance
         if not keep:
+            self._tell_lost()
             self._muted = []
             self._undo()
         for i, x, value in self._kept or () if keep else ():
@@ -105,6 +107,27 @@ class Buffers:
             elif not torch.all(x == copy):  # x.data counts no version
                 written.add(i)
         return sorted(written)
+
+    def _tell_lost(self) -> None:
+        """Warn of what was written in place and has no copy; from the next step on it has one."""
+        written = self._written[self._model.training]
+        lost = []
+        for i, ((m, _, name), (x, version, copy)) in enumerate(
+            zip(self._places, self._begun, strict=True)
+        ):
+            if x is not None and copy is None and x._version != version:
+                written.add(i)
+                if not any(m is muted for muted, _, _ in self._muted):
+                    where = next(n for n, module in self._model.named_modules() if module is m)
+                    lost.append(f"{where}.{name}" if where else name)
+        if lost:
+            warnings.warn(
+                f"{', '.join(lost)}: expected no buffer that is first written at a later step than "
+                "the first, where this one's loss was not finite or the closure raised: it keeps "
+                "what the passes wrote, and is taken back from the next step on; set it again",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _undo(self) -> None:
         muted = {m for m, _, _ in self._muted}

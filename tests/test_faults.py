@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import gc
 import math
+import warnings
 
 import pytest
 import torch
@@ -256,6 +257,33 @@ def test_a_loss_that_is_not_finite_leaves_no_trace_in_any_buffer(how, bp, at, ba
     assert all(b is objects[name] for name, b in model.named_buffers())
     optimizer.step(lambda: FLOAT.loss(model, 1))
     assert any(not torch.equal(b, before[name]) for name, b in model.named_buffers())
+
+
+def test_a_buffer_that_is_first_written_late_is_told_where_it_can_not_be_undone():
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+            self.counts = False
+
+        def forward(self, x):
+            if self.counts:
+                self.count += 1
+            return x
+
+    model = nn.Sequential(nn.Linear(12, 24), Late(), nn.Linear(24, 4))
+    optimizer = FLOAT.optimizer(model, 0, lr=1e-3, eps=1e-3)
+    optimizer.step(lambda: FLOAT.loss(model))
+    model[1].counts = True
+    with pytest.warns(RuntimeWarning, match=r"1\.count: expected no buffer .* set it again"):
+        optimizer.step(lambda: FLOAT.loss(model) * math.nan)
+    model[1].count.zero_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step(lambda: FLOAT.loss(model) * math.nan)
+        assert model[1].count == 0
+        optimizer.step(lambda: FLOAT.loss(model))
+        assert model[1].count == 1
 
 
 def test_only_buffers_that_a_pass_writes_are_copied():

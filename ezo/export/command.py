@@ -7,6 +7,7 @@ from ezo.export.describe import describe
 from ezo.export.plan import splits, table
 from ezo.export.trained import fresh, trained_by
 from ezo.export.write import write
+from ezo.lock import alone_in
 from ezo.plan.budget import parse_bytes
 from ezo.run import Run
 
@@ -51,21 +52,15 @@ def command(given: argparse.Namespace) -> int:
         problem = describe(network, optimizer, x)
         print(table(splits(problem, ram=ram, dsp=not given.no_dsp)))
         return 0
-    planned = write(
-        network,
-        optimizer,
-        x=x,
-        batch=given.batch,
-        out=given.out,
-        ram=ram,
-        dsp=not given.no_dsp,
-    )
-    print((given.out / "arena.txt").read_text(encoding="utf-8"), end="")
-    print(f"way {planned.way.name}; wrote {given.out}")
-    if given.examples is not None:
-        n = trained.write_examples(given.examples, given.out, given.seed)
-        names = ("data.bin", "labels.bin", "src/examples.h")
-        print(f"wrote {n} examples to {', '.join(str(given.out / name) for name in names)}")
+    how = {"x": x, "batch": given.batch, "ram": ram, "dsp": not given.no_dsp}
+    with alone_in(given.out):
+        planned = write(network, optimizer, out=given.out, **how)
+        print((given.out / "arena.txt").read_text(encoding="utf-8"), end="")
+        print(f"way {planned.way.name}; wrote {given.out}")
+        if given.examples is not None:
+            n = trained.write_examples(given.examples, given.out, given.seed)
+            names = ("data.bin", "labels.bin", "src/examples.h")
+            print(f"wrote {n} examples to {', '.join(str(given.out / name) for name in names)}")
     print(rates)
     print(trained.inputs())
     return 0

@@ -217,12 +217,9 @@ def restore(
     at = 0
     with torch.no_grad():
         for p in _trained(optimizer):
-            own = slice(at, at + p.numel())
-            p.copy_(torch.from_numpy(weights[own].copy()).view(p.shape))
-            if fraction is not None:
-                optimizer.state[p]["fraction"].copy_(
-                    torch.from_numpy(fraction[own].copy()).view(p.shape)
-                )
+            to = [p] if fraction is None else [p, optimizer.state[p]["fraction"]]
+            for t, values in zip(to, (weights, fraction), strict=False):
+                t.copy_(torch.from_numpy(values[at : at + p.numel()].copy()).view(p.shape))
             at += p.numel()
     optimizer._steps = steps
 

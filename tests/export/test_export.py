@@ -15,6 +15,7 @@ from ezo.export import arena, kinds, plan
 from ezo.export.describe import describe
 from ezo.export.write import digest
 from ezo.int8 import ElasticZO, Int8Tensor, from_float, loss, quantize
+from ezo.lock import alone_in
 from tests.export.networks import CLASSES, data, make, train
 
 FOREIGN, DAMAGED = 4, 5  # of ezo.h
@@ -265,12 +266,20 @@ def test_the_command_line_exports(tmp_path, capsys):
     assert "bytes of RAM" in capsys.readouterr().out
     assert {p.name for p in out.iterdir()} == {
         *("src", "zephyr", "main.c", "arena.txt", "CMakeLists.txt"),
-        *("library.properties", "idf_component.yml"),
+        *("library.properties", "idf_component.yml", "lock"),
     }
     assert cli.main(words) == 0
     assert "elastic-3" in capsys.readouterr().out
     assert cli.main([*words, "--out", str(out), "--ram", "16KiB"]) == 2
     assert "expected at least" in capsys.readouterr().err
+
+
+def test_a_folder_in_which_another_works_is_refused(tmp_path, capsys):
+    words = ["export", "--model", "lenet5", "--method", "full-zo", "--data", "digits"]
+    with alone_in(tmp_path):
+        assert cli.main([*words, "--out", str(tmp_path)]) == 2
+    assert "another process works here" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_the_command_line_goes_on_from_a_run(tmp_path, capsys):
