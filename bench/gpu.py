@@ -382,21 +382,25 @@ def main(arguments: list[str] | None = None) -> list[Row]:
 def _measure(b: Bench, given: argparse.Namespace) -> None:
     kept = 0
     for name in given.parts:
-        started = time.monotonic()
-        if started > b.until:
-            b.row(name, "part_seconds", None, "s", "not run: out of time")
-            continue
-        try:
-            PARTS[name](b)
-        except Exception as error:
-            note = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-            b.row(name, "part_seconds", None, "s", f"failed: {note}")
-        else:
-            b.row(name, "part_seconds", time.monotonic() - started, "s")
-        b.clean()
+        _part(b, name)
         if given.out:  # kept as soon as it is there
             rows.write(given.out / "rows.jsonl", b.rows[kept:], append=True)
             kept = len(b.rows)
+
+
+def _part(b: Bench, name: str) -> None:
+    started = time.monotonic()
+    if started > b.until:
+        b.row(name, "part_seconds", None, "s", "not run: out of time")
+        return
+    try:
+        PARTS[name](b)
+    except Exception as error:
+        note = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        b.row(name, "part_seconds", None, "s", f"failed: {note}")
+    else:
+        b.row(name, "part_seconds", time.monotonic() - started, "s")
+    b.clean()
 
 
 if __name__ == "__main__":

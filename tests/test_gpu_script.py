@@ -3,6 +3,7 @@
 import pytest
 
 from bench import gpu
+from ezo.lock import alone_in
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -26,6 +27,14 @@ def test_every_part_makes_its_rows_or_says_why_not(tmp_path, capsys):
 def test_without_time_left_every_part_is_a_row(capsys):
     rows = gpu.main(["--device", "cpu", "--small", "--seconds", "0"])
     assert [row.note for row in rows] == ["not run: out of time"] * len(gpu.PARTS)
+
+
+def test_two_at_once_in_a_folder_are_refused_and_rows_are_added(tmp_path, capsys):
+    words = ["--device", "cpu", "--small", "--seconds", "0", "--out", str(tmp_path)]
+    with alone_in(tmp_path), pytest.raises(ValueError, match="another process works here"):
+        gpu.main(words)
+    rows = gpu.main(words) + gpu.main(words)
+    assert (tmp_path / "rows.jsonl").read_text().count("\n") == len(rows) == 2 * len(gpu.PARTS)
 
 
 def test_the_example_fine_tunes_in_every_way(capsys):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import torch
 from made_rows import run_rows
@@ -88,6 +89,20 @@ def test_a_search_keeps_the_rows_of_an_earlier_one_in_the_same_folder(tmp_path, 
     found = [row for row in rows.read(tmp_path / "rows.jsonl") if row.metric == "finished"]
     assert [row.method for row in found].count("full-zo") == 6
     assert [row.method for row in found].count("tail-only-1") == 6
+
+
+def test_a_search_says_which_of_its_trials_other_code_made(tmp_path, monkeypatch, capsys):
+    words = ["search", "--data", "digits", "--trials", "3", "--epochs", "0", "--held-out", "100"]
+    given = [*words, "--methods", "full-zo", "--jobs", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", given)
+    monkeypatch.setattr(rows, "_commit", lambda: ("a" * 40, False))
+    assert search.main() == 0
+    assert "other code" not in capsys.readouterr().err
+    monkeypatch.setattr(rows, "_commit", lambda: ("b" * 40, False))
+    kept = [replace(row, commit="c" * 40) for row in rows.read(tmp_path / "rows.jsonl")]
+    rows.write(tmp_path / "rows.jsonl", kept)
+    assert search.main() == 0
+    assert "some are of cccccccccc, other code than this" in capsys.readouterr().err
 
 
 def test_turned_digits_are_the_digits_turned_and_scaled_as_before():
