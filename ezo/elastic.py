@@ -87,7 +87,7 @@ class Elastic(Optimizer):
             )
         if not self._looked:
             return self._first_step(closure)
-        with _no_scaling():
+        with _NoScaling():
             loss = self._watched_step(closure) if _watched(self) else self._step(closure)
         if self.exchange and self._steps % self.exchange.ranks.check_steps == 0:
             self.synchronise()
@@ -117,7 +117,7 @@ class Elastic(Optimizer):
     def _first_step(self, closure: Callable[[], Any]) -> Any:
         self._refuse_ranks()
         self._expect_same()
-        with _no_scaling(), self._watch:
+        with _NoScaling(), self._watch:
             loss = self._watched_step(closure) if _watched(self) else self._step(closure)
         self._looked = True
         return loss
@@ -294,22 +294,22 @@ _UNSCALED = (
 )
 
 
-@contextlib.contextmanager
-def _no_scaling() -> Iterator[None]:
+class _NoScaling:
     """Within, an enabled GradScaler refuses to scale: a step can't tell that from the loss."""
-    scaler = torch.amp.GradScaler
-    scale = scaler.scale
 
-    def refuse(self: Any, outputs: Any) -> Any:
-        if self.is_enabled():
-            raise ValueError(_UNSCALED)
-        return scale(self, outputs)
+    def __enter__(self) -> None:
+        scaler = torch.amp.GradScaler
+        scale = self._scale = scaler.scale
 
-    scaler.scale = refuse  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        scaler.scale = scale  # type: ignore[method-assign]
+        def refuse(self: Any, outputs: Any) -> Any:
+            if self.is_enabled():
+                raise ValueError(_UNSCALED)
+            return scale(self, outputs)
+
+        scaler.scale = refuse  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        torch.amp.GradScaler.scale = self._scale  # type: ignore[method-assign]
 
 
 def _ranks() -> int:

@@ -25,7 +25,7 @@ from ezo.phases import phase
 from ezo.ranks import Ranks
 from ezo.split import Split, expect_whole, split
 from ezo.step import Found, course, step
-from ezo.stream import in_step
+from ezo.stream import InStep
 from ezo.unmoved import Readers
 from ezo.weights import (
     Layout,
@@ -247,7 +247,7 @@ class ElasticZO(Elastic):
         try:
             what = (self._model, self._buffers, zo, bp, weight, exchange)
             passes = Passes(closure, *what, decides=decides, captured=captured is not None)
-            with passes, in_step(), attached(perturbations, passes):
+            with passes, InStep(), attached(perturbations, passes):
                 found = step(perturbations, passes, self._difference, visits)
         finally:
             self._stepping = False

@@ -16,11 +16,10 @@ A result differs from the whole batch's as far as torch's operators round otherw
 number of examples; tests hold it to 1e-5 of the largest output in float32.
 """
 
-import contextlib
 import functools
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -97,17 +96,17 @@ def is_end_of(part: Tensor | None, whole: Tensor) -> bool:
     return part is not None and (part is whole or (of() is whole and end() is part))
 
 
-@contextlib.contextmanager
-def in_step() -> Iterator[None]:
+class InStep:
     """Within, the layers with a parameter that requires a gradient run whole in every pass.
 
     So the passes of a step round alike, also where only one of them takes a gradient.
     """
-    before, now.step = now.step, True
-    try:
-        yield
-    finally:
-        now.step = before
+
+    def __enter__(self) -> None:
+        self._before, now.step = now.step, True
+
+    def __exit__(self, *_: object) -> None:
+        now.step = self._before
 
 
 class _Streamed(Forward):

@@ -1,6 +1,7 @@
 """The ZO weights of a step: how they are perturbed, and what they learn."""
 
 import contextlib
+import operator
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -87,14 +88,14 @@ class Layout:
         return _state(groups) == self._state
 
 
+_ATTRIBUTES = operator.attrgetter("requires_grad", "dtype", "shape")
+
+
 def _state(groups: list[dict[str, Any]]) -> list[Any]:
     found: list[Any] = [kernels.choice()]
     for group in groups:
-        found += [
-            (id(p), p.requires_grad, p.dtype, p.data_ptr(), p.stride(), p.shape)
-            for p in group["params"]
-        ]
-        found.append(None)
+        own = group["params"]
+        found += ([*map(of, own)] for of in (id, _ATTRIBUTES, Tensor.data_ptr, Tensor.stride))
     return found
 
 

@@ -149,6 +149,11 @@ def sweeps(
     return found
 
 
+def fill(x: Tensor, noise: str, number: int, place: Place) -> None:
+    """x <- z, in place, float: the noise of tensor ``number`` of the stream."""
+    _call("fill", x, noise, number, place)
+
+
 def perturbed(
     numbered: Sequence[tuple[int, Tensor]],
     results: Sequence[Tensor],

@@ -85,6 +85,15 @@ class Backend:
         table = self._native.table(plain, laid)
         return ([_Sweeps(self._native, noise, table, taken, addresses)] if taken else []), rest
 
+    def fill(self, x: Tensor, noise: str, number: int, place: Place) -> Any:
+        kind = FLOATS.get(x.dtype) if x.is_cpu and x.is_contiguous() else None
+        if kind is None:
+            return NotImplemented
+        table = self._native.table([(x.data_ptr(), x.numel(), number, kind)], ())
+        seed, step, stream = place
+        at = (seed, int(step), stream)
+        self._native.fill(table, NOISES.index(noise), at, torch.get_num_threads())
+
     def sparse_shift(self, weights: Weights, drawn: Drawn, times: int) -> Any:
         if not all(map(_arguments.takes, weights)):
             return NotImplemented
@@ -388,7 +397,7 @@ class _Sweeps:
         Raises:
             RuntimeError: a parameter has been moved.
         """
-        if [p.data_ptr() for p in self._taken] != self._addresses:
+        if [*map(Tensor.data_ptr, self._taken)] != self._addresses:
             raise RuntimeError(
                 "expected the parameters to stay where they are during a step, but one got "
                 "new memory; don't move or convert the model in the closure"

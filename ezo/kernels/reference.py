@@ -61,6 +61,10 @@ class Backend:
     ) -> tuple[list[Sweeps], list[tuple[int, Tensor]]]:
         return [_Sweeps(self, numbered, noise, scratch_bytes)], []
 
+    def fill(self, x: Tensor, noise: str, number: int, place: Place) -> None:
+        """By whatever sweeps there."""
+        Sweeper([x], noise=noise, first_tensor=number).fill(place)
+
     def perturbed(
         self,
         numbered: Sequence[tuple[int, Tensor]],

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
+from ezo import kernels
 from ezo.nodes.layers import Layer
 from ezo.noise import GROUP, draw
 from ezo.passes import Passes
-from ezo.perturb import Sweeper
 from ezo.step import Difference, Losses
 from ezo.stream import checking
 from ezo.stream import first as first_of_chunk
@@ -213,7 +213,7 @@ class NodePerturbation:
         begin = first * (size // shape[0]) if size else 0
         if begin == 0:
             z = torch.empty(shape, dtype=torch.float32, device=like.device)
-            Sweeper([z], noise=self._noise, first_tensor=layer.number).fill(place)
+            kernels.fill(z, self._noise, layer.number, place)
         else:
             g, end = begin // GROUP, -(-(begin + size) // GROUP)
             seed, step, stream = place
