@@ -502,3 +502,25 @@ def test_a_sum_has_no_c_form():
     net = Network([*nodes, Node(Linear(w, None), ("sum",), "b")])
     with pytest.raises(ValueError, match="can't export layer sum, Add of a and input: .* chain"):
         describe(net, None, Int8Tensor(int8(3, 2, seed=2), 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "numbers"),
+    [
+        ("resnet8", 10, 78_666),
+        ("ds_cnn", 12, 24_908),
+        ("mobilenet_v1_025", 2, 221_794),
+        ("autoencoder", 0, 269_992),
+    ],
+)
+def test_networks_have_as_many_numbers_as_mlperf_tiny_s(name, classes, numbers):
+    """Keras's have a bias before each batch norm, too, but in the autoencoder's linear layers."""
+    model = (
+        catalogue.find("model", name).build(name, classes, 1 if name == "ds_cnn" else 3)
+        if classes
+        else _autoencoder.build()
+    )
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    statistics = sum(2 * m.num_features for m in norms)
+    bias = sum(m.num_features for m in norms if classes)
+    assert sum(p.numel() for p in model.parameters()) + statistics + bias == numbers
