@@ -13,6 +13,7 @@ Devices are simulated on a Dask cluster of processes here. Bytes are of payloads
 import argparse
 import functools
 import hashlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -180,6 +181,7 @@ def federated(setting: Setting, client: Client) -> tuple[nn.Module, list[np.ndar
             down += per_round * missed + (0 if device in last else SEED_BYTES)
             last[device] = number
         history.append(scalars)
+        told("ZO", number + 1, setting.rounds)
     return caught_up(setting, history), history, up, down
 
 
@@ -191,6 +193,8 @@ def centralised(setting: Setting) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     each = setting.participants * setting.local_steps
     for k in range(setting.rounds * each):
+        if k % each == each - 1:
+            told("centralised", (k + 1) // each, setting.rounds)
         at = torch.randint(len(data.train_x), (setting.batch_size,), generator=generator)
         x, y = data.train_x[at], data.train_y[at]
         optimizer.param_groups[0]["lr"] = setting.lr_of(k // each)
@@ -215,7 +219,13 @@ def averaging(setting: Setting, client: Client, until: float) -> Iterator[tuple[
         sent += size * len(devices)
         number += 1
         found = accuracy(setting, model)
+        told(f"FedAvg, {found:.2f} of {until:.2f} %", number, setting.rounds)
         yield found, sent
+
+
+def told(what: str, number: int, rounds: int) -> None:
+    """Say how far it is."""
+    print(f"{what}: {number} of {rounds} rounds", file=sys.stderr, flush=True)
 
 
 def main() -> None:

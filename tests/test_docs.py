@@ -32,6 +32,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEXT: dict[str, Any] = {"capture_output": True, "text": True}
 FOREIGN = re.compile(r"^(?:import|from) (transformers|peft|pytorch_lightning)\b", re.MULTILINE)
+RANKS = ("-m", "torch.distributed.run")
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
 
 
@@ -112,7 +113,8 @@ def run(line: str, folder: Path) -> str:
     start = {"ezo": ["-m", "ezo.cli"], "python": [], "torchrun": []}[words[0]]
     arguments = [*start, *words[1:]]
     if words[0] == "torchrun":
-        arguments = words[words.index("-m") :]
+        long = LONG.search(line)
+        arguments = words[words.index("-m") :] if long else [*RANKS, *words[1:]]
     if LONG.search(line):
         options = [word for word in arguments if word.startswith("--")]
         told = python([*arguments, "--help"], folder)

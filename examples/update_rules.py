@@ -1,0 +1,201 @@
+"""Momentum and Adam-like scaling of zeroth order, without memory for them: do they learn more?
+
+``python examples/update_rules.py --data mnist``. An update of full ZO is a scalar times noise that
+a seed makes, so that earlier updates can be made again in place of being stored:
+
+    plain      theta <- theta - lr g_t z_t
+    momentum   theta <- theta - lr sum_i beta^i g_(t-i) z_(t-i),  i = 0 .. N - 1 of the last N steps
+    rms        theta <- theta - lr g_t z_t / rms(g),              of Adam's second moment
+    adam       both: the sum over i, each g divided by its own rms
+
+Adam divides each weight's step by the root of a running mean of its squared gradients, which are
+(g z)^2 here. With noise of -1 and 1 z^2 is 1, so that mean is one number for all weights: a running
+mean of g^2. With other noise it is that number times what z^2 averages to, 1.
+
+All are made of an ElasticZO's public parts, ``estimates`` and ``replay``, and need no memory but N
+scalars. Momentum costs N - 1 sweeps over the weights a step, and no pass. Every rule has the same
+learning rates to choose from, as multiples of the plain one's, and is judged on training examples
+that were held out; rates of momentum are divided by 1 / (1 - beta), by which its updates add up.
+"""
+
+import argparse
+import functools
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import ezo
+from ezo import rows
+from ezo.data import Dataset
+from ezo.examples import seed_of
+from ezo.optim import Update
+from ezo.rows import Row, provenance
+from ezo.run import Run, build, load
+
+RULES = ("plain", "momentum", "rms", "adam")
+FACTORS = (0.3, 1.0, 3.0, 10.0)  # of the plain learning rate
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How all rules train."""
+
+    data: str
+    epochs: int = 5
+    held_out: int = 10_000
+    seed: int = 1000
+    lr: float = 2.25e-4
+    eps: float = 0.01
+    clip: float = 20.0
+    beta: float = 0.9
+    beta2: float = 0.999
+    history: int = 16  # updates that momentum makes again, this step's with them
+    batch_size: int = 32
+    noise: str = "gaussian"
+
+
+class Rule:
+    """Full ZO of a model by one of `RULES`."""
+
+    def __init__(self, model: nn.Module, name: str, setting: Setting) -> None:
+        self.setting, self.name = setting, name
+        how = {"eps": setting.eps, "noise": setting.noise, "seed": setting.seed}
+        # Its own update moves nothing; the rule's is made by ``replay``.
+        self.optimizer = ezo.ElasticZO(model, bp=0, lr=0.0, **how)
+        kept = setting.history if name in ("momentum", "adam") else 1
+        self.scalars: deque[tuple[int, float]] = deque(maxlen=kept)
+        self.square, self.steps = 0.0, 0
+
+    def step(self, closure: object, lr: float) -> float:
+        """One step; returns the loss."""
+        loss = float(self.optimizer.step(closure))  # type: ignore[arg-type]
+        (estimate,) = self.optimizer.estimates
+        if self.optimizer.applied:  # else the loss was not finite
+            g = (estimate.plus - estimate.minus) / (2 * self.setting.eps)
+            g = max(-self.setting.clip, min(self.setting.clip, g))
+            self.scalars.appendleft((self.steps, self._scaled(g)))
+            if self.name in ("momentum", "adam"):
+                lr *= 1 - self.setting.beta
+            self.optimizer.replay(
+                [self._update(lr, i) for i in range(len(self.scalars) - 1, -1, -1)]
+            )
+        self.steps += 1
+        return loss
+
+    def _scaled(self, g: float) -> float:
+        if self.name not in ("rms", "adam"):
+            return g
+        beta2, n = self.setting.beta2, self.steps + 1
+        self.square = beta2 * self.square + (1 - beta2) * g * g
+        return g / (math.sqrt(self.square / (1 - beta2**n)) + 1e-8)
+
+    def _update(self, lr: float, i: int) -> tuple[Update]:
+        """This step's share of the update of ``i`` steps ago."""
+        step, g = self.scalars[i]
+        rate = lr * self.setting.beta**i * g
+        return (Update(self.setting.seed, step, 0, ((self.setting.eps, rate, 0.0),)),)
+
+
+def trained(data: Dataset, name: str, factor: float, setting: Setting) -> float:
+    """Accuracy on the held-out examples, in %, after all epochs; the rate falls as a cosine."""
+    run = Run("lenet5", setting.data, "full-zo", seed=setting.seed)
+    torch.set_num_threads(1)
+    model = build(run, data.classes, data.train_x.shape[1])
+    rule = Rule(model, name, setting)
+    scale = setting.lr * (typical(setting) if name in ("rms", "adam") else 1.0)
+    per_epoch = len(data.train_x) // setting.batch_size
+    for t, (x, y) in enumerate(batches(data, setting, setting.epochs * per_epoch)):
+        course = (1 + math.cos(math.pi * t / (setting.epochs * per_epoch))) / 2
+        loss = rule.step(
+            lambda x=x, y=y: nn.functional.cross_entropy(model(x), y), factor * scale * course
+        )
+        if not math.isfinite(loss):
+            return 100.0 / data.classes
+    with torch.no_grad():
+        parts = zip(data.test_x.split(500), data.test_y.split(500), strict=True)
+        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in parts)
+    return 100 * right / len(data.test_y)
+
+
+def batches(data: Dataset, setting: Setting, n: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """``n`` batches, the same for each rule."""
+    generator = torch.Generator().manual_seed(seed_of(setting.seed, 1))
+    orders = (torch.randperm(len(data.train_x), generator=generator) for _ in itertools.count())
+    whole = (at for order in orders for at in order.split(setting.batch_size))
+    full = (at for at in whole if len(at) == setting.batch_size)
+    for at in itertools.islice(full, n):
+        yield data.train_x[at], data.train_y[at]
+
+
+@functools.cache
+def typical(setting: Setting) -> float:
+    """Root of the mean g^2 at first: rates of a normalised g, times this, are rates of g."""
+    run = Run("lenet5", setting.data, "full-zo", seed=setting.seed, held_out=setting.held_out)
+    data = load(run)
+    model = build(run, data.classes, data.train_x.shape[1])
+    rule, squares = Rule(model, "plain", setting), []
+    for x, y in batches(data, setting, 100):
+        rule.step(lambda x=x, y=y: nn.functional.cross_entropy(model(x), y), 0.0)
+        squares.append(rule.scalars[0][1] ** 2)
+    return math.sqrt(sum(squares) / len(squares))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", default="digits", help="a data set of images that `ezo list` shows")
+    add("--epochs", type=int, default=5)
+    add("--held-out", type=int, default=10_000, help="training examples to judge by")
+    add("--seeds", type=int, nargs="+", default=[1000, 1001])
+    add("--noise", default="gaussian", help="a kind that ElasticZO knows")
+    add(
+        "--out",
+        type=Path,
+        help="file that grows by a row a training; what it holds is not done again",
+    )
+    given = parser.parse_args()
+    done = rows.read(given.out) if given.out and given.out.exists() else []
+    held = {
+        (row.method, row.seed, row.config["factor"], row.config["noise"]): row.value for row in done
+    }
+    print("rule      " + "".join(f"{f'lr x {factor:g}':>16}" for factor in FACTORS))
+    for name in RULES:
+        line = f"{name:<10}"
+        for factor in FACTORS:
+            found = []
+            for seed in given.seeds:
+                setting = Setting(given.data, given.epochs, given.held_out, seed, noise=given.noise)
+                key = (name, seed, factor, given.noise)
+                if key not in held:
+                    run = Run("lenet5", given.data, "full-zo", held_out=given.held_out)
+                    held[key] = trained(load(run), name, factor, setting)
+                    if given.out:
+                        rows.write(
+                            given.out, [row_of(name, factor, setting, held[key])], append=True
+                        )
+                found.append(held[key])
+            line += f"{' '.join(f'{value:.2f}' for value in found):>16}"
+        print(line, flush=True)
+
+
+def row_of(name: str, factor: float, setting: Setting, value: float) -> Row:
+    """A training's row."""
+    config = {k: v for k, v in asdict(setting).items() if k not in ("data", "seed")}
+    row = Row(
+        *(f"update-rules-{name}", "held_out_accuracy", value, "%", "lenet5", setting.data, name),
+        seed=setting.seed,
+        config={**config, "factor": factor},
+        note="on held-out training examples",
+    )
+    return replace(row, **provenance())
+
+
+if __name__ == "__main__":
+    main()
