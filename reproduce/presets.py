@@ -128,15 +128,9 @@ PRESETS = {
         (Cells("memory", "lenet5", splits(5, "full-bp", "full-bp-checkpoint")),),
     ),
     "quick": Preset(
-        "LeNet-5 on digits in fp32 and int8, fine-tuning to them rotated, 3 seeds; sensitivity; "
-        "memory, and time of fp32 beside int8. No download; 16 minutes on two cores.",
-        {
-            **whole("digits", "digits-long", "digits-lean", "digits-nodes", "digits-queries"),
-            **whole("digits-fine-tuning"),
-            "sensitivity": experiments.find(
-                "sensitivity", data="digits", epochs=8, precisions=("fp32",)
-            ),
-        },
+        "LeNet-5 on digits in fp32 and int8, fine-tuning to them rotated, 3 seeds; memory, and "
+        "time of fp32 beside int8. No download; 16 minutes on two cores.",
+        whole("digits", "digits-long", "digits-lean", "digits-nodes", "digits-fine-tuning"),
         (
             Cells("memory", "lenet5", splits(5, "elastic-lean-3", "full-bp", "full-bp-checkpoint")),
             Cells("memory", "lenet5", ("inference", *STEPS), integers=True),
