@@ -77,7 +77,7 @@ class Rule:
         loss = float(self.optimizer.step(closure))  # type: ignore[arg-type]
         (estimate,) = self.optimizer.estimates
         if self.optimizer.applied:  # else the loss was not finite
-            g = (estimate.plus - estimate.minus) / (2 * self.setting.eps)
+            g = (estimate.loss_plus - estimate.loss_minus) / (2 * self.setting.eps)
             g = max(-self.setting.clip, min(self.setting.clip, g))
             self.scalars.appendleft((self.steps, self._scaled(g)))
             if self.name in ("momentum", "adam"):

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ezo import catalogue, checkpoint, methods
-from ezo.data import Dataset
+from ezo.data import Dataset, shapes_upright
 from ezo.methods import Hyper
+from ezo.models import pointnet
 from ezo.precisions.int8 import Int8Hyper
 from ezo.split import layers
 from ezo.train import Run, _Loop, build, train
@@ -239,6 +240,7 @@ def test_layers_of_a_model_hold_each_parameter_once(name: str) -> None:
         ("mobilenet_v2", 10, 2_236_106),  # with one channel
         ("pointnet", 40, 815_400),
         ("pointnet-he", 40, 815_400),
+        ("pointnet-centred", 40, 815_400),
         ("pointnet-bn", 40, 819_624),
     ],
 )
@@ -255,6 +257,35 @@ def test_clouds_are_told_apart_by_he_weights_without_batch_norm() -> None:
         return built(name, 16)(x).std(0).mean().item()
 
     assert spread("pointnet-he") > 5 * spread("pointnet")
+
+
+def test_what_clouds_share_is_taken_from_centred_weights() -> None:
+    """Over other clouds, too, each unit before the last layer is as often on as off, and the
+    logits' mean is small beside their spread."""
+    model = built("pointnet-centred", 16)
+    assert isinstance(model, pointnet.PointNet)
+    x = shapes_upright.load("shapes-upright-64").train_x[:256]
+    before = model.head[:-2](model.points(x.transpose(1, 2)))
+    assert 0.3 < (before > 0).float().mean() < 0.7
+    logits = model(x)
+    assert 0.1 < logits.std(0).mean() < 0.6
+    plain = built("pointnet-he", 16)(x)
+    share = [of.mean(0).norm() / of.std(0).norm() for of in (logits, plain)]
+    assert share[0] < 0.5 * share[1]
+
+
+def test_centred_weights_lie_on_a_grid_and_are_the_same_each_time() -> None:
+    state = torch.get_rng_state()
+    clouds = pointnet.random_clouds(3)
+    assert torch.equal(state, torch.get_rng_state()) and torch.equal(
+        clouds, pointnet.random_clouds(3)
+    )
+    assert (
+        clouds.mean(1).abs().max() < 1e-9 and clouds.norm(dim=2).amax(1).sub(1).abs().max() < 1e-9
+    )
+    for p in built("pointnet-centred", 16).parameters():
+        steps = p.double() / pointnet.GRID
+        assert torch.equal(steps, steps.round())
 
 
 # Methods. On three networks: tiny has batch norm and dropout.

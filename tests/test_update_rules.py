@@ -1,0 +1,92 @@
+"""The example of update rules: what it replays is what it says."""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import ezo
+from ezo import rows
+
+F = nn.functional
+
+
+@pytest.fixture(scope="module")
+def example() -> Any:
+    path = Path(__file__).parent.parent / "examples" / "update_rules.py"
+    spec = importlib.util.spec_from_file_location("update_rules", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["update_rules"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+X, Y = torch.arange(60.0).view(10, 6).cos(), torch.arange(10) % 3
+
+
+def trained(example: Any, name: str, steps: int, lr: float, **how: Any) -> list[torch.Tensor]:
+    net = model()
+    rule = example.Rule(net, name, example.Setting("digits", **how))
+    for _ in range(steps):
+        rule.step(lambda: F.cross_entropy(net(X), Y), lr)
+    return [p.detach().clone() for p in net.parameters()]
+
+
+def test_the_plain_rule_is_the_optimiser_s_own_step(example: Any) -> None:
+    net = model()
+    of = example.Setting("digits")
+    optimizer = ezo.ElasticZO(net, 0, lr=1e-3, eps=of.eps, clip=of.clip, seed=of.seed)
+    for _ in range(8):
+        optimizer.step(lambda: F.cross_entropy(net(X), Y))
+    found = trained(example, "plain", 8, 1e-3)
+    for p, own in zip(net.parameters(), found, strict=True):
+        assert torch.allclose(p, own, atol=1e-6) and not torch.equal(own, torch.zeros_like(own))
+
+
+def test_momentum_makes_earlier_updates_again(example: Any) -> None:
+    """Of two steps at weights that hardly move: z_1 counts 1 + beta times."""
+    lr, beta = 1e-5, 0.5
+    began = [p.detach().clone() for p in model().parameters()]
+    one = trained(example, "plain", 1, lr)
+    two = trained(example, "plain", 2, lr)
+    found = trained(example, "momentum", 2, lr / (1 - beta), beta=beta, history=4)
+    for start, first, second, p in zip(began, one, two, found, strict=True):
+        wanted = second + beta * (first - start)
+        assert torch.allclose(p, wanted, atol=2e-7)
+    short = trained(example, "momentum", 2, lr / (1 - beta), beta=beta, history=1)
+    assert all(torch.allclose(p, q, atol=2e-7) for p, q in zip(short, two, strict=True))
+
+
+def test_rms_divides_by_a_running_mean(example: Any) -> None:
+    rule = example.Rule(model(), "rms", example.Setting("digits", beta2=0.9))
+    assert rule._scaled(4.0) == pytest.approx(1.0)
+    rule.steps = 1
+    assert rule._scaled(2.0) == pytest.approx(2 / math.sqrt((0.09 * 16 + 0.1 * 4) / 0.19))
+
+
+def test_the_example_keeps_a_row_a_training_and_does_none_twice(
+    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(example, "FACTORS", (1.0,))
+    out = tmp_path / "rows.jsonl"
+    words = ["--epochs", "0", "--held-out", "1200", "--seeds", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["update_rules", *words])
+    example.main()
+    told = capsys.readouterr().out
+    found = rows.read(out)
+    assert [row.method for row in found] == list(example.RULES)
+    assert len(told.splitlines()) == 1 + len(example.RULES)
+    monkeypatch.setattr(example, "trained", None)
+    example.main()
+    assert capsys.readouterr().out == told and rows.read(out) == found
