@@ -9,7 +9,13 @@ from ezo.train import Run
 # Seconds of one thread for a training step of 32 examples by two forward passes, or by BP. For
 # LeNet-5 two runs side by side, an epoch of MNIST each on a processor with AVX-512, took 4.5 ms
 # (full ZO), 5.3 ms (elastic-2) and 5.2 ms (full BP); an older processor takes up to twice as long.
-STEP_SECONDS = {"lenet5": 0.0055, "pointnet": 0.16, "pointnet-bn": 0.16, "pointnet-he": 0.04}
+STEP_SECONDS = {
+    "lenet5": 0.0055,
+    "pointnet": 0.16,
+    "pointnet-bn": 0.16,
+    "pointnet-he": 0.04,
+    "pointnet-centred": 0.04,
+}
 # Of these seconds in integers, at most: the same runs took 0.21 to 0.26, and full BP 0.6.
 INT8, INT8_FULL_BP = 0.3, 0.6
 FURTHER_QUERY = 0.85  # of them again, for each query after a step's first: full ZO's of elastic-2's

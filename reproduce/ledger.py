@@ -78,7 +78,8 @@ FIXED = (  # what no row's config holds: (what, our choice, how it was chosen)
     ),
     (
         "initial weights",
-        "Xavier uniform, zero biases; pointnet-he: He uniform",
+        "Xavier uniform, zero biases; pointnet-centred: He uniform, then each unit of mean 0 and "
+        "variance 1 over random clouds",
         "full ZO needs it: ezo/models/_init.py",
     ),
     ("input scaling", "mean 0, variance 1 over the training set; clouds: radius 1", "usual"),
@@ -104,7 +105,7 @@ FIXED = (  # what no row's config holds: (what, our choice, how it was chosen)
     ),
     (
         "PointNet where nodes are perturbed",
-        "pointnet-he, without batch norm, on shapes-upright with 64 points",
+        "pointnet-centred, without batch norm, on shapes-upright with 64 points",
         "nodes before the maximum need that no norm lies between; upright as ModelNet40 is; so "
         "few points for the time that a run takes",
     ),

@@ -4,7 +4,7 @@ from ezo.train import Run
 from reproduce.experiments._runs import SEEDS, training
 
 KIND = "training"
-MODEL, DATA = "pointnet-he", "shapes-upright-64"
+MODEL, DATA = "pointnet-centred", "shapes-upright-64"
 METHODS = (
     *("full-zo", "full-zo-node", "full-zo-feedback"),
     *("elastic-1", "elastic-node-1", "elastic-feedback-1", "tail-only-1"),
@@ -13,5 +13,5 @@ METHODS = (
 
 
 def runs() -> list[Run]:
-    """Thirty epochs of 125 steps, three seeds, in fp32: 7,500 passes of 32 clouds with ZO."""
-    return training(MODEL, DATA, METHODS, seeds=SEEDS, epochs=30)
+    """120 epochs of 125 steps, three seeds, in fp32: 30,000 passes of 32 clouds with ZO."""
+    return training(MODEL, DATA, METHODS, seeds=SEEDS, epochs=120)
