@@ -183,6 +183,7 @@ def _train(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace, settled: Settled, ranks: Ranks | None) -> int:
+    begun = given.out is not None and (given.out / "checkpoint.safetensors").exists()
     steps = train.train(
         settled,
         root=given.data_root,
@@ -203,6 +204,8 @@ def _report(given: argparse.Namespace, settled: Settled, ranks: Ranks | None) ->
             "goes on from it. Remove the folder to train anew",
             file=sys.stderr,
         )
+    if begun:
+        print(f"ezo: goes on with the run in {given.out}; earlier rows come first", file=sys.stderr)
     for row in chain([first] if first else [], steps):
         if row.metric == "diverged":
             print(f"diverged: {row.note}")

@@ -230,7 +230,9 @@ class Elastic(Optimizer):
         if found != given:
             raise ValueError(
                 f"expected a state dict of the groups {_shown(found)}, got {_shown(given)}; give "
-                "the same bp and zo_groups, and add the same groups in the same order"
+                "the same bp and zo_groups, and add the same groups in the same order. What is "
+                "frozen when an optimiser is made is in no group: freeze before that in both "
+                "places, or after it in both"
             )
         settings = self._settings()
         for name, value in ours.get("settings", {}).items():

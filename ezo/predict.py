@@ -31,7 +31,9 @@ def _add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--from", dest="run", type=Path, required=True, help="folder of a run: --out of ezo train")
     data = "a folder of images, a file.npz, a file.csv, or a data set that `ezo list` shows"
-    add("--data", required=True, help=f"{data}: its test set if it has one, else all of it")
+    whole = "its test set if it has one, else all of it; by eval, of what the run was trained on, "
+    whole += "the fifth that was kept from the training"
+    add("--data", required=True, help=f"{data}: {whole}")
     add("--model", help="package.module:function, if the run's model is one")
     add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--device", default="cpu", help="cpu, cuda or another torch device")
@@ -57,8 +59,8 @@ def command_predict(given: argparse.Namespace) -> int:
 
 
 def command_eval(given: argparse.Namespace) -> int:
-    """Print accuracy, loss and the number of examples."""
-    run, examples = _opened(given)
+    """Print accuracy, loss and the number of examples; of the run's own data, those it tests on."""
+    run, examples = _opened(given, testing=True)
     if examples.y is None:
         raise ValueError(
             f"{given.data}: expected labels to compare with, got none; use ezo predict"
@@ -79,7 +81,7 @@ def logits(run: Restored, x: Tensor) -> Tensor:
     return torch.cat([run.step.logits(b.to(device)).cpu() for b in encoded.split(EVALUATION_BATCH)])
 
 
-def _opened(given: argparse.Namespace) -> tuple[Restored, _own.Given]:
+def _opened(given: argparse.Namespace, testing: bool = False) -> tuple[Restored, _own.Given]:
     check.device(given.device)
     run = restored(given.run, given.model, given.device)
     if not run.step.predict_alone():
@@ -94,6 +96,10 @@ def _opened(given: argparse.Namespace) -> tuple[Restored, _own.Given]:
                 f"expected a data set that `ezo list` shows, for {run.settled.run.data} scaled the "
                 f"training's examples, got {given.data}; train on data of your own"
             )
+        if testing and _same(given.data, run.settled.run.data):
+            kept = file.load(given.data, given.data_root)
+            names = [str(i) for i in range(len(kept.test_x))]
+            return run, _own.Given(kept.test_x, kept.test_y, names)
         return run, _own.given(given.data, run.scale, run.labels, run.shape)
     data = file.load(given.data, given.data_root)
     if data.test_x.shape[1:] != run.shape or data.classes != len(run.labels):
@@ -103,3 +109,8 @@ def _opened(given: argparse.Namespace) -> tuple[Restored, _own.Given]:
             "give data as those of the training"
         )
     return run, _own.Given(data.test_x, data.test_y, [str(i) for i in range(len(data.test_x))])
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are of one place."""
+    return Path(one).resolve() == Path(other).resolve()

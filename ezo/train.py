@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ezo import checkpoint, restore, rows
 from ezo.examples import Examples, generator, seed_of
 from ezo.journal import Journal, weights
+from ezo.journal.writer import expect_unused
 from ezo.lock import alone_in
 from ezo.precisions import Step
 from ezo.ranks import Exchange, Ranks
@@ -241,10 +242,15 @@ class _Loop:
         return measured
 
     def keep_journal(self, path: Path) -> None:
-        """From here on."""
-        if self.step == 0:
-            weights.save(path.with_suffix(".init.safetensors"), self.model.state_dict())
+        """From here on.
+
+        Raises:
+            ValueError: another run's journal lies there, or one of a run that ended.
+        """
         about = {"case": self.settled.case, "data_checksum": self.data_checksum[:16]}
+        if self.step == 0:
+            expect_unused(path, about)
+            weights.save(path.with_suffix(".init.safetensors"), self.model.state_dict())
         self.journal = Journal(path, self.model, self.optimizer, about=about, resume=self.step > 0)
 
     def _checkpoint(self) -> None:

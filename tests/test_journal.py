@@ -446,3 +446,18 @@ def test_a_run_that_goes_on_wants_its_own_journal(tmp_path):
     Journal(tmp_path / "run.ezoj", model, optimizer).close()
     with pytest.raises(ValueError, match="expected the journal of this run, got another's"):
         list(train.train(run, out=tmp_path / "run", journal=tmp_path / "run.ezoj"))
+
+
+def test_a_run_does_not_replace_the_journal_of_another(tmp_path):
+    path = tmp_path / "run.ezoj"
+    run = Run("lenet5", "digits", "full-zo", epochs=1, train_examples=64)
+    list(train.train(run, journal=path))
+    before = path.read_bytes(), (tmp_path / "run.init.safetensors").read_bytes()
+    for other in (run, Run("lenet5", "digits", "full-zo", epochs=1, train_examples=96)):
+        with pytest.raises(ValueError, match="holds no steps of another run, got .*; give another"):
+            list(train.train(other, journal=path))
+    assert before == (path.read_bytes(), (tmp_path / "run.init.safetensors").read_bytes())
+    found, _ = records.read(path)
+    path.write_bytes(path.read_bytes()[: found[-2].end])  # as a kill leaves it: it begins again
+    assert list(train.train(run, journal=path))[-1].metric == "finished"
+    assert path.read_bytes() == before[0]

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shutil
 import struct
 import sys
 import zipfile
@@ -133,7 +134,11 @@ def test_a_model_and_data_of_ones_own_train_and_predict(
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [line["label"] for line in table] == [WORDS[k] for k in y]
     right = 100 * sum(line["label"] == line["predicted"] for line in table) / N
-    assert main(["eval", *again]) == 0
+    assert main(["eval", *again]) == 0  # of those that were kept from the training
+    assert accuracy(capsys) == pytest.approx(of_training, abs=1e-4)
+    moved = str(Path(data).with_stem("moved") if Path(data).suffix else "moved")
+    (shutil.copytree if Path(data).is_dir() else shutil.copy)(data, moved)
+    assert main(["eval", "--from", "run", "--data", moved, "--model", model]) == 0
     assert accuracy(capsys) == pytest.approx(right, abs=1e-4)
     assert right > 40
     if data == "rows.csv":
@@ -463,3 +468,27 @@ def test_arrays_that_are_shorter_than_they_say_are_refused_at_once(tmp_path):
         archive.writestr("x.npy", npy)
     with pytest.raises(ValueError, match="got x.npy of 64 bytes, which says 1,600,000,000,000"):
         _own.load(str(tmp_path / "d.npz"))
+
+
+def test_eval_of_the_run_s_own_data_is_of_what_was_kept_from_the_training(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(50, 4))
+    np.savez("d.npz", x=x, y=(x[:, 0] > 0).astype(int))
+    np.savez("other.npz", x=x, y=(x[:, 0] > 0).astype(int))
+    Path("mlp.py").write_text(
+        "from torch import nn\n\n\ndef net(classes, features):\n"
+        "    return nn.Sequential(nn.Linear(features, classes))\n"
+    )
+    words = ["--model", "mlp:net", "--data", "d.npz", "--method", "full-bp", "--batch-size", "8"]
+    assert main(["train", *words, "--epochs", "3", "--out", "run"]) == 0
+    trained = capsys.readouterr().out
+    last = [line.split()[-2] for line in trained.splitlines() if "test_accuracy" in line][-1]
+    for data, n in ((str(tmp_path / "d.npz"), 10), ("other.npz", 50)):
+        assert main(["eval", "--from", "run", "--model", "mlp:net", "--data", data]) == 0
+        said = capsys.readouterr().out
+        assert f"examples {n}\n" in said
+        assert (f"accuracy {last} %" in said) == (n == 10)
+    assert main(["train", *words, "--epochs", "3", "--out", "run"]) == 0
+    assert "ezo: goes on with the run in run; earlier rows come first" in capsys.readouterr().err

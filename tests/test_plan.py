@@ -429,3 +429,16 @@ def test_command_line_refuses_what_it_cannot_plan(more, message, capsys):
 def test_command_line_ends_with_1_where_nothing_fits(capsys):
     assert main(["plan", "--model", "lenet5", "--batch", "1", "--budget", "300KB"]) == 1
     assert "nothing fits in 300,000 B" in capsys.readouterr().out
+
+
+def test_a_loss_of_labels_is_planned_as_it_is_trained_with():
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.empty(4, 6)
+    usual = plan(model, x).predictions
+    for loss in (
+        nn.functional.cross_entropy,
+        nn.CrossEntropyLoss(),
+        lambda output, y: output[y].sum(),
+    ):
+        found = plan(model, x, loss=loss).predictions
+        assert [p.method for p in found] == [p.method for p in usual]
+    assert plan(model, x, loss=nn.functional.cross_entropy).predictions == usual

@@ -45,6 +45,11 @@ def load(path: Path) -> dict[str, Tensor]:
     """
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        raise ValueError(
+            f"{path}: expected weights in a safetensors file, got a folder; name a file, as the "
+            ".init.safetensors beside a journal"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             if "ezo" not in (file.metadata() or {}):

@@ -227,3 +227,23 @@ def _compact(path: Path) -> None:
             if record.kind != "T" or record is tails[-1]:
                 packed, crc = records.pack(record.kind, record.body, crc)
                 file.write(packed)
+
+
+def expect_unused(path: Path, about: Mapping[str, Any]) -> None:
+    """That no steps lie there, but of this run, where it had not ended and begins again.
+
+    Raises:
+        ValueError: they do.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    there, _ = records.read(path)
+    heads = [chunk.numbers(record.body).end for record in there if record.kind == "C"]
+    with records.understood(path):
+        whose = records.value(there[0].body)["about"] if there else {}
+    ended = bool(there) and there[-1].kind == "E"
+    if heads and (ended or whose != about):
+        raise ValueError(
+            f"expected a --journal that holds no steps of another run, got {path} with "
+            f"{heads[-1]:,}; give another, or remove it"
+        )

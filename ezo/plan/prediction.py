@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import gc
+import inspect
 import itertools
 import sys
 import warnings
@@ -153,7 +154,7 @@ def plan(
     precision: str | Sequence[str] = "fp32",
     methods: Iterable[str] | None = None,
     chunk: int | Sequence[int] = 0,
-    loss: Callable[[Any], Tensor] | None = None,
+    loss: Callable[..., Tensor] | None = None,
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     splits: Iterable[int] | None = None,
     lean: bool = False,
@@ -177,8 +178,9 @@ def plan(
             ``elastic-*`` is every split point of the model. By default `METHODS`.
         chunk: examples that layers without a gradient take at a time (`ezo.stream`), 0 for all, or
             several; lines that a chunk changes nothing in are left out.
-        loss: the loss of the model's output; by default cross-entropy with a class for each of
-            the batch's examples. Integers have no other.
+        loss: of the model's output, or, where it has two arguments, of that and labels, (N,), a
+            class for each of the batch's examples; by default cross-entropy with these. Integers
+            have no other.
         bp_optimizer: as for `ezo.ElasticZO`; its state is part of the peak. Not for integers.
         splits: numbers of BP layers. Give ``methods`` instead: this will go.
         progress: say on stderr how far a plan of more than some seconds is. A method takes about
@@ -288,7 +290,8 @@ def _step(model: nn.Module, x: Any, loss: Any, bp_optimizer: Any, of: Choice) ->
     """A precision's step of a model's shape on a batch's."""
     precision, chunk, method = of
     file = catalogue.find("precision", precision)
-    of_output = None if loss is None else lambda output, labels: loss(output)
+    labelled = loss is None or _takes_labels(loss)
+    of_output = loss if labelled else lambda output, labels: loss(output)
     how = {"loss": of_output, "bp_optimizer": bp_optimizer}
     step: Step = file.make_step(precision, _shape_of(model), method, file.default(method), **how)
     if chunk:
@@ -296,10 +299,21 @@ def _step(model: nn.Module, x: Any, loss: Any, bp_optimizer: Any, of: Choice) ->
     x = tree_map_only(Tensor, _shape, x)
     first = next(t for t in tree_iter(x) if isinstance(t, Tensor))
     labels = None
-    if loss is None:
+    if labelled:
         labels = torch.zeros(len(first), dtype=torch.int64, device=first.device)
     batch = step.calibrate(x)
     return step, lambda: step(batch, labels)
+
+
+def _takes_labels(loss: Callable[..., Tensor]) -> bool:
+    """Whether a loss wants a class for each example beside the output."""
+    call = loss.forward if isinstance(loss, nn.Module) else loss
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        own = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):  # of a builtin
+        return False
+    return sum(p.kind in places and p.default is inspect.Parameter.empty for p in own) > 1
 
 
 @contextlib.contextmanager
