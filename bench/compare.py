@@ -113,12 +113,13 @@ def _sizes(case: Workload) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown: for each model and setting a table, and who is first in ZO."""
-    settings = dict.fromkeys(_setting(row) for row in rows if row.method)
+    rows = [row for row in rows if row.method and "batch_size" in row.config]
+    settings = dict.fromkeys(map(_setting, rows))
     parts = []
     for setting in settings:
         cells: dict[str, dict[str, Row]] = {}
         for row in rows:
-            if row.method and _setting(row) == setting:
+            if _setting(row) == setting:
                 cells.setdefault(row.method, {})[row.metric] = row
         parts.append("\n".join([f"### {setting}", "", *_lines(cells), "", *_first(cells)]))
     return "\n\n".join(parts) + "\n"

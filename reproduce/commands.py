@@ -1,7 +1,11 @@
-"""The one command that makes a case's rows again, from the rows themselves."""
+"""The command that makes a case's rows again, from the rows themselves."""
 
+import contextlib
+import dataclasses
+import importlib
 from typing import Any
 
+from bench.grid import Grid
 from ezo import catalogue
 from ezo.rows import Row
 from ezo.run import Run, option
@@ -10,17 +14,17 @@ OWN = ("epochs", "batch_size", "train_examples", "held_out")  # settings that ev
 
 
 def commands(rows: list[Row]) -> dict[str, str]:
-    """By case; without one where the case's names are known no more."""
-    first: dict[str, Row] = {}
+    """By case, of each benchmark that measured it; none where its names are known no more."""
+    first: dict[tuple[str, Any], Row] = {}
     for row in rows:
-        first.setdefault(row.case, row)
-    found = {}
-    for case, row in first.items():
-        try:
-            found[case] = _train(row) if row.seed is not None else _measure(row)
-        except ValueError:  # of a name, or a value, of another commit
-            continue
-    return found
+        first.setdefault((row.case, row.config.get("benchmark")), row)
+    found: dict[str, list[str]] = {}
+    for (case, _), row in first.items():
+        with contextlib.suppress(ValueError):  # of a name, or a value, of another commit
+            found.setdefault(case, []).append(
+                _train(row) if row.seed is not None else _measure(row)
+            )
+    return {case: "; ".join(filter(None, dict.fromkeys(of))) for case, of in found.items()}
 
 
 def _train(row: Row) -> str:
@@ -46,19 +50,28 @@ def _train(row: Row) -> str:
 
 
 def _measure(row: Row) -> str:
-    benchmark = str(row.config.get("benchmark", ""))
+    """Names what differs from the benchmark's own case, of what its cases have."""
+    benchmark = str(row.config.get("benchmark", "")).replace("steptime", "compare")
     if not benchmark:
         return ""
-    batch = row.config.get("batch_size")
+    usual = Grid([row.model], [row.method]).cells(importlib.import_module(f"bench.{benchmark}"))[0]
+    wanted = {"chunk": 0, **row.config, "precision": row.precision, "threads": row.threads}
+    varied = ("batch_size", "precision", "threads", "chunk")
+    own = [f.name for f in dataclasses.fields(usual) if f.name in varied and f.name in wanted]
     words = [
-        f"python -m bench run {benchmark.replace('steptime', 'compare')} --models {row.model}",
-        f"--methods {row.method}",
-        f"--batch-size {batch}" if batch else "",
-        f"--precision '{row.precision}'" if row.precision != "fp32" else "",
-        f"--threads {row.threads}" if row.threads != 1 else "",
+        f"python -m bench run {benchmark} --models {row.model} --methods {row.method}",
+        *(
+            f"{option(name)} {_quoted(wanted[name])}"
+            for name in sorted(own, key=varied.index)
+            if wanted[name] != getattr(usual, name)
+        ),
         f"--out measured/{row.case}",
     ]
-    return " ".join(filter(None, words))
+    return " ".join(words)
+
+
+def _quoted(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def _text(value: Any) -> str:

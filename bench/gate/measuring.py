@@ -119,6 +119,8 @@ class Gate:
         if "head" in errors:
             return Finding(cell, "cell", "measured", None, "missing", REGRESSED, note)
         status = OK if self.settings.allow_new else REGRESSED
+        if status == REGRESSED:
+            note += "; where it is meant to be new, pass --allow-new"
         return Finding(cell, "cell", None, "measured", "new", status, note)
 
     def _times(self, cells: Sequence[Workload]) -> list[Finding]:
