@@ -1,5 +1,6 @@
 """Integers alone, 8 bits for weights, activations and errors; int8* takes its loss in float64."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -231,7 +232,9 @@ class _Step(Step):
         cut = network.first_layer(parts.bp)
         zo = parts.zo and cut > 0
         if zo:
-            network = from_float(model, headroom=hyper.r_max)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # it was told above
+                network = from_float(model, headroom=hyper.r_max)
         nodes = Nodes(hyper.rate_node, hyper.sigma, hyper.sparse) if zo and parts.nodes else False
         with_nodes = find(network, network.weighted()[:cut], nodes)
         for place, layer in enumerate(network.weighted()):
