@@ -6,8 +6,8 @@ from reproduce.experiments._runs import SEEDS, training
 KIND = "training"
 MODEL, DATA = "pointnet-centred", "shapes-upright-64"
 METHODS = (
-    *("full-zo", "full-zo-node", "full-zo-feedback"),
-    *("elastic-1", "elastic-node-1", "elastic-feedback-1", "tail-only-1"),
+    *("full-zo-node", "full-zo", "tail-only-1", "elastic-node-1", "elastic-1"),
+    *("full-zo-feedback", "elastic-feedback-1"),
     *("elastic-2", "elastic-node-2", "tail-only-2", "full-bp"),
 )
 
