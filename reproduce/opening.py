@@ -2,7 +2,8 @@
 
 import statistics
 import subprocess
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from reproduce.tables import Judged, Line
 from reproduce.words import PRECISIONS, data_order, method_order, said
 
 ROOT = Path(__file__).resolve().parent.parent
+# What else a reader must see beside a sentence: (claim, comparison); it decides nothing.
+ALSO = {"gain": ("ablation", "elastic-2 minus tail-only-2, lenet5 on {data}, fp32")}
 COSTS_OF = ("inference", "full-zo", "elastic-1", "elastic-2", "elastic-lean-3", "full-bp")
 
 
@@ -52,10 +55,24 @@ def scorecard(judged: Iterable[Judged], data: str) -> list[Score]:
         found = {line.finding.comparison: line for line in lines}
         compared = sentence.compared.format(data=data)
         beside = [found.get(text.format(data=data)) for text in sentence.beside]
+        if sentence.claim in ALSO:
+            other, text = ALSO[sentence.claim]
+            of_other = {x.finding.comparison: x for x in by_claim[other].lines}
+            beside.insert(0, of_other.get(text.format(data=data)))
         scores.append(
             Score(sentence, claim, compared, found.get(compared), [x for x in beside if x])
         )
     return scores
+
+
+def tally(scores: list[Score]) -> str:
+    """How many sentences have each verdict, the most frequent first.
+
+    >>> tally([])
+    'none'
+    """
+    count = Counter(score.verdict for score in scores)
+    return ", ".join(f"{n} {verdict}" for verdict, n in count.most_common()) or "none"
 
 
 def exploratory(findings: Iterable[Finding], scores: Iterable[Score]) -> tuple[int, int, float]:
@@ -115,7 +132,8 @@ def small_tables(rows: list[Row]) -> list[SmallTable]:
             "costs",
             "Memory and time of a step",
             "Exact tensor bytes and the whole heap at the peak, in brackets how many times those "
-            "of inference in the same precision; median time in one thread.",
+            "of inference in the same precision; median time in one thread"
+            + (f" of {name}." if (name := _processor(rows)) else "."),
             costs_table(rows),
         ),
     ]
@@ -169,6 +187,7 @@ def costs_table(rows: list[Row]) -> list[list[str]]:
         precision they are; time is the median on one thread, where it was measured at that batch.
     """
     peaks, heaps = cells(rows, "peak_tensor_bytes"), cells(rows, "heap_peak_bytes")
+    processor = _processor(rows)
     lines = [["model", "precision", "method", "tensors (B)", "heap (B)", "step (ms)"]]
     for cell in sorted({cell for cell, _, _ in peaks}):
         for precision in PRECISIONS:
@@ -181,7 +200,7 @@ def costs_table(rows: list[Row]) -> list[list[str]]:
                         method,
                         _over(peaks, key, at),
                         _over(heaps, key, at),
-                        _milliseconds(rows, peaks[key]),
+                        _milliseconds(rows, peaks[key], processor),
                     ]
                 )
     return lines if len(lines) > 1 else []
@@ -195,17 +214,31 @@ def _over(found: dict[Any, Row], key: Any, at: dict[str, Any]) -> str:
     return text + (f" ({value(found[key]) / value(base):.3f}x)" if base else "")
 
 
-def _milliseconds(rows: list[Row], peak: Row) -> str:
+def _milliseconds(rows: list[Row], peak: Row, processor: str) -> str:
     """The median of a step's rounds in one thread, of the same method, precision and input."""
-    shape = [peak.config.get(name) for name in SHAPE]
-    same = (peak.model, peak.method, peak.precision, peak.device, 1)
+    names = (*SHAPE, "chunk")
+    shape = [peak.config.get(name) for name in names]
+    same = (peak.model, peak.method, peak.precision, peak.device, processor)
     times = [
-        row.value
-        for row in rows
-        if row.metric in ("turn_seconds", "step_seconds")
-        and row.value
-        and "layout" not in row.config
-        and (row.model, row.method, row.precision, row.device, row.threads) == same
-        and [row.config.get(name) for name in SHAPE] == shape
+        value(row)
+        for row in _timed(rows)
+        if (row.model, row.method, row.precision, row.device, row.processor) == same
+        and [row.config.get(name) for name in names] == shape
     ]
     return f"{1e3 * statistics.median(times):.2f}" if times else "-"
+
+
+def _timed(rows: list[Row]) -> Iterator[Row]:
+    """Steps on one thread, of fp32 in torch's usual layout."""
+    for row in rows:
+        usual = row.config.get("layout", "contiguous") == "contiguous"
+        timed = row.metric in ("turn_seconds", "step_seconds") and row.value
+        if timed and row.threads == 1 and usual:
+            yield row
+
+
+def _processor(rows: list[Row]) -> str:
+    """The one on which most steps were timed, so that a column's times can be compared."""
+    steps = {(r.model, r.method, r.precision, r.processor) for r in _timed(rows)}
+    count = Counter(processor for *_, processor in sorted(steps))
+    return count.most_common(1)[0][0] if count else ""

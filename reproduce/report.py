@@ -74,6 +74,7 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "claims": judged,
         "verdicts": VERDICTS,
         "scores": scores,
+        "tally": opening.tally(scores),
         "exploratory": opening.exploratory(findings, scores),
         "rules": opening.stamp(),
         "today": datetime.now(timezone.utc).date().isoformat(),
