@@ -179,7 +179,7 @@ TRIALS: dict[tuple[str, str], dict[str, int]] = {
     },
     ("mnist", "int8"): {
         **dict(zip(_SIX, (4, 5, 5, 5, 3, 2), strict=True)),
-        "full-zo-node": 15,
+        "full-zo-node": 21,
     },
     ("fashion-mnist", "int8"): {"elastic-1": 26, "elastic-2": 5, "tail-only-1": 1},
 }
