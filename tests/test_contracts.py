@@ -620,7 +620,8 @@ ends, tables, peaks = [], [], []
 for name in ("fp32", "novel"):
     run = ["--model", "lenet5", "--precision", name]
     short = ["--data", "digits", "--method", "elastic-1", "--epochs", "1", "--batch-size", "16"]
-    short += ["--threads", "1", "--lr", "1e-3", "--eps", "1e-3", "--clip", "5", "--bp-lr", "0.01"]  # not tuned ones
+    short += ["--lr", "1e-3", "--eps", "1e-3", "--clip", "5", "--bp-lr", "0.01"]  # not tuned ones
+    short += ["--threads", "1"]
     out = Path(sys.argv[1], name)
     assert main(["train", *run, *short, "--train-examples", "32", "--out", str(out)]) == 0
     ends.append(rows.read(out / "rows.jsonl")[-1])
