@@ -17,6 +17,7 @@ METRICS = {"peak_tensor_bytes": ("tensors", "full"), "heap_peak_bytes": ("heap",
 COLOURS = {"fp32": "#0072B2", "int8": "#D55E00", "int8*": "#8F4E8B"}
 LIFT = {"peak_tensor_bytes": 0.16, "heap_peak_bytes": -0.16}
 PRINTED = (0.072, 1.7)  # %
+MARKS = "o^vsD"  # of what is whole, and of each chunk
 
 
 def draw(frame: pd.DataFrame) -> Figure | None:
@@ -30,6 +31,7 @@ def draw(frame: pd.DataFrame) -> Figure | None:
         return None
     found = found.assign(more=(100 * (found.value / found.base - 1)).clip(lower=0))
     shapes = list(found.groupby(["model", "variant_of_shape"]))
+    variants = sorted({*found.variant})
     most = max(group.method.nunique() for _, group in shapes)
     figure, axes = panels(len(shapes), height=0.9 + 0.17 * most)
     for ax, ((model, shape), group) in zip(axes, shapes, strict=True):
@@ -40,12 +42,12 @@ def draw(frame: pd.DataFrame) -> Figure | None:
                 mine.more,
                 [LIFT[metric] - methods.index(method) for method in mine.method],
                 label=f"{title(precision)}, {name}" + (f", {variant}" if variant else ""),
-                marker="^" if variant else "o",
+                marker=MARKS[variants.index(variant) % len(MARKS)],
                 fillstyle=fill,
                 linestyle="",
                 color=COLOURS.get(precision, "0.4"),
             )
-        ax.axvspan(*PRINTED, **BAND, label="printed")
+        ax.axvspan(*PRINTED, **BAND, label="printed, over full ZO")
         ax.set_xscale("symlog", linthresh=1, linscale=0.6)
         ax.set_xlim(-0.1, 2 * group.more.max() + 1)
         ax.set_xticks([x for x in (0, 1, 10, 100, 1000) if x < 2 * group.more.max() + 1])
