@@ -103,8 +103,8 @@ def heap_bytes(model: nn.Module, step: Callable[[], Any]) -> int:
     """Tensors that stand before some steps, and memray's high-water mark of what the steps take.
 
     How the model was made doesn't show: an integer model is made from a float one. The steps are
-    tracked twice, and the lower mark counts: what a process does once, late imports and caches,
-    is no part of a step.
+    tracked twice, and the lower mark counts: some processes were seen to allocate a megabyte more
+    once (what, was not found), which is no part of a step.
     """
     for _ in range(2):
         step()

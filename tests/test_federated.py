@@ -1,9 +1,7 @@
 """The federated example: what devices send is all there is, and anyone can replay it."""
 
-import importlib.util
-import sys
+import importlib
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,13 +25,7 @@ class Now:
 
 @pytest.fixture(scope="module")
 def example() -> Any:
-    path = Path(__file__).parent.parent / "examples" / "federated.py"
-    spec = importlib.util.spec_from_file_location("federated", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["federated"] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("examples.federated")
 
 
 def setting_of(example: Any) -> Any:

@@ -1,6 +1,6 @@
 """The example of update rules: what it replays is what it says."""
 
-import importlib.util
+import importlib
 import math
 import sys
 from pathlib import Path
@@ -18,13 +18,7 @@ F = nn.functional
 
 @pytest.fixture(scope="module")
 def example() -> Any:
-    path = Path(__file__).parent.parent / "examples" / "update_rules.py"
-    spec = importlib.util.spec_from_file_location("update_rules", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["update_rules"] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("examples.update_rules")
 
 
 def model() -> nn.Module:
