@@ -12,7 +12,8 @@ from torch import nn
 import ezo
 from ezo import kernels, perturb
 from ezo.int8 import ops
-from ezo.kernels import After, Layer, compiled, reference
+from ezo.kernels import After, Layer, Shown, compiled, reference
+from ezo.noise import NOISES
 from tests.backends import ISAS, PATHS, on
 
 TRAIN = """
@@ -123,6 +124,44 @@ def test_the_seam_of_the_batch_s_shift_is_where_every_backend_decides(
             assert s == 14 and m.eq((60_000 + (1 << 13)) >> 14).all()
             for at in (None, where):
                 assert kernels.error(err, layer, 0, at, 1)[1] == 14
+
+
+SHAPES = [(32, 120, 784), (32, 10, 84), (5, 7, 3), (1, 1, 1), (33, 65, 97), (17, 3, 130)]
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize(("rows", "units", "inputs"), SHAPES)
+@pytest.mark.parametrize("whole", [True, False])
+def test_noise_on_outputs_and_what_it_teaches_are_the_same_bits(
+    noise: str, rows: int, units: int, inputs: int, whole: bool
+) -> None:
+    """With a bias and a ReLU, and without both; within rounding of the formulas in float64."""
+    generator = torch.Generator().manual_seed(rows)
+    x, y = torch.randn(rows, inputs, generator=generator), torch.randn(rows, units)
+    scale, rate = torch.randn(rows, generator=generator) / 10, 0.3
+    start = torch.randn(units, generator=generator)
+    drawn, found = (noise, 3, (5, 7, 1 << 31)), []
+    for path in PATHS:
+        with on(path):
+            shifted, bias = y.clone(), start.clone() if whole else None
+            above = kernels.output_shift(shifted, drawn, -0.1, whole)
+            e = kernels.output_errors(Shown(x, above, scale), units, bias, drawn, rate)
+            found.append((shifted, above, e, bias))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert a is b is None or torch.equal(a, b)
+    shifted, above, e, bias = found[0]
+    z = torch.empty(rows, units)
+    kernels.fill(z, *drawn)
+    torch.testing.assert_close(shifted, y - 0.1 * z)
+    wanted = (z * scale[:, None]).double()
+    if whole:
+        assert torch.equal(above, shifted > 0)
+        total = (wanted := wanted * above).sum(0)
+        wanted = wanted - wanted.mean(0)
+        moved = rate * (total - wanted.mT @ (x.double() @ x.double().mean(0)))
+        torch.testing.assert_close(bias.double(), start - moved, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(e.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("path", PATHS)

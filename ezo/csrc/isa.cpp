@@ -8,6 +8,7 @@
   extern const SparseKernels sparse_kernels;   \
   extern const ProductKernels product_kernels; \
   extern const NodeKernels node_kernels;       \
+  extern const OutputKernels output_kernels;   \
   }
 
 namespace ezo {
@@ -24,7 +25,7 @@ const std::vector<Kernels>& available() {
     std::vector<Kernels> all;
 #define EZO_ADD(isa)                                                                       \
   all.push_back({#isa, &isa::float_kernels, &isa::sparse_kernels, &isa::product_kernels, \
-                 &isa::node_kernels})
+                 &isa::node_kernels, &isa::output_kernels})
 #ifdef EZO_X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -5,6 +5,7 @@
 
 #include "nodes.hpp"
 #include "noise.hpp"
+#include "outputs.hpp"
 #include "product.hpp"
 
 namespace ezo {
@@ -15,6 +16,7 @@ struct Kernels {
   const SparseKernels* sparse;
   const ProductKernels* products;
   const NodeKernels* nodes;
+  const OutputKernels* outputs;
 };
 
 // Those that this processor can run, the best first.

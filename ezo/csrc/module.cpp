@@ -13,6 +13,7 @@
 
 #include "integers.hpp"
 #include "nodes.hpp"
+#include "outputs.hpp"
 #include "sweeps.hpp"
 
 namespace nb = nanobind;
@@ -133,6 +134,12 @@ EZO_STRUCT(Seen, Address, Address, Address, std::size_t, std::size_t)
 (Address x, Address y, Address where, std::size_t n, std::size_t points) {
   return {pointer<const std::int8_t>(x), pointer<const std::int8_t>(y),
           pointer<const std::int32_t>(where), n, points};
+}
+
+EZO_STRUCT(OutputSeen, Address, Address, Address, std::size_t, std::size_t, std::size_t)
+(Address x, Address on, Address scale, std::size_t rows, std::size_t inputs, std::size_t units) {
+  return {pointer<const float>(x), pointer<const std::uint8_t>(on), pointer<const float>(scale), rows,
+          inputs, units};
 }
 
 }  // namespace nanobind::detail
@@ -282,6 +289,21 @@ void bind_nodes(nb::class_<Handle>& handle) {
   });
 }
 
+void bind_outputs(nb::class_<Handle>& handle) {
+  handle.def("output_shift", [](Handle h, Address y, Address on, std::size_t n, int noise,
+                                Place place, std::uint32_t tensor, double by, int threads) {
+    nb::gil_scoped_release release;
+    output_shift(*h.kernels.floats, at<float>(y), at<std::uint8_t>(on), n, static_cast<Noise>(noise),
+                 place.of(tensor), static_cast<float>(by), threads);
+  });
+  handle.def("output_errors", [](Handle h, OutputSeen seen, Address bias, Address e, int noise,
+                                 Place place, std::uint32_t tensor, double rate) {
+    nb::gil_scoped_release release;
+    output_errors(*h.kernels.floats, *h.kernels.outputs, seen, at<float>(bias), at<float>(e),
+                  static_cast<Noise>(noise), place.of(tensor), static_cast<float>(rate));
+  });
+}
+
 void bind_rest(nb::class_<Handle>& handle) {
   handle.def("loss", [](Handle, Address logits, std::size_t n, std::size_t classes, int exponent,
                         Address target, Tables tables, Address each) {
@@ -330,6 +352,7 @@ NB_MODULE(_kernels, m) {
   bind_layers(handle);
   bind_backward(handle);
   bind_nodes(handle);
+  bind_outputs(handle);
   bind_rest(handle);
 }
 

@@ -270,10 +270,22 @@ void learn(const View& v, std::size_t begin, std::size_t end, Place at, Noise no
   of_noise(noise, [&](auto kind) { learn_kind<kind.value>(v, begin, end, at, by); });
 }
 
+void add(float* y, std::uint8_t* on, std::size_t begin, std::size_t end, Place at, Noise noise, float by) {
+  of_kind<Single>({y, Type::float32, 0, nullptr, nullptr}, begin, end, at, noise,
+                  [by](float x, float z) { return x + by * z; });
+  if (on == nullptr) return;
+  std::uint32_t above[kGroup];  // words first, which a compiler compares in vectors
+  for (std::size_t start = begin; start < end; start += kGroup) {
+    const std::size_t n = std::min(kGroup, end - start);
+    for (std::size_t i = 0; i < n; ++i) above[i] = y[start + i] > 0.0f ? 1 : 0;
+    for (std::size_t i = 0; i < n; ++i) on[start + i] = static_cast<std::uint8_t>(above[i]);
+  }
+}
+
 }  // namespace
 
 extern const FloatKernels float_kernels;
-const FloatKernels float_kernels = {fill, shift, update, learn};
+const FloatKernels float_kernels = {fill, shift, update, learn, add};
 
 }  // namespace EZO_ISA
 }  // namespace ezo

@@ -67,6 +67,8 @@ struct FloatKernels {
   void (*shift)(const View&, std::size_t begin, std::size_t end, Place, Noise, Shift);
   void (*update)(const View&, std::size_t begin, std::size_t end, Place, Noise, Update);
   void (*learn)(const View&, std::size_t begin, std::size_t end, Place, Noise, Learn);
+  // y <- y + by z, float32 in row-major order; `on`, which may be null, says which are above 0 then.
+  void (*add)(float* y, std::uint8_t* on, std::size_t begin, std::size_t end, Place, Noise, float by);
 };
 
 // Sparse integer noise for int8 weights (ezo/int8/perturb.py says how words become z and u).

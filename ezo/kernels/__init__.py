@@ -30,9 +30,11 @@ from ezo.kernels._types import Drawn as Drawn
 from ezo.kernels._types import Layer as Layer
 from ezo.kernels._types import NodeRates as NodeRates
 from ezo.kernels._types import Number as Number
+from ezo.kernels._types import OutputNoise as OutputNoise
 from ezo.kernels._types import Place as Place
 from ezo.kernels._types import Rate as Rate
 from ezo.kernels._types import Seen as Seen
+from ezo.kernels._types import Shown as Shown
 from ezo.kernels._types import Signs as Signs
 from ezo.kernels._types import Sweeps as Sweeps
 from ezo.kernels._types import Weights as Weights
@@ -152,6 +154,25 @@ def sweeps(
 def fill(x: Tensor, noise: str, number: int, place: Place) -> None:
     """x <- z, in place, float: the noise of tensor ``number`` of the stream."""
     _call("fill", x, noise, number, place)
+
+
+def output_shift(y: Tensor, drawn: OutputNoise, by: float, relu: bool) -> Tensor | None:
+    """y <- y + by z, in place, float; the units that its ReLU then lets through, bool, or None."""
+    found: Tensor | None = _call("output_shift", y, drawn, by, relu)
+    return found
+
+
+def output_errors(
+    shown: Shown, units: int, bias: Tensor | None, drawn: OutputNoise, rate: float
+) -> Tensor:
+    """What nodes (`ezo.nodes`) learn of a layer of so many units, (rows, U), float32.
+
+    e_i = scale_i z_i on_i, less its mean ebar where there is a bias, which learns here, in place:
+    b <- b - rate (sum_i e_i - sum_i (e_i - ebar) x_i' xbar). The caller multiplies it with x. Sums
+    go over rows one after the other, and over the numbers of a row in halves.
+    """
+    found: Tensor = _call("output_errors", shown, units, bias, drawn, rate)
+    return found
 
 
 def perturbed(

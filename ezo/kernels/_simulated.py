@@ -105,6 +105,13 @@ class Native:
         (outputs, inputs), examples = layer[-2:], seen[-2]
         self._spend(outputs * inputs * (examples * NODE_SECONDS + SPARSE_SECONDS))
 
+    def output_shift(self, y: int, on: int, n: int, *_: Any) -> None:
+        self._spend(n * SWEEP_SECONDS)
+
+    def output_errors(self, seen: tuple[int, ...], *_: Any) -> None:
+        rows, inputs, units = seen[-3:]
+        self._spend(rows * (inputs + units) * SWEEP_SECONDS)
+
     def flatten(self, x: int, out: int, n: int, positions: int, channels: int) -> None:
         self._spend(n * positions * channels * MOVE_SECONDS)
 

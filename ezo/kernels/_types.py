@@ -13,6 +13,9 @@ Number = float | Tensor
 Weights = Sequence[Tensor]
 # A layer's noise of `ezo.int8.nodes`: its place, its number, and `sparse` of its `signs`.
 Signs = tuple[Place, int, int]
+# Noise of `ezo.nodes` on a layer's outputs, from the batch's first example on: its kind, the
+# layer's number in the stream, and the place.
+OutputNoise = tuple[str, int, Place]
 # Sparse noise (an `ezo.int8.perturb.SparseNoise`) of a step, and the number of the first tensor.
 Drawn = tuple[Any, Place, int]
 
@@ -66,6 +69,19 @@ class Seen(NamedTuple):
     x: Tensor
     y: Tensor | None = None
     where: Tensor | None = None
+
+
+class Shown(NamedTuple):
+    """What a pass showed of a float layer with nodes, and what its examples' losses say.
+
+    Fields:
+        x: its input, (rows, K). on: units that its ReLU let through, (rows, U), or None.
+        scale: of each row's noise in its error, (rows,).
+    """
+
+    x: Tensor
+    on: Tensor | None
+    scale: Tensor
 
 
 class Rate(NamedTuple):

@@ -24,8 +24,10 @@ from ezo.kernels import (
     Layer,
     NodeRates,
     Number,
+    OutputNoise,
     Place,
     Seen,
+    Shown,
     Signs,
     Sweeps,
     Weights,
@@ -93,6 +95,30 @@ class Backend:
         seed, step, stream = place
         at = (seed, int(step), stream)
         self._native.fill(table, NOISES.index(noise), at, torch.get_num_threads())
+
+    def output_shift(self, y: Tensor, drawn: OutputNoise, by: float, relu: bool) -> Any:
+        if not _plain_float(y):
+            return NotImplemented
+        on = torch.empty(y.shape, dtype=torch.bool) if relu else None
+        noise, number, place = drawn
+        what = (y.data_ptr(), _arguments.address(on), y.numel(), NOISES.index(noise), place, number)
+        self._native.output_shift(*what, by, torch.get_num_threads())
+        return on
+
+    def output_errors(
+        self, shown: Shown, units: int, bias: Tensor | None, drawn: OutputNoise, rate: float
+    ) -> Any:
+        x, on, scale = shown
+        plain = _plain_float(x) and _plain_float(scale) and (on is None or on.is_contiguous())
+        if not plain or not (bias is None or _plain_float(bias)):
+            return NotImplemented
+        rows, inputs = x.shape
+        e = torch.empty((rows, units))
+        seen = (x.data_ptr(), _arguments.address(on), scale.data_ptr(), rows, inputs, units)
+        noise, number, place = drawn
+        how = (e.data_ptr(), NOISES.index(noise), place, number, rate)
+        self._native.output_errors(seen, _arguments.address(bias), *how)
+        return e
 
     def sparse_shift(self, weights: Weights, drawn: Drawn, times: int) -> Any:
         if not all(map(_arguments.takes, weights)):
@@ -366,6 +392,11 @@ class Backend:
         out = torch.empty_like(acc, dtype=torch.int8)
         self._native.requantize(acc.data_ptr(), out.data_ptr(), acc.numel(), s)
         return out
+
+
+def _plain_float(x: Tensor) -> bool:
+    """Whether it is float32 in row-major order, of the CPU's."""
+    return x.dtype is torch.float32 and x.is_cpu and x.is_contiguous()
 
 
 class _Sweeps:

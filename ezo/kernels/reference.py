@@ -19,12 +19,15 @@ from ezo.kernels import (
     Layer,
     NodeRates,
     Number,
+    OutputNoise,
     Place,
     Rate,
     Seen,
+    Shown,
     Signs,
     Sweeps,
     Weights,
+    fill,
     sweeping,
 )
 from ezo.perturb import GRID, ROUNDING, Sweeper, stochastic
@@ -64,6 +67,32 @@ class Backend:
     def fill(self, x: Tensor, noise: str, number: int, place: Place) -> None:
         """By whatever sweeps there."""
         Sweeper([x], noise=noise, first_tensor=number).fill(place)
+
+    def output_shift(self, y: Tensor, drawn: OutputNoise, by: float, relu: bool) -> Tensor | None:
+        z = self._output_noise(y.shape, drawn, y)
+        y.add_(z.to(torch.float64 if y.dtype == torch.float64 else torch.float32).mul_(by))
+        return y > 0 if relu else None
+
+    def output_errors(
+        self, shown: Shown, units: int, bias: Tensor | None, drawn: OutputNoise, rate: float
+    ) -> Tensor:
+        x, on, scale = shown
+        e = self._output_noise((len(x), units), drawn, x).mul_(scale.unsqueeze(1))
+        if on is not None:
+            e.mul_(on)
+        if bias is not None:
+            n = torch.tensor(float(len(x)), device=x.device)
+            total, mean = _total(e), _total(x) / n
+            bias.sub_(total * rate)
+            e.sub_(total / n)
+            bias.add_(_total(e * _in_halves(x * mean).unsqueeze(1)) * rate)
+        return e
+
+    def _output_noise(self, shape: Any, drawn: OutputNoise, like: Tensor) -> Tensor:
+        """By whatever draws there."""
+        z = torch.empty(shape, dtype=torch.float32, device=like.device)
+        fill(z, *drawn)
+        return z
 
     def perturbed(
         self,
@@ -353,6 +382,22 @@ class _Sweeps:
                 z = _noise.draw(self._noise, seed, step, t, stream, g, end, parameter.device)
                 piece = _Piece(parameter.detach(), t, first, last, dtype)
                 yield piece, z[: last - first].to(dtype), grid
+
+
+def _total(a: Tensor) -> Tensor:
+    """The sums of columns, a row after the other."""
+    total = torch.zeros_like(a[0])
+    for row in a:
+        total += row
+    return total
+
+
+def _in_halves(a: Tensor) -> Tensor:
+    """The sums of rows: the second half onto the first, again and again; the middle stays."""
+    while (n := a.shape[1]) > 1:
+        half = n // 2
+        a = torch.cat([a[:, :half] + a[:, n - half :], a[:, half : n - half]], 1)
+    return a[:, 0]
 
 
 def _rated(x: Tensor, rate: Rate) -> Tensor:

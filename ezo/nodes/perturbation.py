@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from ezo import kernels
+from ezo.kernels import Shown
 from ezo.nodes.layers import Layer
 from ezo.noise import GROUP, draw
 from ezo.passes import Passes
@@ -18,6 +20,7 @@ from ezo.stream import checking
 from ezo.stream import first as first_of_chunk
 
 STREAM = 1 << 31  # the first of the queries' noise streams; those of the weights are 0, 1, ...
+SMALL_ROWS = 1024  # of a batch that `ezo.kernels.output_errors` serves; more goes by torch's sums
 
 
 class NodeUpdate(NamedTuple):
@@ -84,18 +87,19 @@ class NodePerturbation:
     def attached(self, passes: Passes) -> Iterator[None]:
         """Within, passes meet the noise where this stands, and their inputs are kept."""
         self._passes = passes
-        handles = [
-            layer.module.register_forward_hook(
-                self._hook(layer, float(settings["sigma"])), with_kwargs=True
-            )
-            for layers, settings in zip(self._groups, self._settings, strict=True)
-            for layer in layers
-        ]
+        places = [vars(layer.module) for layers in self._groups for layer in layers]
+        before = [of.get("forward") for of in places]
+        for layers, settings in zip(self._groups, self._settings, strict=True):
+            for layer in layers:
+                forward = self._forward(layer, float(settings["sigma"]), layer.module.forward)
+                vars(layer.module)["forward"] = forward
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            for of, own in zip(places, before, strict=True):
+                del of["forward"]
+                if own is not None:
+                    of["forward"] = own
             self._calls = {}
 
     def move(self, query: int, start: int, end: int) -> None:
@@ -128,47 +132,66 @@ class NodePerturbation:
             scale = d / (sigma * len(d))
             for layer in layers:
                 calls = self._calls[layer.number]
+                if _small(layer, calls):
+                    shown = Shown(calls[0].x, calls[0].on, scale.to(torch.float32))
+                    _learn_small(layer, shown, self._drawn(layer.number, update.query), rate, decay)
+                    continue
                 errors = [self._error(layer, update.query, call, scale) for call in calls]
                 learn_layer(layer, calls, errors, rate, decay)
 
-    def _hook(self, layer: Layer, sigma: float) -> Callable[..., Tensor | None]:
-        def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+    def _forward(self, layer: Layer, sigma: float, own: Callable[..., Tensor]) -> Any:
+        """The layer's forward in a pass: its own, and the noise."""
+        number, relu = layer.number, layer.relu
+        special = layer.maximum or type(layer.module) is not nn.Linear
+        passes = self._passes
+        assert passes is not None
+
+        def forward(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            y = own(input, *args, **kwargs)
             if checking():
-                return None
-            assert self._passes is not None
-            first = self._passes.first + first_of_chunk()
-            calls = self._calls.setdefault(layer.number, [])
-            if calls and calls[-1].first == first:
+                return y
+            first = passes.first + first_of_chunk()
+            if (calls := self._calls.get(number)) is None:
+                calls = self._calls[number] = []
+            elif calls[-1].first == first:
                 raise ValueError(
                     f"expected a pass to call '{layer.name}', which has nodes, once, got twice; "
                     "leave it out of the nodes' layers, and where the closure yields "
                     "micro-batches, yield each example's losses"
                 )
-            if output.dim() < 2 + layer.maximum or (layer.maximum and output.dim() > 3):
+            if y.dim() < 2 + layer.maximum or (layer.maximum and y.dim() > 3):
                 form = "three dimensions" if layer.maximum else "(N, ..., U)"
                 raise ValueError(
                     f"expected an output of {form} of '{layer.name}', which has nodes, with the "
-                    f"examples first, got shape {tuple(output.shape)}; give it batches, or leave "
+                    f"examples first, got shape {tuple(y.shape)}; give it batches, or leave "
                     "it out of the nodes' layers"
                 )
-            x = (args[0] if args else kwargs["input"]).detach()  # (N, ..., K)
-            y = output  # (N, ..., U)
-            if isinstance(module, nn.Conv1d):
-                x, y = x.mT, y.mT
-            winner = None
-            if layer.maximum:  # all that counts, so it may stand for the rest: y is freed
-                y, winner = y.max(-2)  # (N, U)
-            if self._side:
-                z = self._draw(layer, self._query, first, tuple(y.shape), y)
-                y.add_(z, alpha=self._side * sigma)
-            on = y > 0 if layer.relu else None
-            calls.append(_Call(first, x, x._version, on, winner))
-            if layer.maximum:
-                return y.unsqueeze(-1 if isinstance(module, nn.Conv1d) else -2).expand_as(output)
-            self._latest = layer.number, output
-            return None
+            x = input.detach()  # (N, ..., K)
+            if special:
+                return self._special(layer, first, x, y, sigma)
+            on = self._shift(number, relu, first, y, self._side * sigma)
+            calls.append(_Call(first, x, x._version, on, None))
+            self._latest = number, y
+            return y
 
-        return hook
+        if "torch._dynamo" in sys.modules:  # compiled code around it runs it as it is
+            return torch.compiler.disable(forward)
+        return forward
+
+    def _special(self, layer: Layer, first: int, x: Tensor, output: Tensor, sigma: float) -> Tensor:
+        """What a layer that is pointwise, before a maximum, or of a class of its own, gives."""
+        y = output  # (N, ..., U)
+        if isinstance(layer.module, nn.Conv1d):
+            x, y = x.mT, y.mT
+        winner = None
+        if layer.maximum:  # all that counts, so it may stand for the rest: y is freed
+            y, winner = y.max(-2)  # (N, U)
+        on = self._shift(layer.number, layer.relu, first, y, self._side * sigma)
+        self._calls[layer.number].append(_Call(first, x, x._version, on, winner))
+        if layer.maximum:
+            return y.unsqueeze(-1 if isinstance(layer.module, nn.Conv1d) else -2).expand_as(output)
+        self._latest = layer.number, output
+        return output
 
     def _expect_calls(self, examples: int) -> None:
         """Raises:
@@ -194,11 +217,24 @@ class NodePerturbation:
                     "it out of the nodes' layers"
                 )
 
+    def _shift(self, number: int, relu: bool, first: int, y: Tensor, by: float) -> Tensor | None:
+        """y <- y + by z in place, (N, ..., U); the units that a ReLU then lets through, or None."""
+        if y.requires_grad:
+            torch.autograd.graph.increment_version(y)
+        if by and not first:
+            return kernels.output_shift(y, self._drawn(number, self._query), by, relu)
+        if by:
+            y.add_(self._draw(number, self._query, first, tuple(y.shape), y).mul_(by))
+        return y > 0 if relu else None
+
+    def _drawn(self, number: int, query: int) -> kernels.OutputNoise:
+        return self._noise, number, (*self._place, STREAM + query)
+
     def _error(self, layer: Layer, query: int, call: _Call, scale: Tensor) -> Tensor:
         """e_i / N of a call's examples, (rows, U)."""
         n, units = len(call.x), layer.parameters[0].shape[0]
         shape = (n, units) if layer.maximum else (*call.x.shape[:-1], units)
-        e = self._draw(layer, query, call.first, shape, call.x)
+        e = self._draw(layer.number, query, call.first, shape, call.x)
         own = scale[call.first : call.first + n].view(n, *[1] * (e.dim() - 1))
         e.mul_(own.to(e.dtype))
         if call.on is not None:
@@ -206,20 +242,39 @@ class NodePerturbation:
         return e.flatten(0, -2)
 
     def _draw(
-        self, layer: Layer, query: int, first: int, shape: tuple[int, ...], like: Tensor
+        self, number: int, query: int, first: int, shape: tuple[int, ...], like: Tensor
     ) -> Tensor:
         """Noise of examples from ``first`` on: the whole batch's is one tensor of the stream."""
-        size, place = math.prod(shape), (*self._place, STREAM + query)
+        size = math.prod(shape)
         begin = first * (size // shape[0]) if size else 0
         if begin == 0:
             z = torch.empty(shape, dtype=torch.float32, device=like.device)
-            kernels.fill(z, self._noise, layer.number, place)
+            kernels.fill(z, *self._drawn(number, query))
         else:
             g, end = begin // GROUP, -(-(begin + size) // GROUP)
-            seed, step, stream = place
-            z = draw(self._noise, seed, step, layer.number, stream, g, end, like.device)
+            seed, step = self._place
+            z = draw(self._noise, seed, step, number, STREAM + query, g, end, like.device)
             z = z[begin - g * GROUP :][:size].view(shape)
         return z.to(like.dtype)
+
+
+def _small(layer: Layer, calls: list[_Call]) -> bool:
+    """Whether `ezo.kernels.output_errors` serves an update, whichever backend is at hand."""
+    x, weight = calls[0].x, layer.parameters[0]
+    if len(calls) > 1 or x.dim() != 2 or weight.dim() != 2 or layer.maximum or len(x) > SMALL_ROWS:
+        return False
+    return x.is_cpu and x.is_contiguous() and x.dtype is weight.dtype is torch.float32
+
+
+def _learn_small(
+    layer: Layer, shown: Shown, drawn: kernels.OutputNoise, rate: float, decay: float
+) -> None:
+    for p in layer.parameters if decay else ():
+        p.mul_(1 - decay)
+    weight, *rest = layer.parameters
+    bias = rest[0] if rest else None
+    e = kernels.output_errors(shown, len(weight), bias, drawn, rate)
+    weight.addmm_(e.mT, shown.x, alpha=-rate)
 
 
 def learn_layer(
