@@ -50,6 +50,7 @@ def curves(
     over: str,
     which: str = "training",
     columns: int = 1,
+    methods: tuple[str, ...] = (),
 ) -> Figure | None:
     """One panel for each model, data set and precision; int8* has none, being near int8.
 
@@ -59,9 +60,12 @@ def curves(
         over: on the x axis: ``epoch`` or ``passes``.
         which: experiment.
         columns: of panels.
+        methods: by default all.
     """
     mine = trained(table, metric, which)
     mine = mine[mine.precision != PRECISIONS[-1]]
+    if methods:
+        mine = mine[mine.method.isin(methods)]
     if mine.empty:
         return None
     if over == "passes":
