@@ -60,12 +60,14 @@ def engine_of(name: str) -> Iterator[tuple[str, Callable[[], list[int]]]]:
 
 
 def _jobs() -> list[int]:
-    """Of joblib, or of submitit's local executor."""
+    """Of joblib; or of submitit, whose folder is here, and which on a cluster are no children."""
     found = []
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = " ".join(process.cmdline())
-            if "LokyProcess" in words or "submitit.core._submit" in words:
+            job = "submitit.core._submit" in words and f"{Path.cwd()}/.submitit-" in words
+            job = job and process.name().startswith("python")  # not srun or bash
+            if job or ("LokyProcess" in words and psutil.Process() in process.parents()):
                 found.append(process.pid)
     return found
 
@@ -94,7 +96,7 @@ def _kill_busy(out: Path, workers: Callable[[], list[int]], ended: set[str]) -> 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", default="dask", help="dask, joblib or slurm:local")
+    parser.add_argument("--engine", default="dask", help="dask, joblib, slurm or slurm:local")
     parser.add_argument("--runs", type=int, default=40, help="how many")
     parser.add_argument("--epochs", type=int, default=2, help="of a run")
     parser.add_argument("--log", type=Path, help="file for what is printed")

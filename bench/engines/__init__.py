@@ -4,7 +4,8 @@ A file defines ``NAMES``, ``NEEDS``, the packages that it imports (the first is 
 
     run(work, tasks, jobs, where) -> iterator of (number of the task, result)
 
-in the order in which they end. ``where`` is what follows the engine's name and a colon, maybe
+in the order in which they end; maybe ``check(where)``, which raises a ValueError where that place
+can't be worked in. ``where`` is what follows the engine's name and a colon, maybe
 nothing: an address, a cluster. ``work`` raises nothing and can be pickled; a task whose worker is
 lost is tried again, `TRIES` times in all, and then its result is a `Lost`. Results come back to the
 driver; what it keeps of them it alone writes. The docstring's first line describes the engine.
@@ -44,7 +45,7 @@ def check(engine: str) -> None:
     """Before any work.
 
     Raises:
-        ValueError: there is no such engine.
+        ValueError: there is no such engine, or not here.
         ModuleNotFoundError: what it needs is not installed.
     """
     file = _found(engine)
@@ -55,6 +56,8 @@ def check(engine: str) -> None:
                 f"expected the packages of the extra {extra}, got no {package}; in the clone: "
                 f"pip install -e '.[{extra}]' -c constraints.txt"
             )
+    if hasattr(file, "check"):
+        file.check(engine.partition(":")[2])
 
 
 def run(
