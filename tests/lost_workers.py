@@ -79,13 +79,14 @@ def sweep(name: str, runs: list[Run], out: Path, kill_after: int) -> dict[str, T
         for part in execute(runs, out, jobs=2, checkpoint_steps=2, engine=engine):
             found[part[0].case] = told(part)
             if len(found) == kill_after:
-                threading.Thread(target=_kill_busy, args=(out, workers, set(found))).start()
+                of = (out, workers, set(found))
+                threading.Thread(target=_kill_busy, args=of, daemon=True).start()
     return found
 
 
 def _kill_busy(out: Path, workers: Callable[[], list[int]], ended: set[str]) -> None:
     """One that has written a checkpoint of a run that has not ended."""
-    for _ in range(2000):
+    for _ in range(30_000):  # of a hundredth of a second: jobs may start late
         begun = {path.parent.name for path in out.glob("*/checkpoint.safetensors")} - ended
         if begun and (pids := workers()):
             os.kill(pids[-1], signal.SIGKILL)
