@@ -57,7 +57,11 @@ std::uint32_t product(const ProductKernels& kernels, const Images& x, const Laye
   const std::size_t per_input = static_cast<std::size_t>(x.height) * x.width * layer.inputs();
   const bool depthwise = layer.groups > 1;
   const bool signs = !depthwise && kernels.lowest(x.data, x.images * per_input) < 0;
-  const Products& k = depthwise ? kernels.depthwise : signs ? kernels.any : kernels.non_negative;
+  const bool narrow = kernels.narrow.serves(layer, after, x.height, x.width);
+  const Products& k = depthwise ? kernels.depthwise
+                      : narrow  ? signs ? kernels.narrow.any : kernels.narrow.non_negative
+                      : signs   ? kernels.any
+                                : kernels.non_negative;
   const Sizes sizes = k.sizes(layer, x.height, tile);
   const Memory packed = allocate(sizes.packed);
   k.pack(layer, bias.data(), packed.get());

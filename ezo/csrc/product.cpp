@@ -29,6 +29,7 @@
 #include <utility>
 
 #include "lanes.hpp"
+#include "inputs.hpp"
 #include "rows.hpp"
 #include "unroll.hpp"
 
@@ -36,10 +37,6 @@ namespace ezo {
 namespace EZO_ISA {
 namespace {
 
-template <class E>
-int groups(const Layer& layer) {  // of one row of the kernel
-  return (layer.wide * layer.channels + kInputs<E> - 1) / kInputs<E>;
-}
 template <class E>
 std::size_t weights_of_block(const Layer& layer) {
   return static_cast<std::size_t>(layer.high) * groups<E>(layer) * kInputs<E> * kLanes;
@@ -114,15 +111,7 @@ void pack(const Layer& layer, const std::int32_t* bias_of, void* packed) {
       }
     }
   }
-  for (int o = 0; o < blocks(layer) * kLanes; ++o) {
-    std::uint32_t sum = 0;
-    const std::int8_t* w = layer.weight + static_cast<std::size_t>(o) * n * k;
-    if (E::kOffset != 0 && o < layer.outputs) {
-      for (int i = 0; i < n * k; ++i) sum += w[i];
-    }
-    const std::uint32_t bias = o < layer.outputs ? bias_of[o] : 0;
-    start[o] = static_cast<std::int32_t>(bias - E::kOffset * sum);
-  }
+  begin<E>(layer, bias_of, blocks(layer) * kLanes, start);
 }
 
 // Accumulators of `n` positions that stand `step` inputs apart, for one block of outputs.
@@ -164,27 +153,6 @@ std::int8_t lowest(const std::int8_t* x, std::size_t n) {
   return found;
 }
 
-// Inputs as the products read them, with a border of zeros.
-template <class E>
-void widen(const Layer& layer, const std::int8_t* x, int height, int width,
-           typename E::Input* to) {
-  const int before = layer.left * layer.channels, after = layer.right * layer.channels;
-  const int inner = width * layer.channels;
-  const std::size_t wide = before + inner + after;
-  auto zeros = [&](std::size_t n) {
-    std::fill_n(to, n, static_cast<typename E::Input>(E::kOffset));
-    to += n;
-  };
-  zeros(layer.top * wide);
-  for (int y = 0; y < height; ++y, x += inner) {
-    zeros(before);
-    for (int i = 0; i < inner; ++i) to[i] = static_cast<typename E::Input>(x[i] + E::kOffset);
-    to += inner;
-    zeros(after);
-  }
-  zeros(layer.bottom * wide + kInputs<E>);
-}
-
 // Of `lanes` outputs over all positions of a row, as requantized in `small`: the largest and its first
 // position, joined to those before. `best`: the largest, from the accumulators.
 void join(const std::int8_t* small, int positions, const std::int8_t* best, int lanes, bool relu,
@@ -205,7 +173,7 @@ std::uint32_t image(const Layer& layer, const After& after, const void* packed, 
                     const std::int8_t* x, int height, int width, void* out, std::int32_t* where,
                     int first_position) {
   const Scratch<E> scratch(layer, height, width, static_cast<char*>(memory));
-  widen<E>(layer, x, height, width, scratch.image);
+  widen<E>(layer, x, height, width, kInputs<E>, scratch.image);
   const auto* start = static_cast<const std::int32_t*>(packed);
   const auto* weights =
       reinterpret_cast<const typename E::Weight*>(static_cast<const char*>(packed) +
@@ -258,11 +226,12 @@ constexpr Products products = {sizes<E>, pack<E>, image<E>};
 }  // namespace
 
 extern const Products depthwise;
+extern const NarrowProducts narrow_products;
 std::uint32_t add(const std::int8_t*, const std::int8_t*, std::int8_t*, std::size_t, int, int, bool,
                   int);
 extern const ProductKernels product_kernels;
-const ProductKernels product_kernels = {products<Any>, products<Quads>, depthwise, lowest, add,
-                                        requantize};
+const ProductKernels product_kernels = {products<Any>, products<Quads>, depthwise, narrow_products, lowest,
+                                        add, requantize};
 
 }  // namespace EZO_ISA
 }  // namespace ezo

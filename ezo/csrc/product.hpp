@@ -64,10 +64,17 @@ struct Products {
                          std::int32_t* where, int first);
 };
 
+// Of convolutions with few outputs, where `serves` says that they are faster: see narrow.cpp.
+struct NarrowProducts {
+  bool (*serves)(const Layer&, const After&, int height, int width);
+  Products any, non_negative;
+};
+
 struct ProductKernels {
   Products any;           // inputs
   Products non_negative;  // inputs only: faster on some processors
   Products depthwise;     // of layers with groups
+  NarrowProducts narrow;
   std::int8_t (*lowest)(const std::int8_t* x, std::size_t n);  // 0 where none is below
   // a 2^left + b 2^left', where a negative one is a shift to the right that rounds to nearest, and what
   // is to become of it, to out; returns the sums' largest magnitude.

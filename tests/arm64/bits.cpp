@@ -104,6 +104,7 @@ void products(const ezo::Kernels& kernels) {
     int images, height, width, channels, outputs, kernel, padding, stride, groups;
   };
   for (const Shape& s : {Shape{"convolution", 4, 12, 12, 3, 9, 5, 2, 1, 1},
+                         Shape{"convolution of few outputs", 4, 12, 12, 1, 5, 5, 2, 1, 1},
                          Shape{"convolution without padding", 3, 8, 6, 16, 32, 3, 0, 1, 1},
                          Shape{"convolution of stride 2", 2, 13, 13, 8, 16, 3, 1, 2, 1},
                          Shape{"depthwise convolution", 2, 12, 12, 1, 24, 3, 1, 1, 24},

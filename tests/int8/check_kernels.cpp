@@ -87,10 +87,14 @@ static void check_sums(int trial) {
   if (found != largest) fail("the largest sum of two", trial);
 }
 
+static int narrow_trials = 0;
+
 static void check_product(int trial) {
   const bool points = draw(0, 4) == 0;
   const bool depthwise = !points && draw(0, 3) == 0;
-  const int o = draw(1, 40), c = depthwise ? 1 : draw(1, 20), groups = depthwise ? o : 1;
+  const bool few = !points && !depthwise && draw(0, 1);  // so that `narrow` may serve
+  const int o = draw(1, few ? 8 : 40), c = depthwise ? 1 : draw(1, few ? 2 : 20);
+  const int groups = depthwise ? o : 1;
   const int in = c * groups;  // channels of x
   const int k = points ? 1 : draw(1, 5), kw = points ? 1 : draw(1, 5);
   const int top = points ? 0 : draw(0, k - 1), bottom = points ? 0 : draw(0, k - 1);
@@ -145,11 +149,15 @@ static void check_product(int trial) {
   }
   if (tall == 0 || wide == 0) return;
   const ProductKernels& kernels = checked::product_kernels;
-  const Products& products = depthwise      ? kernels.depthwise
-                             : non_negative ? kernels.non_negative
-                                            : kernels.any;
   const Layer layer{c,   o,      k,    kw,    down,   across,   top,
                     bottom, left, right, groups, w.data(), nullptr, 0};
+  const NarrowProducts& narrow = kernels.narrow;
+  const bool lanes = draw(0, 3) && narrow.serves(layer, {relu, pool, points, shift}, height, width);
+  narrow_trials += lanes;
+  const Products& products = depthwise      ? kernels.depthwise
+                             : lanes        ? non_negative ? narrow.non_negative : narrow.any
+                             : non_negative ? kernels.non_negative
+                                            : kernels.any;
   const Sizes sizes = products.sizes(layer, height, width);
   auto room = [](std::size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
   void *packed = room(sizes.packed), *scratch = room(sizes.scratch);
@@ -427,5 +435,6 @@ int main() {
     check_tail(trial);
     check_nodes(trial);
   }
+  if (narrow_trials == 0) fail("a layer that narrow serves, of which there was none, ", 400);
   return 0;
 }
