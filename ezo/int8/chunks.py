@@ -39,13 +39,14 @@ def in_chunks(stages: Sequence[Stage], x: Int8Tensor, chunk: int) -> Int8Tensor:
             if whole is None:
                 whole = _room(part.m, len(x.m))
             whole[begin : begin + chunk] = part.m
-        e = part.e
+            e = part.e
+            del part  # not beside the next one's layers
         wrong = next((layer for layer in fitted if needs[layer] != layer.shift), None)
         if wrong is None:
             assert whole is not None
             return Int8Tensor(whole, e)
         wrong.shift = needs[wrong]
-        del whole, part
+        del whole
 
 
 def _run(stages: Sequence[Stage], x: Int8Tensor, needs: dict[Any, int]) -> Int8Tensor:

@@ -360,8 +360,8 @@ def test_the_products_are_an_oracle_s_and_clean_under_the_sanitizers(tmp_path, f
     build = ["g++", "-std=c++17", "-O1", *flags, "-fsanitize=address,undefined"]
     build += ["-fno-sanitize-recover=all", "-DEZO_ISA=checked", f"-I{CSRC}", "-o", str(program)]
     build += [str(Path(__file__).with_name("check_kernels.cpp"))]
-    sources = "product narrow depthwise noise sparse nodes sweeps layer gradients pooling loss update"
-    sources += " node_update outputs output_errors"
+    sources = "product narrow depthwise noise sparse nodes sweeps layer gradients pooling loss"
+    sources += " update node_update outputs output_errors"
     build += ["-pthread", *(str(CSRC / f"{name}.cpp") for name in sources.split())]
     built = subprocess.run(build, capture_output=True, text=True, timeout=300)
     if "cannot find" in built.stderr:
