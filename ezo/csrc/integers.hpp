@@ -82,9 +82,9 @@ void max_pool_backward(const std::int8_t* grad_output, const std::uint8_t* where
 // to nearest; returns their largest magnitude.
 std::uint32_t average(const Images& x, int channels, int high, int wide, std::int32_t* out);
 
-// (n, positions, channels) to (n, channels, positions).
-void flatten(const std::int8_t* x, std::int8_t* out, std::size_t n, std::size_t positions,
-             std::size_t channels);
+// (n, rows, columns) to (n, columns, rows): images in one dimension, or with their channels last.
+void transpose(const std::int8_t* x, std::int8_t* out, std::size_t n, std::size_t rows,
+               std::size_t columns, int threads);
 
 // update.cpp
 

@@ -11,7 +11,8 @@
 namespace ezo {
 namespace {
 
-constexpr double kProductNanoseconds = 0.025;  // of a multiply-add on one core, roughly
+constexpr double kProductNanoseconds = 0.025;    // of a multiply-add on one core, roughly
+constexpr double kDepthwiseNanoseconds = 0.05;   // where each output reads a channel of its own
 constexpr int kTileBytes = 32 * 1024;          // of input, where positions can be taken apart
 
 }  // namespace
@@ -53,9 +54,10 @@ std::uint32_t product(const ProductKernels& kernels, const Images& x, const Laye
   const double products = double(x.images) * rows * columns * layer.outputs * layer.high *
                           layer.wide * layer.channels;
   const int units = after.over_points ? x.images : x.images * pieces;
-  const int workers = Pool::workers(threads, products * kProductNanoseconds, units);
-  const std::size_t per_input = static_cast<std::size_t>(x.height) * x.width * layer.inputs();
   const bool depthwise = layer.groups > 1;
+  const double each = depthwise ? kDepthwiseNanoseconds : kProductNanoseconds;
+  const int workers = Pool::workers(threads, products * each, units);
+  const std::size_t per_input = static_cast<std::size_t>(x.height) * x.width * layer.inputs();
   const bool signs = !depthwise && kernels.lowest(x.data, x.images * per_input) < 0;
   const bool narrow = kernels.narrow.serves(layer, after, x.height, x.width);
   const Products& k = depthwise ? kernels.depthwise

@@ -317,10 +317,10 @@ void bind_rest(nb::class_<Handle>& handle) {
                   at<const std::int64_t>(target), tables, at<const std::int64_t>(words),
                   at<std::int8_t>(out));
   });
-  handle.def("flatten", [](Handle, Address x, Address out, std::size_t n, std::size_t positions,
-                           std::size_t channels) {
+  handle.def("transpose", [](Handle, Address x, Address out, std::size_t n, std::size_t rows,
+                             std::size_t columns, int threads) {
     nb::gil_scoped_release release;
-    flatten(at<const std::int8_t>(x), at<std::int8_t>(out), n, positions, channels);
+    transpose(at<const std::int8_t>(x), at<std::int8_t>(out), n, rows, columns, threads);
   });
   handle.def("max_pool", [](Handle, Images x, int channels, int size, Address y, Address where) {
     nb::gil_scoped_release release;

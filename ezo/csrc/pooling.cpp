@@ -1,11 +1,18 @@
-// Where numbers of images go: maxima of blocks, there and back, and one dimension for all.
+// Where numbers of images go: maxima of blocks, there and back, and from one order to another.
 #include <algorithm>
+#include <climits>
 #include <cstdlib>
 #include <vector>
 
 #include "integers.hpp"
+#include "pool.hpp"
 
 namespace ezo {
+namespace {
+
+constexpr double kTransposeNanoseconds = 0.5;  // of a number on one core, roughly
+
+}  // namespace
 
 void max_pool(const std::int8_t* x, std::int8_t* y, std::uint8_t* where, int n, int height,
               int width, int channels, int size) {
@@ -73,13 +80,20 @@ std::uint32_t average(const Images& x, int channels, int high, int wide, std::in
   return static_cast<std::uint32_t>(largest);
 }
 
-void flatten(const std::int8_t* x, std::int8_t* out, std::size_t n, std::size_t positions,
-             std::size_t channels) {
-  for (std::size_t i = 0; i < n; ++i, out += positions * channels) {
-    for (std::size_t p = 0; p < positions; ++p) {
-      for (std::size_t c = 0; c < channels; ++c) out[c * positions + p] = *x++;
+void transpose(const std::int8_t* x, std::int8_t* out, std::size_t n, std::size_t rows,
+               std::size_t columns, int threads) {
+  const std::size_t each = rows * columns;
+  const double work = static_cast<double>(n * each) * kTransposeNanoseconds;
+  const int workers = Pool::workers(threads, work, static_cast<int>(std::min<std::size_t>(n, INT_MAX)));
+  Pool::instance().run(workers, Pool::Then::spin, [&](int t) {
+    for (std::size_t i = n * t / workers; i < n * (t + 1) / workers; ++i) {
+      const std::int8_t* from = x + i * each;
+      std::int8_t* to = out + i * each;
+      for (std::size_t r = 0; r < rows; ++r) {
+        for (std::size_t c = 0; c < columns; ++c) to[c * rows + r] = *from++;
+      }
     }
-  }
+  });
 }
 
 }  // namespace ezo

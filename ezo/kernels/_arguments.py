@@ -81,11 +81,6 @@ def address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def images(x: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, H, W, C) in memory."""
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def described(x: Tensor) -> tuple[int, int, int, int]:
     """The kernels' Images, of (N, C, H, W) in channels_last."""
     images, _, height, width = x.shape

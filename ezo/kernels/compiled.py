@@ -207,7 +207,7 @@ class Backend:
         wide = kind is torch.int64
         bias = None if layer.bias is None else torch.empty(outputs, dtype=kind)
         if images:
-            x, grad_output, kernel = _arguments.images(x), _arguments.images(grad_output), shape[2]
+            x, grad_output, kernel = self._images(x), self._images(grad_output), shape[2]
             weight = torch.empty((outputs, kernel, kernel, inputs), dtype=kind)
             of_kernel, _, _ = _arguments.geometry(x.shape, shape, *layer[3:])
             images_of = (_arguments.described(x), _arguments.numbers(layer, shape, of_kernel))
@@ -231,7 +231,7 @@ class Backend:
         if not (_arguments.takes(a) and a.dtype == b.dtype == torch.int8):
             return NotImplemented
         if a.dim() == 4:
-            a, b = _arguments.images(a), _arguments.images(b)
+            a, b = self._images(a), self._images(b)
         else:
             a, b = a.contiguous(), b.contiguous()
         out = torch.empty_like(a)
@@ -242,7 +242,7 @@ class Backend:
     def average(self, x: Tensor, size: tuple[int, int], shift: int) -> Any:
         if not _arguments.takes(x) or x.dtype != torch.int8 or size[0] * size[1] > MOST_AVERAGED:
             return NotImplemented
-        x = _arguments.images(x)
+        x = self._images(x)
         shape = (*x.shape[:2], x.shape[2] // size[0], x.shape[3] // size[1])
         acc = torch.empty(shape, dtype=torch.int32, memory_format=torch.channels_last)
         largest = self._native.average(_arguments.described(x), x.shape[1], *size, acc.data_ptr())
@@ -252,7 +252,7 @@ class Backend:
         if not _arguments.takes(x) or x.dtype != torch.int8 or size > 16:  # 256 places fit a byte
             return NotImplemented
         n, channels, height, width = x.shape
-        x = _arguments.images(x)
+        x = self._images(x)
         shape = (n, channels, height // size, width // size)
         y = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
         where = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
@@ -267,7 +267,7 @@ class Backend:
         if not _arguments.takes(grad_output) or where.dtype != torch.uint8:
             return NotImplemented
         n, channels, *sizes = shape
-        grad_output = _arguments.images(grad_output)
+        grad_output = self._images(grad_output)
         found = torch.empty(shape, dtype=torch.int8, memory_format=torch.channels_last)
         addresses = [t.data_ptr() for t in (grad_output, where, found)]
         self._native.max_pool_backward(*addresses, n, *sizes, channels, size)
@@ -277,9 +277,9 @@ class Backend:
         if not _arguments.takes(x) or x.dim() != 4 or x.dtype != torch.int8:
             return NotImplemented
         n, channels, height, width = x.shape
-        x = _arguments.images(x)
+        x = self._images(x)
         out = torch.empty((n, channels * height * width), dtype=torch.int8)
-        self._native.flatten(x.data_ptr(), out.data_ptr(), n, height * width, channels)
+        self._transpose(x, out, n, height * width, channels)
         return out
 
     def loss(self, logits: Tensor, exponent: int, target: Tensor) -> Any:
@@ -342,6 +342,25 @@ class Backend:
         self._native.words(place, out.data_ptr(), out.numel())
         return out[:n]
 
+    def _images(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) as (N, H, W, C) in memory.
+
+        torch would copy a large batch by threads of its own, which wait by spinning, and the
+        kernels' threads would have to share the cores with them.
+        """
+        turned = x.dtype is torch.int8 and x.is_contiguous()
+        if not turned or x.is_contiguous(memory_format=torch.channels_last):
+            return x.contiguous(memory_format=torch.channels_last)
+        n, channels, height, width = x.shape
+        out = torch.empty_like(x, memory_format=torch.channels_last)
+        self._transpose(x, out, n, channels, height * width)
+        return out
+
+    def _transpose(self, x: Tensor, out: Tensor, n: int, rows: int, columns: int) -> None:
+        """Each of n blocks of (rows, columns), as they lie in memory."""
+        addresses = (x.data_ptr(), out.data_ptr())
+        self._native.transpose(*addresses, n, rows, columns, torch.get_num_threads())
+
     def _product(
         self, x: Tensor, layer: Layer, after: After, shift: int, where: Tensor | None = None
     ) -> tuple[Tensor, int]:
@@ -355,7 +374,7 @@ class Backend:
             kernel, rows, columns = _arguments.geometry(size, of, *layer[3:])
             _arguments.check(x.dtype, size, of, rows > 0 and columns > 0)
             check_length(channels * kernel[0] * kernel[1], layer.bias is not None)
-            x = _arguments.images(x)
+            x = self._images(x)
             images, _, height, width = size
             shape = (images, outputs, rows // pool, columns // pool)
             out = torch.empty(shape, dtype=kind, memory_format=torch.channels_last)

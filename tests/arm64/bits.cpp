@@ -98,6 +98,44 @@ void sparse(const ezo::Kernels& kernels) {
   }
 }
 
+// Kernels and strides that are no squares, and other zeros on each side.
+void geometries(const ezo::Kernels& kernels) {
+  for (const int groups : {1, 21}) {
+    const int channels = groups > 1 ? 1 : 5, outputs = 21, height = 11, width = 9, n = 3;
+    const auto x = bytes(std::size_t(n) * height * width * channels * groups);
+    const auto weight = bytes(std::size_t(outputs) * channels * 4 * 3), bias = bytes(outputs);
+    const ezo::Layer layer{channels, outputs, 4, 3,      2,             1,           2,
+                           1,        0,       1, groups, weight.data(), bias.data(), -2};
+    const std::size_t places = std::size_t(layer.rows(height)) * layer.columns(width);
+    for (int threads : {1, 2}) {
+      std::vector<std::int8_t> y(n * places * outputs);
+      const auto largest = ezo::product(*kernels.products, {x.data(), n, height, width}, layer,
+                                        {false, 1, false, 7}, y.data(), nullptr, threads);
+      tell("oblong, " + std::to_string(groups) + " groups, " + std::to_string(threads) +
+               ", largest " + std::to_string(largest),
+           y);
+    }
+  }
+}
+
+void sums(const ezo::Kernels& kernels) {
+  const auto a = bytes(1037), b = bytes(a.size());
+  for (const int left : {5, 0, -3}) {
+    for (const int shift : {0, 4}) {
+      std::vector<std::int8_t> y(a.size());
+      const auto largest = kernels.products->add(a.data(), b.data(), y.data(), a.size(), left,
+                                                 left - 2, shift > 0, shift);
+      tell("sum, left " + std::to_string(left) + ", shift " + std::to_string(shift) + ", largest " +
+               std::to_string(largest),
+           y);
+    }
+  }
+  const ezo::Images images{a.data(), 3, 7, 6};
+  std::vector<std::int32_t> means(3 * 3 * 2 * 8);
+  const auto largest = ezo::average(images, 8, 2, 3, means.data());
+  tell("means of blocks, largest " + std::to_string(largest), means);
+}
+
 void products(const ezo::Kernels& kernels) {
   struct Shape {
     const char* name;
@@ -107,7 +145,10 @@ void products(const ezo::Kernels& kernels) {
                          Shape{"convolution of few outputs", 4, 12, 12, 1, 5, 5, 2, 1, 1},
                          Shape{"convolution without padding", 3, 8, 6, 16, 32, 3, 0, 1, 1},
                          Shape{"convolution of stride 2", 2, 13, 13, 8, 16, 3, 1, 2, 1},
+                         Shape{"pooled convolution of stride 2", 2, 16, 16, 3, 9, 3, 1, 2, 1},
                          Shape{"depthwise convolution", 2, 12, 12, 1, 24, 3, 1, 1, 24},
+                         Shape{"depthwise convolution of stride 2", 4, 13, 13, 1, 40, 3, 1, 2, 40},
+                         Shape{"pooled depthwise convolution", 4, 16, 16, 1, 33, 5, 2, 2, 33},
                          Shape{"linear", 1, 1, 33, 70, 21, 1, 0, 1, 1}}) {
     const auto x = bytes(std::size_t(s.images) * s.height * s.width * s.channels * s.groups);
     const auto weight = bytes(std::size_t(s.outputs) * s.channels * s.kernel * s.kernel);
@@ -132,6 +173,7 @@ void products(const ezo::Kernels& kernels) {
       tell(what + " requantized", y);
     }
   }
+  geometries(kernels);
   const std::size_t points = 40, inputs = 24, outputs = 17, n = 3;
   const auto x = bytes(n * points * inputs), weight = bytes(outputs * inputs);
   const auto layer =
@@ -175,14 +217,18 @@ void rest() {
     tell(finer ? "BP update, with fraction" : "BP update", weight);
     tell("its fraction", fraction);
   }
-  std::vector<std::int8_t> y(x.size() / 4), back(x.size()), flat(x.size());
+  std::vector<std::int8_t> y(x.size() / 4), back(x.size()), turned(x.size());
   std::vector<std::uint8_t> where(y.size());
   ezo::max_pool(x.data(), y.data(), where.data(), n, height, width, channels, 2);
   tell("largest of blocks", y);
   ezo::max_pool_backward(y.data(), where.data(), back.data(), n, height, width, channels, 2);
   tell("their errors", back);
-  ezo::flatten(x.data(), flat.data(), n, height * width, channels);
-  tell("flattened", flat);
+  ezo::transpose(x.data(), turned.data(), n, height * width, channels, 1);
+  tell("in one dimension", turned);
+  const auto planes = bytes(5 * 90000);
+  turned.resize(planes.size());
+  ezo::transpose(planes.data(), turned.data(), 5, 3, 30000, 2);
+  tell("channels last", turned);
 }
 
 void nodes(const ezo::Kernels& kernels) {
@@ -194,6 +240,9 @@ void nodes(const ezo::Kernels& kernels) {
   ezo::node_shift(*kernels.sparse, wide.data(), wide.size(), kPlace, 0, -4000, false);
   tell("nodes of accumulators", wide);
   const auto x = bytes(n * inputs), differences = bytes(n);
+  const std::size_t points = 7;
+  const auto clouds = bytes(n * points * inputs);
+  const auto where = numbers<std::int32_t>(n * outputs, 0, int(points) - 1);
   auto weight = bytes(outputs * inputs), bias = bytes(outputs);
   auto fraction = numbers<std::uint8_t>(weight.size(), 0, 255);
   auto bias_fraction = numbers<std::uint8_t>(outputs, 0, 255);
@@ -206,6 +255,17 @@ void nodes(const ezo::Kernels& kernels) {
   tell("its fraction", fraction);
   tell("update of the bias", bias);
   tell("its fraction", bias_fraction);
+  for (int threads : {1, 2}) {
+    ezo::node_update(*kernels.products, *kernels.sparse, *kernels.nodes,
+                     {weight.data(), fraction.data(), bias.data(), bias_fraction.data(), outputs,
+                      inputs},
+                     {clouds.data(), y.data(), where.data(), n, points}, differences.data(), kPlace,
+                     0, {{900, 12}, {700, 11}, {500, 13}}, threads);
+    const std::string what = "at points, " + std::to_string(threads) + " ";
+    tell(what + "update by nodes", weight);
+    tell(what + "its fraction", fraction);
+    tell(what + "update of the bias", bias);
+  }
 }
 
 }  // namespace
@@ -217,6 +277,7 @@ int main() {
     floats(kernels);
     sparse(kernels);
     products(kernels);
+    sums(kernels);
     rest();
     nodes(kernels);
   }

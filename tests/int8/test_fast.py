@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ezo
 from ezo import kernels, noise
@@ -22,6 +23,7 @@ from ezo.int8.network import Network as Integers
 from ezo.int8.optim import ElasticZO
 from ezo.int8.perturb import SparseNoise
 from ezo.int8.tensor import Int8Tensor, quantize
+from ezo.kernels import After, Layer
 from ezo.models import lenet5, pointnet
 from tests import sweeps
 from tests.backends import ISAS, on
@@ -81,6 +83,35 @@ def test_a_convolution_with_what_follows_is_the_reference_s(shape, outputs, kern
     x = int8(n, c, h, w, seed=seed, low=-127 if seed % 2 else 0)
     same(model, Int8Tensor(x, -seed % 7))
     same(model, Int8Tensor(x.transpose(2, 3).contiguous().transpose(2, 3), -7))
+
+
+def test_a_large_batch_is_put_in_the_kernels_order_by_their_own_threads():
+    """torch's copy would wake threads of its own, which spin on the cores of the kernels'."""
+    x, layer = int8(12, 3, 64, 64, seed=1), Layer(int8(8, 3, 3, 3, seed=2), padding=1)
+    after, before = After(True, 1, False), torch.get_num_threads()
+    with on("reference"):
+        wanted = kernels.product(x, layer, after, 7)[0]
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with Operations() as ran:
+                found = kernels.product(x, layer, after, 7)[0]
+            assert ran.names == {"empty", "empty_like"}
+            assert torch.equal(found, wanted)
+    finally:
+        torch.set_num_threads(before)
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of torch's operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
 
 
 @few
