@@ -131,7 +131,9 @@ class Passes:
         if self._exchange is None:
             return taken
         visits = [visit for visit, _ in taken]
-        means = self._exchange.together(visits, [float(loss.mean) for _, loss in taken])
+        of = taken[0][1].examples
+        losses = [float(loss.mean) for _, loss in taken]
+        means = self._exchange.together(visits, losses, 0 if of is None else len(of))
         return [(visit, PassLoss(mean, None)) for visit, mean in means]
 
     def finite(self, losses: list[PassLoss]) -> Any:

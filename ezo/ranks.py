@@ -4,7 +4,8 @@ Every rank holds the whole model and draws the same noise from the run's seed, s
 does to the ZO weights follows from its losses alone. With R ranks and Q queries of two points, a
 step exchanges
 
-    losses       each rank's 2 Q numbers of 8 bytes; split by query, 2 Q / R of them
+    losses       each rank's 2 Q numbers of 8 bytes; split by query, 2 Q / R of them; and in 4 bytes
+                 how many examples they are of, which must be as many on each
     shifts       integers, split by example: a byte a layer and pass, the bits of its accumulators,
                  of which the largest of all ranks counts: the one thing that a batch shares
     gradients    of the BP part, summed
@@ -31,6 +32,7 @@ from ezo import check
 from ezo.step import Visit
 
 SPLITS = ("examples", "queries")
+COUNT_BYTES = 4  # of a number of examples
 
 
 class LostRank(ConnectionError):
@@ -43,7 +45,8 @@ class Ranks:
 
     Attributes:
         split: ``examples``: each rank's closure is of its share of the batch, all shares of one
-            size. ``queries``: each rank's closure is of the whole batch, and it runs every R-th of
+            size, which is seen where the loss is each example's or an integer one; a scalar tells
+            no number of examples, and the mean over ranks would weigh shares alike. ``queries``: each rank's closure is of the whole batch, and it runs every R-th of
             a step's queries.
         group: a process group; None for the default one.
         check_steps: steps from one check of the weights to the next; the first step is checked too.
@@ -136,14 +139,20 @@ class Exchange:
         return [visit for visit in visits if visit.query % self.size == self.rank]
 
     def together(
-        self, visits: Sequence[Visit], losses: Sequence[float] | Sequence[int]
+        self, visits: Sequence[Visit], losses: Sequence[float] | Sequence[int], examples: int
     ) -> list[tuple[Visit, Any]]:
         """Every pass of a step with its loss: floats as the mean over ranks, integers as the sum.
 
         Split by query, each rank made passes of its own, and theta's is the last query's.
+
+        Args:
+            examples: how many each loss is of; 0 where it does not tell.
+
+        Raises:
+            ValueError: the ranks' are of different numbers of examples.
         """
         if self.by_example:
-            every = [sum(of) for of in zip(*self.gathered(losses, "losses"), strict=True)]
+            every = [sum(of) for of in zip(*self._losses(losses, examples), strict=True)]
             if isinstance(losses[0], float):
                 every = [x / self.size for x in every]
             return list(zip(visits, every, strict=True))
@@ -153,7 +162,7 @@ class Exchange:
         kind = type(losses[0])
         # the last rank may have been at theta; that all send as many numbers, the others send 0
         numbers = [loss for _, loss in around] + [theta[0] if theta else kind(0), kind(len(theta))]
-        all_ = self.gathered(numbers, "losses")
+        all_ = self._losses(numbers, examples)
         found = [
             (visit._replace(query=visit.query - self.rank + rank), loss)
             for rank, of in enumerate(all_)
@@ -162,15 +171,32 @@ class Exchange:
         at_theta = [(Visit(0, 0, False), of[-2]) for of in all_ if of[-1]]
         return [*at_theta, *found]
 
+    def _losses(self, numbers: Sequence[float] | Sequence[int], examples: int) -> list[list[Any]]:
+        """Each rank's, once it is seen that all are of as many examples."""
+        own = _of_64_bits(numbers)
+        message = torch.cat([own.view(torch.uint8), _bytes_of(examples)])
+        all_ = self._gathered(message, "losses")
+        counts = [int(of[-COUNT_BYTES:].view(torch.int32)) for of in all_]
+        if len({*counts}) > 1:
+            shares = "shares of one size; a DataLoader with drop_last=True has batches that divide"
+            raise ValueError(
+                f"expected losses of as many examples on each of {self.size} ranks, got "
+                f"{', '.join(str(n) if n else 'a scalar' for n in counts)}; give "
+                f"{shares if self.by_example else 'all ranks the whole batch'}"
+            )
+        return [of[:-COUNT_BYTES].view(own.dtype).tolist() for of in all_]
+
     def gathered(self, numbers: Sequence[float] | Sequence[int], kind: str) -> list[list[Any]]:
         """Each rank's numbers, floats or integers of 64 bits, as many on each."""
-        whole = bool(numbers) and isinstance(numbers[0], int)
-        dtype = torch.int64 if whole else torch.float64
-        own = torch.tensor(numbers, dtype=dtype, device=self._device)
+        return [of.tolist() for of in self._gathered(_of_64_bits(numbers), kind)]
+
+    def _gathered(self, own: Tensor, kind: str) -> list[Tensor]:
+        """Each rank's tensor, of one size and type."""
+        own = own.to(self._device)
         all_ = [torch.empty_like(own) for _ in range(self.size)]
         self._run(kind, torch.distributed.all_gather, all_, own)
         self._count(kind, own.nbytes * (self.size - 1))
-        return [of.tolist() for of in all_]
+        return [of.cpu() for of in all_]
 
     def largest(self, bits: int) -> int:
         """The largest of all ranks' numbers, each below 256."""
@@ -224,6 +250,15 @@ class Exchange:
                 f"{self.rank} within {self.ranks.timeout_seconds:g} s ({told}): a rank is lost; "
                 "start all ranks again, from the last checkpoint where there is one"
             ) from error
+
+
+def _of_64_bits(numbers: Sequence[float] | Sequence[int]) -> Tensor:
+    whole = bool(numbers) and isinstance(numbers[0], int)
+    return torch.tensor(numbers, dtype=torch.int64 if whole else torch.float64)
+
+
+def _bytes_of(count: int) -> Tensor:
+    return torch.tensor([count], dtype=torch.int32).view(torch.uint8)
 
 
 def exchange_of(ranks: bool | Ranks) -> Exchange | None:

@@ -133,10 +133,38 @@ def scenarios(rank: int, size: int, folder: Path) -> dict[str, Any]:
     found["mean"] = told(lambda: int8.ElasticZO(integer_model(), 1, bp_gradient="mean", ranks=True))
     one = Ranks("queries")
     found["one query"] = told(lambda: ezo.ElasticZO(float_model(), 0, ranks=one).step(lambda: 1.0))
+    found |= unequal(rank)
     for kind, run in RUN.items():
         journal = folder / f"{kind}.ezoj"
         rows = list(train.train(run, ranks=Ranks(), out=folder / kind, journal=journal))
         found[f"train {kind}"] = [(r.metric, r.step, r.value, r.note) for r in rows]
+    return found
+
+
+def unequal(rank: int) -> dict[str, Any]:
+    """Shares of 9 and 7 examples, whose losses tell how many; and one rank whose loss does not."""
+    own = slice(None, 9) if rank == 0 else slice(9, None)
+    model, x = float_model(), batch(0)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+
+    def step(share: slice, reduction: str = "none", **how: Any) -> str:
+        optimizer = ezo.ElasticZO(model, how.pop("bp", 1), **{"ranks": True, **how})
+        loss = nn.CrossEntropyLoss(reduction=reduction)
+        return told(lambda: optimizer.step(lambda: loss(model(x[share]), Y[share])))
+
+    found: dict[str, Any] = {"unequal": step(own)}
+    queries = {"ranks": Ranks("queries"), "queries": 2, "bp_gradient": "plus"}
+    found["unequal queries"] = step(own, **queries)
+    halves = slice(8 * rank, 8 * rank + 8)
+    found["one scalar"] = step(halves, "mean" if rank else "none", bp=0)
+    after = model.state_dict()
+    found["unmoved"] = max(float((after[name] - before[name]).abs().max()) for name in before)
+    found["equal"] = step(halves)
+    integers = integer_model()
+    optimizer = int8.ElasticZO(integers, 1, ranks=True)
+    found["unequal int8"] = told(
+        lambda: optimizer.step(lambda: int8.Loss(integers(int8.quantize_at(x[own], -6)), Y[own]))
+    )
     return found
 
 

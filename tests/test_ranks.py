@@ -21,6 +21,7 @@ from ezo.ranks import Exchange, Ranks, ranks_of
 from ezo.step import Visit, course
 from tests.ranks_work import HOW, RUN, STEPS, float_model, trained
 
+UNEQUAL = "expected losses of as many examples on each of 2 ranks, got"
 BOUND = 2e-3  # of a float32 weight after 200 steps, one process against two
 
 
@@ -94,14 +95,14 @@ def test_queries_that_ranks_share_are_those_of_one_process(folder: Path, name: s
 def test_bytes_that_a_step_sends(folder: Path) -> None:
     two, four = of(folder, "scenarios")[0], of(folder, "scenarios", 4)[0]
     tail = sum(p.numel() for p in float_model()[-1].parameters())
-    assert two["float full-zo"]["sent"]["losses"] == STEPS * 2 * 8
-    assert four["float full-zo"]["sent"]["losses"] == STEPS * 2 * 8 * 3 <= 64 * STEPS
+    assert two["float full-zo"]["sent"]["losses"] == STEPS * (2 * 8 + 4)
+    assert four["float full-zo"]["sent"]["losses"] == STEPS * (2 * 8 + 4) * 3 <= 64 * STEPS
     assert "gradients" not in two["float full-zo"]["sent"]
     assert two["float elastic-1"]["sent"]["gradients"] == 50 * 4 * tail
-    assert two["float queries"]["sent"]["losses"] == 10 * (2 * 4 // 2 + 2) * 8
+    assert two["float queries"]["sent"]["losses"] == 10 * ((2 * 4 // 2 + 2) * 8 + 4)
     integers = two["int8 full-zo"]["sent"]
     assert integers["shifts"] == 20 * 2 * 2  # two layers are requantized, in two passes
-    assert integers["losses"] == 20 * 3 * 8
+    assert integers["losses"] == 20 * (2 * 8 + 4)
     assert two["int8 queries"]["sent"].get("shifts", 0) == 10  # of the sum of gradients alone
 
 
@@ -118,12 +119,22 @@ def test_norms_buffers_are_the_mean_of_the_ranks(folder: Path) -> None:
         ("wrapped", "ValueError: expected the model itself, got one wrapped in Distributed"),
         ("nodes", "ValueError: expected noise on weights alone with ranks, got nodes"),
         ("mean", "ValueError: expected bp_gradient plus, minus, last or unperturbed with ranks"),
+        ("unequal", f"ValueError: {UNEQUAL} 9, 7; give shares of one size; a DataLoader with drop"),
+        ("unequal int8", f"ValueError: {UNEQUAL} 9, 7; give shares of one size"),
+        ("one scalar", f"ValueError: {UNEQUAL} 8, a scalar; give shares of one size"),
+        ("unequal queries", f"ValueError: {UNEQUAL} 9, 7; give all ranks the whole batch"),
         ("one query", "ValueError: expected as many queries for each of 2 ranks, got 1; give "),
     ],
 )
 def test_what_ranks_can_not_do_is_an_error(folder: Path, what: str, message: str) -> None:
     for found in of(folder, "scenarios"):
         assert found[what].startswith(message)
+
+
+def test_shares_of_one_size_pass_and_a_refused_step_moves_nothing(folder: Path) -> None:
+    for found in of(folder, "scenarios"):
+        assert found["equal"] == ""
+        assert found["unmoved"] < 1e-6  # the rounding of a perturbation that is undone
 
 
 def test_a_rank_that_is_lost_ends_the_others_soon(folder: Path) -> None:
@@ -189,15 +200,15 @@ def test_ranks_that_share_queries_make_every_pass_once(bp_gradient: str, size: i
     assert sorted(v for own in mine for v in own) == sorted(visits)
     sent: list[list[float]] = []
 
-    def gathered(numbers: list[float], kind: str) -> list[list[float]]:
+    def losses(numbers: list[float], examples: int) -> list[list[float]]:
         sent.append(numbers)
         return [numbers] * size
 
     for exchange, own in zip(exchanges, mine, strict=True):
-        exchange.gathered = gathered  # type: ignore[method-assign, assignment]
-        exchange.together(own, [loss[v.query, v.point] for v in own])
+        exchange._losses = losses  # type: ignore[method-assign, assignment]
+        exchange.together(own, [loss[v.query, v.point] for v in own], 8)
     for exchange, own in zip(exchanges, mine, strict=True):
-        exchange.gathered = lambda numbers, kind: sent  # type: ignore[method-assign]
-        found = exchange.together(own, [loss[v.query, v.point] for v in own])
+        exchange._losses = lambda numbers, examples: sent  # type: ignore[method-assign]
+        found = exchange.together(own, [loss[v.query, v.point] for v in own], 8)
         told = {(v.query, v.point): value for v, value in found if v.point}
         assert told == {place: value for place, value in loss.items() if place[1]}

@@ -33,15 +33,8 @@ class Passes:
         if self._exchange is None:
             return taken
         own = taken[0][1].examples
-        if self._size > 1:
-            found = {of[0] for of in self._exchange.gathered([own], "losses")}
-            if len(found) > 1:
-                raise ValueError(
-                    f"expected as many examples on each rank, got {', '.join(map(str, found))}; "
-                    "give batches that the ranks divide"
-                )
         visits = [visit for visit, _ in taken]
-        sums = self._exchange.together(visits, [loss.total() for _, loss in taken])
+        sums = self._exchange.together(visits, [loss.total() for _, loss in taken], own)
         return [
             (visit, RanksLoss(total, own * self._size, taken[0][1].UNIT)) for visit, total in sums
         ]
