@@ -148,10 +148,15 @@ def _lines(cells: dict[str, dict[str, Row]]) -> list[str]:
         within = f"{low:.2f} to {high:.2f}" if low < high else ""
         notes = [row.note for row in own.values() if row.value is None]
         numbers = [_shown(_value(own, m), d) for m, d in ((STEP, 2), (PEAK, 3), (HEAP, 3))]
-        whose = "peer" if method in peers.names() else "ours"
+        whose = "peer" if method in peers.names() else _package(method)
         line = [GROUPS[group(method)], method, whose, numbers[0], within, *numbers[1:]]
         found.append("| " + " | ".join([*line, "; ".join(notes).replace("|", "\\|")]) + " |")
     return found
+
+
+def _package(method: str) -> str:
+    """Of which package a method's file is: ezo's own, or that of whoever wrote it."""
+    return catalogue.find("method", method).__name__.partition(".")[0]
 
 
 def _first(cells: dict[str, dict[str, Row]]) -> list[str]:
@@ -178,9 +183,9 @@ def _verdict(
     """Of others' intervals and our value."""
     if not among:
         return f"First in {what}, zeroth order: nothing was measured beside {OURS}."
-    told = f"{OURS} (ours)"
+    told = f"{OURS} (ezo's)"
     if before := [m for m, (_, high) in among.items() if high < ours]:
-        told = f"{', '.join(before)} before {OURS}: we are not first"
+        told = f"{', '.join(before)} before ezo's {OURS}"
     elif level := [m for m, (low, _) in among.items() if low <= ours]:
         told += f", level with {', '.join(level)}"
     return f"First in {what}, zeroth order: {told}. {'; '.join(against)}."

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import types
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import bench
 from bench import compare, isolate
 from bench.workload import Workload
+from ezo import catalogue
 from ezo.rows import Row
 
 
@@ -25,10 +27,10 @@ def cell(method: str, step: float, peak: float | None, beside: float | None = No
 @pytest.mark.parametrize(
     ("beside", "peak", "time_verdict", "bytes_verdict"),
     [
-        (1.5, 1.2, "full-zo (ours). torchzero", "full-zo (ours). torchzero"),
-        (1.05, 1.0, "full-zo (ours), level with torchzero", "level with torchzero"),
-        (0.8, 0.9, "torchzero-mezo before full-zo: we are not first", "not first"),
-        (0.8, None, "we are not first", "nothing was measured beside full-zo"),
+        (1.5, 1.2, "full-zo (ezo's). torchzero", "full-zo (ezo's). torchzero"),
+        (1.05, 1.0, "full-zo (ezo's), level with torchzero", "level with torchzero"),
+        (0.8, 0.9, "torchzero-mezo before ezo's full-zo.", "mezo before ezo's full-zo."),
+        (0.8, None, "before ezo's full-zo", "nothing was measured beside full-zo"),
     ],
 )
 def test_the_table_says_who_is_first(
@@ -43,11 +45,17 @@ def test_the_table_says_who_is_first(
 
 
 def test_a_method_of_one_s_own_is_told_of_beside_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = types.ModuleType("their_package.sign_zo")
+    find = catalogue.find
     monkeypatch.setattr(compare, "group", lambda method: "ZO")
+    monkeypatch.setattr(
+        catalogue, "find", lambda kind, name: theirs if name == "sign-zo" else find(kind, name)
+    )
     text = compare.table([*cell("sign-zo", 1.1, 1.0, 1.01), *cell("full-zo", 1.1, 1.0)])
     by_time, by_bytes = [line for line in text.splitlines() if line.startswith("First in")]
-    assert "full-zo (ours), level with sign-zo." in by_time
-    assert "full-zo (ours), level with sign-zo." in by_bytes
+    assert "| sign-zo | their_package |" in text and "| full-zo | ezo |" in text
+    assert "full-zo (ezo's), level with sign-zo." in by_time
+    assert "full-zo (ezo's), level with sign-zo." in by_bytes
 
 
 def test_a_cell_is_ratios_to_inference_in_one_process() -> None:
