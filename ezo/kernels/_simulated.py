@@ -112,8 +112,8 @@ class Native:
         rows, inputs, units = seen[-3:]
         self._spend(rows * (inputs + units) * SWEEP_SECONDS)
 
-    def flatten(self, x: int, out: int, n: int, positions: int, channels: int) -> None:
-        self._spend(n * positions * channels * MOVE_SECONDS)
+    def transpose(self, x: int, out: int, n: int, rows: int, columns: int, *_: int) -> None:
+        self._spend(n * rows * columns * MOVE_SECONDS)
 
     def max_pool(self, x: tuple[int, ...], channels: int, *rest: int) -> None:
         _, n, height, width = x
