@@ -45,9 +45,9 @@ class Ranks:
 
     Attributes:
         split: ``examples``: each rank's closure is of its share of the batch, all shares of one
-            size, which is seen where the loss is each example's or an integer one; a scalar tells
-            no number of examples, and the mean over ranks would weigh shares alike. ``queries``: each rank's closure is of the whole batch, and it runs every R-th of
-            a step's queries.
+            size. That is seen where the loss is each example's or an integer one; a scalar tells no
+            number of examples, and the mean over ranks weighs all shares alike. ``queries``: each
+            rank's closure is of the whole batch, and it runs every R-th of a step's queries.
         group: a process group; None for the default one.
         check_steps: steps from one check of the weights to the next; the first step is checked too.
         timeout_seconds: how long an exchange may take; then a rank is lost.
