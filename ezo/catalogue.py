@@ -3,7 +3,8 @@
 A file of a kind defines ``NAMES``, the names it answers to, and the function of its kind
 (``build``, ``load``, ``parts``, ``make_step``, ``difference``: see `KINDS`). A name may hold
 one placeholder for an integer, ``elastic-<k>``; the function gets the name as the caller wrote it,
-and `number` reads the integer.
+and `number` reads the integer. The docstring's first line is about the first name; ``ABOUT``, a
+dict of lines by name, about the others, if there are any.
 Nothing is registered anywhere: to add a model, write ``ezo/models/yours.py``.
 
 A package of another project adds such a file by an entry point, whose group is the package of the
@@ -88,6 +89,19 @@ def names(kind: str) -> list[str]:
     True
     """
     return [name for module in members(kind) for name in module.NAMES]
+
+
+def described(module: ModuleType) -> list[tuple[str, str]]:
+    """A file's names, each with a line about it: the docstring's first, and ``ABOUT``'s of others.
+
+    >>> from ezo.precisions import int8
+    >>> described(int8)[1]
+    ('int8*', 'int8 with its loss in float64.')
+    """
+    first, *others = module.NAMES
+    about = (module.__doc__ or "").strip().partition("\n")[0]
+    told: dict[str, str] = getattr(module, "ABOUT", {})
+    return [(first, about), *((name, told.get(name, f"see {first}")) for name in others)]
 
 
 def find(kind: str, name: str) -> ModuleType:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +225,7 @@ def _list(_: argparse.Namespace) -> int:
     for kind in catalogue.KINDS:
         print(f"{kind}:")
         for module in catalogue.members(kind):
-            about = (module.__doc__ or "").strip().splitlines()[0]
-            for name, text in zip_longest(module.NAMES, [about], fillvalue=""):
+            for name, text in catalogue.described(module):
                 print(f"  {name:<{width}}  {text}".rstrip())
     return 0
 

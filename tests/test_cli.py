@@ -39,7 +39,7 @@ def test_list_shows_every_name_and_description_in_two_columns(
         expected.append([f"{kind}:"])
         for module in catalogue.members(kind):
             expected.append([f"  {module.NAMES[0]}", (module.__doc__ or "").splitlines()[0]])
-            expected += [[f"  {name}"] for name in module.NAMES[1:]]
+            expected += [[f"  {name}", module.ABOUT[name]] for name in module.NAMES[1:]]
     assert [[x for x in (line[:column].rstrip(), line[column:]) if x] for line in lines] == expected
 
 

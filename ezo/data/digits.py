@@ -10,6 +10,9 @@ from ezo.data._files import extra
 from ezo.data._images import enlarge, mean_and_deviation, rotate
 
 NAMES = ("digits", "digits-rot<degrees>")
+ABOUT = {
+    "digits-rot<degrees>": "digits, turned by that angle.",
+}
 SIDE = 28  # pixels
 
 

@@ -12,6 +12,11 @@ from ezo.data._images import mean_and_deviation, rotate
 from ezo.data._vision import import_torchvision
 
 NAMES = ("mnist", "fashion-mnist", "mnist-rot<degrees>", "fashion-mnist-rot<degrees>")
+ABOUT = {
+    "fashion-mnist": "Ten kinds of clothes, in MNIST's form.",
+    "mnist-rot<degrees>": "mnist, turned by that angle.",
+    "fashion-mnist-rot<degrees>": "fashion-mnist, turned by that angle.",
+}
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # torchvision's, and the folders
 IMAGES = {"train": 60_000, "t10k": 10_000}
 BATCH = 1000  # images turned at once

@@ -16,6 +16,9 @@ from ezo.data._points import augment
 from ezo.files import remove
 
 NAMES = ("modelnet40", "modelnet40-<points>")
+ABOUT = {
+    "modelnet40-<points>": "modelnet40 with so many points a cloud.",
+}
 FOLDER = "modelnet40_ply_hdf5_2048"
 URL = f"https://shapenet.cs.stanford.edu/media/{FOLDER}.zip"
 DIGEST = "md5:c9ab8e6dfb16f67afdab25e155c79e59"

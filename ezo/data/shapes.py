@@ -16,6 +16,9 @@ from ezo.data._points import Float64, augment, jitter, normalise, snapped, turns
 # Letters: n solids of a family, k rows and m columns of a surface's grid, p points.
 
 NAMES = ("shapes", "shapes-<points>")
+ABOUT = {
+    "shapes-<points>": "shapes with so many points a cloud.",
+}
 POINTS = 1024
 TRAIN, TEST = 250, 64  # clouds of each family
 ROUND = 32  # sides of what is round

@@ -12,6 +12,9 @@ from ezo.data._dataset import Dataset
 from ezo.data._points import Float64, jitter, normalise, snapped
 
 NAMES = ("shapes-upright", "shapes-upright-<points>")
+ABOUT = {
+    "shapes-upright-<points>": "shapes-upright with so many points a cloud.",
+}
 SPACING = 2.0**-12  # of the grid that coordinates lie on
 CIRCLE = 2 * math.pi  # radians; the largest angle that a cloud is turned by
 

@@ -5,6 +5,9 @@ from torch import nn
 from ezo.models._init import he
 
 NAMES = ("ds_cnn", "ds_cnn-plain")
+ABOUT = {
+    "ds_cnn-plain": "ds_cnn with biases in place of batch norm, and no dropout.",
+}
 INPUT = "image"
 IMAGE = (1, 49, 10)
 WIDTH = 64

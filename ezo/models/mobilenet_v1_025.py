@@ -5,6 +5,9 @@ from torch import nn
 from ezo.models._init import he
 
 NAMES = ("mobilenet_v1_025", "mobilenet_v1_025-plain")
+ABOUT = {
+    "mobilenet_v1_025-plain": "mobilenet_v1_025 with biases in place of batch norm.",
+}
 INPUT = "image"
 IMAGE = (3, 96, 96)
 NARROW = ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1))  # width, stride

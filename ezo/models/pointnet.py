@@ -6,6 +6,11 @@ from torch import Tensor, nn
 from ezo.models._init import he, xavier
 
 NAMES = ("pointnet", "pointnet-he", "pointnet-centred", "pointnet-bn")
+ABOUT = {
+    "pointnet-he": "pointnet from weights that keep the signal without batch norm.",
+    "pointnet-centred": "pointnet-he whose units begin at mean 0, variance 1 over random clouds.",
+    "pointnet-bn": "pointnet with batch norm after every layer but the last.",
+}
 INPUT = "points"
 
 

@@ -5,6 +5,9 @@ from torch import Tensor, nn
 from ezo.models._init import he
 
 NAMES = ("resnet8", "resnet8-plain")
+ABOUT = {
+    "resnet8-plain": "resnet8 with biases in place of batch norm.",
+}
 INPUT = "image"
 IMAGE = (3, 32, 32)
 
