@@ -53,6 +53,9 @@ class Run:
         0, "examples that layers without a gradient take at a time (`ezo.stream`), 0 for all"
     )
     weights: str = about("", "safetensors file of float weights to start from")
+    estimator: str = about(
+        "central", "how ZO estimates the loss's change: an estimator that `ezo list` shows"
+    )
 
     def settled(self, changes: Mapping[str, Any] | None = None) -> "Settled":
         """The run with its names resolved, its hyperparameters filled in, and its numbers checked.
@@ -82,6 +85,7 @@ class Run:
             raise ValueError(
                 f"expected train_examples of 1 or more, or None for all, got {self.train_examples}"
             )
+        catalogue.find("estimator", self.estimator)
         precision = files["precision"]
         hyper, source = self.hyper, "given"
         if hyper is None:
@@ -103,6 +107,13 @@ class Run:
             hyper = replace(hyper, **changes)
             source += f"; given: {', '.join(map(option, changes))}"
         precision.check(self.method, hyper)
+        if self.estimator != Run.estimator and not files["method"].parts(self.method).reads(
+            ("zo",), ()
+        ):
+            raise ValueError(
+                f"expected a method with a ZO part for --estimator {self.estimator}, got "
+                f"{self.method}; leave the estimator out"
+            )
         return Settled(replace(self, hyper=hyper), files, source)
 
     @property
@@ -126,8 +137,9 @@ class Settled:
         named = asdict(run)
         if run.weights:  # a file of the same bytes is the same start
             named["weights"] = checkpoint.file_digest(Path(run.weights))
-        for name in ("start", "chunk", "weights"):  # names of runs are as before there were these
-            if not named[name]:
+        # names of runs are as before there were these
+        for name in ("start", "chunk", "weights", "estimator"):
+            if named[name] == getattr(Run, name):
                 del named[name]
         own = ("model", "data", "method", "precision", "seed")
         both = {**named, **named["hyper"]}
@@ -210,6 +222,17 @@ def _expect_fit(name: str, model: nn.Module, data: Dataset, seed: int) -> None:
         )
 
 
+def expect_kind(model: str, file: ModuleType, name: str, data: Dataset) -> None:
+    """Raises:
+    ValueError: the model, of this file, takes another kind of input than the data are.
+    """
+    if file.INPUT not in (None, data.kind):
+        raise ValueError(
+            f"expected data of {file.INPUT} for {model}, got {data.kind} from {name}; give "
+            "other data or another model, as `ezo list` names them"
+        )
+
+
 def load(run: Run | Settled, root: Path | None = None) -> Dataset:
     """The run's data: cut to ``train_examples``, with ``held_out`` in place of the test set.
 
@@ -219,12 +242,7 @@ def load(run: Run | Settled, root: Path | None = None) -> Dataset:
     settled = run.settled()
     run = settled.run
     data: Dataset = settled.files["data"].load(run.data, root)
-    wanted = settled.files["model"].INPUT
-    if wanted not in (None, data.kind):
-        raise ValueError(
-            f"expected data of {wanted} for {run.model}, got {data.kind} from {run.data}; give "
-            "other data or another model, as `ezo list` names them"
-        )
+    expect_kind(run.model, settled.files["model"], run.data, data)
     n = len(data.train_x) - run.held_out
     examples = min(n, run.train_examples or n)
     if examples < run.batch_size:

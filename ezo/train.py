@@ -106,6 +106,8 @@ class _Loop:
         if run.start:
             load_start(model, settled, out.parent if out else None)
         how: dict[str, Any] = {"device": device, **({"ranks": ranks} if ranks else {})}
+        if run.estimator != Run.estimator:  # a precision of another package need not know of it
+            how["estimator"] = run.estimator
         self.take_step: Step = precision.make_step(
             run.precision, model, run.method, run.hyper, run.seed, **how
         )

@@ -47,9 +47,11 @@ EZO = {
         "--noise": ("gaussian", "uniform"),
         "--schedule": ("cosine",),
         "--mu": ("3",),
+        "--estimator": ("central", "forward"),
     },
     "plan": {
         "--model": (*MODELS, "mobilenet_v2"),
+        "--data": ("digits", "none.npz"),
         "--batch": ("32", "1"),
         "--budget": BUDGETS,
         "--precision": ("fp32", "int8"),

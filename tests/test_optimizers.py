@@ -430,11 +430,14 @@ def difference(losses):
     return 2 * (losses[1] - losses[0])
 '''
 USE = """
+import dataclasses
+
 import torch
 from torch import nn
 
 import ezo
-from ezo import conformance, int8
+from ezo import conformance, int8, train
+from ezo.train import Run
 from tests.test_optimizers import FLOAT, INTEGER
 
 assert ezo.__file__.startswith(ROOT), ezo.__file__
@@ -457,6 +460,24 @@ for kind, how in ((FLOAT, {"lr": 2e-2}), (INTEGER, {"magnitude": "absolute", "ra
 
 def make_step(model, lr, eps, seed):
     return ezo.ElasticZO(model, 0, lr=lr, eps=eps / 64, seed=seed, estimator="one-sided").step
+
+
+for precision in ("fp32", "int8"):
+    run = Run("lenet5", "digits", "elastic-1", precision, 1, 32, train_examples=64)
+    other = dataclasses.replace(run, estimator="one-sided")
+    assert other.case != run.case and "estimator" not in run.settled().config
+    assert other.settled().config["estimator"] == "one-sided"
+    rows = list(train.train(other.settled({"bp_gradient": "last"})))
+    assert rows[-1].metric == "finished" and rows[-1].config["estimator"] == "one-sided"
+    passes = {row.value for row in rows if row.metric == "forward_passes"}
+    plain = {row.value for row in train.train(run) if row.metric == "forward_passes"}
+    assert passes == plain == {4}, (passes, plain)
+    for method, wanted in (("full-bp", "expected a method with a ZO part"),):
+        try:
+            dataclasses.replace(other, method=method).settled()
+            raise AssertionError("an estimator for backpropagation was taken")
+        except ValueError as error:
+            assert wanted in str(error), error
 
 
 for check in (conformance.sign, conformance.replay, conformance.drift, conformance.gradient):

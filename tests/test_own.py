@@ -286,7 +286,7 @@ def test_a_model_of_ones_own_is_planned(folder: Path, capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["full-zo", "elastic-1", "full-bp"]
     assert main(["plan", "--model", "foreign:net"]) == 2
-    assert "expected --shape for foreign:net, got none; give" in capsys.readouterr().err
+    assert "expected --data or --shape for foreign:net, got none; give" in capsys.readouterr().err
     for words in (
         ["foreign:net", "--shape", "3", "8", "8", "8"],
         ["lenet5", "--shape", "28", "28"],

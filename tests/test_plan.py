@@ -5,6 +5,7 @@ import gc
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -402,9 +403,33 @@ def test_the_command_plans_images_of_the_model_s_own_size(monkeypatch):
     assert seen == [(2, 3, 96, 96), (2, 1, 28, 28)]
 
 
+def test_the_command_plans_for_the_data_it_is_given(monkeypatch, tmp_path):
+    seen = []
+
+    def planned(model, x, *rest, **how):
+        seen.append((tuple(x.shape), model[-1].weight.shape[0]))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(sys.modules["ezo.plan.command"], "plan", planned)
+    images, y = np.zeros((30, 3, 20, 24), np.float32), np.arange(30) % 7
+    np.savez(tmp_path / "own.npz", x=images, y=y)
+    words = ["plan", "--model", "lenet5", "--batch", "2", "--data", str(tmp_path / "own.npz")]
+    assert main(words) == 2
+    assert main([*words, "--classes", "9"]) == 2
+    assert main(["plan", "--model", "lenet5", "--batch", "2", "--data", "digits"]) == 2
+    assert seen == [((2, 3, 20, 24), 7), ((2, 3, 20, 24), 9), ((2, 1, 28, 28), 10)]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--data", "shapes-8"], "expected data of image for lenet5, got points from shapes-8"),
+        (
+            ["--data", "digits", "--classes", "9"],
+            "expected --classes of 10 or more, as many as dig",
+        ),
+        (["--data", "digits", "--shape", "1", "28", "28"], "expected --data or the shape of its"),
+        (["--data", "nothing"], "unknown data 'nothing'; known: "),
         (["--budget", "12"], "expected an amount of memory"),
         (
             ["--precision", "int4"],

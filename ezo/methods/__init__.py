@@ -75,6 +75,7 @@ def optimizer(
     seed: int,
     make_bp: MakeBP | None = None,
     ranks: bool | Ranks = False,
+    estimator: str = "central",
 ) -> ElasticZO:
     """A method's fp32 optimiser; layers that nothing trains are frozen.
 
@@ -101,6 +102,7 @@ def optimizer(
         parts.bp if parts.zo else "all",
         bp_optimizer=make_bp or functools.partial(sgd, weight_decay=hyper.weight_decay),
         nodes=nodes,
+        estimator=estimator,
         ranks=ranks,
         seed=seed,
         **{of: getattr(hyper, of) for of in named},

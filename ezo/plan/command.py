@@ -15,8 +15,13 @@ from ezo.int8 import Int8Tensor, from_float
 from ezo.plan import drawing
 from ezo.plan.budget import parse_bytes
 from ezo.plan.prediction import METHODS, plan
+from ezo.run import expect_kind
 
 LARGEST = 2**31  # of the numbers
+DATA = (
+    "what it will be trained on, for its number of classes and the shape of its examples: a data "
+    "set that `ezo list` shows, a folder of images, a file.npz or a file.csv"
+)
 CLASSES = {"image": 10, "points": 40}
 
 
@@ -26,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, help="a model that `ezo list` shows, or package.module:function")
     of_images = "channels height width, or points coordinates, or features"
     add("--shape", nargs="+", type=int, help=f"of one example: {of_images}; of your own models")
+    add("--data", help=f"{DATA}; by default what the model is usually trained on")
+    add("--data-root", type=Path, help="folder of the data sets; by default EZO_DATA, else data")
     add("--batch", type=int, default=32, help="examples a step")
     add("--budget", help="memory for a step's tensors, for example 300KB, 12MB or 1.5GiB")
     names = ", ".join(catalogue.names("precision"))
@@ -46,8 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     by_default = f"by default {' '.join(METHODS)}"
     of_methods = f"methods that `ezo list` shows, 'elastic-*' for every split; {by_default}"
     add("--methods", nargs="+", help=of_methods)
-    add("--classes", type=int, help="classes; by default 10, for points 40")
-    add("--points", type=int, help="points a cloud, for a model of points; by default 1024")
+    add("--classes", type=int, help="classes; by default the data's, else 10, for points 40")
+    points = "points a cloud, for a model of points; by default the data's, else 1024"
+    add("--points", type=int, help=points)
     add(
         "--lean",
         action="store_true",
@@ -67,8 +75,15 @@ def command(given: argparse.Namespace) -> int:
             raise ValueError(f"expected --{name} of {least}, got {value}; give another number")
     if given.lean and given.methods:
         raise ValueError("expected --methods or --lean, got both; leave out --lean")
+    if given.data is not None and (given.shape is not None or given.points is not None):
+        raise ValueError(
+            f"expected --data or the shape of its examples, got --data {given.data} and "
+            f"{'--points' if given.shape is None else '--shape'}; leave out one of them"
+        )
     if given.budget is not None:
         parse_bytes(given.budget)  # before the work
+    if given.data is not None:
+        _read(given, module)
     if given.plot is not None:
         drawing.blank(given.plot)
     example, channels = _example(given, module)
@@ -84,6 +99,23 @@ def command(given: argparse.Namespace) -> int:
     if given.plot is not None:
         found.draw(given.plot)
     return 0 if found.best else 1
+
+
+def _read(given: argparse.Namespace, module: ModuleType) -> None:
+    """Take the shape of one example, and where none were given the classes, from the data.
+
+    Raises:
+        ValueError: the data can't be read, or the model takes another kind, or has fewer classes.
+    """
+    data = catalogue.find("data", given.data).load(given.data, given.data_root)
+    expect_kind(given.model, module, given.data, data)
+    if given.classes is not None and given.classes < data.classes:
+        raise ValueError(
+            f"expected --classes of {data.classes} or more, as many as {given.data} has, got "
+            f"{given.classes}; leave it out"
+        )
+    given.shape = list(data.train_x.shape[1:])
+    given.classes = given.classes or data.classes
 
 
 def _example(given: argparse.Namespace, module: ModuleType) -> tuple[tuple[int, ...], int]:
@@ -108,8 +140,8 @@ def _example(given: argparse.Namespace, module: ModuleType) -> tuple[tuple[int, 
         return shape, shape[0] if len(shape) == 3 else shape[-1]
     if module.INPUT is None:
         raise ValueError(
-            f"expected --shape for {given.model}, got none; give one example's, for example "
-            "--shape 3 32 32"
+            f"expected --data or --shape for {given.model}, got none; give what it will be trained "
+            "on, or one example's shape, for example --shape 3 32 32"
         )
     if module.INPUT == "image":
         image: tuple[int, ...] = getattr(module, "IMAGE", (1, 28, 28))

@@ -24,9 +24,11 @@ def make_step(
     loss: fp32.Loss | None = None,
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     ranks: bool | Ranks = False,
+    estimator: str = "central",
 ) -> Step:
     """As fp32's, of a model whose parameters that BP does not train are of a type of 16 bits."""
     how: dict[str, Any] = {"loss": loss, "bp_optimizer": bp_optimizer, "ranks": ranks}
+    how["estimator"] = estimator
     step = fp32.make_step(name, model, method, hyper, seed, device=device, **how)
     groups = step.optimizer.param_groups if step.optimizer else []
     bp = {id(p) for group in groups if not group.get("zo") for p in group["params"]}

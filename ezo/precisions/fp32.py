@@ -65,6 +65,7 @@ def make_step(
     loss: Loss | None = None,
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     ranks: bool | Ranks = False,
+    estimator: str = "central",
 ) -> Step:
     """Any torch model by any method.
 
@@ -74,7 +75,7 @@ def make_step(
         model = model.to(device)
     optimizer = None
     if method:
-        optimizer = methods.optimizer(method, model, hyper, seed, bp_optimizer, ranks)
+        optimizer = methods.optimizer(method, model, hyper, seed, bp_optimizer, ranks, estimator)
     examples = optimizer is not None and optimizer.needs_examples
     usual = _CrossEntropy(reduction="none" if examples else "mean")
     return _Step(model, optimizer, hyper.schedule, loss or usual)

@@ -1,4 +1,4 @@
-"""Integers alone, 8 bits for weights, activations and errors; int8* takes its loss in float64."""
+"""Integers alone, 8 bits for weights, activations and errors."""
 
 import warnings
 from collections.abc import Callable
@@ -23,6 +23,9 @@ from ezo.precisions import EVALUATION_BATCH, Impossible, Step
 from ezo.ranks import Ranks
 
 NAMES = ("int8", "int8*")
+ABOUT = {
+    "int8*": "int8 with its loss in float64.",
+}
 ZO = (
     *("rate", "r_max", "p_zero", "magnitude", "largest_difference", "fraction", "schedule"),
     *("zo_growth", "queries"),
@@ -199,6 +202,7 @@ def make_step(
     loss: Callable[[Any, Any], Any] | None = None,
     bp_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     ranks: bool | Ranks = False,
+    estimator: str = "central",
 ) -> Step:
     """A model that `ezo.int8.from_float` can convert, by a method that has ``parts``.
 
@@ -212,7 +216,7 @@ def make_step(
             "out, or use fp32"
         )
     loss_of = Loss if name == "int8" else FloatLoss
-    return _Step(loss_of, model, method, hyper, seed, device, ranks)
+    return _Step(loss_of, model, method, hyper, seed, device, ranks, estimator)
 
 
 class _Step(Step):
@@ -225,6 +229,7 @@ class _Step(Step):
         seed: int,
         device: torch.device | None,
         ranks: bool | Ranks,
+        estimator: str,
     ) -> None:
         self._loss, self._hyper = loss, hyper
         parts = _parts(method) if method is not None else Parts(0)
@@ -259,6 +264,7 @@ class _Step(Step):
             zo=parts.zo,
             noise=SparseNoise(hyper.r_max, hyper.p_zero),
             fraction=hyper.fraction > 0,
+            estimator=estimator,
             ranks=ranks,
             nodes=nodes,
             seed=seed,
