@@ -178,7 +178,7 @@ def prepare_two(folder: Path) -> None:
         run = replace(FIRST, method=method)
         made = {"model": run.model, "data": run.data, "method": method, "seed": 0, "step": 20}
         found = [
-            Row(run.case, metric, 90.0, unit, config=run.config(), **made)
+            Row(run.case, metric, 90.0, unit, config=run.settled().config, **made)
             for metric, unit in (("test_accuracy", "%"), ("test_loss", "nat"), ("finished", "step"))
         ]
         rows.write(folder / name / "rows.jsonl", found)
@@ -411,21 +411,25 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)  # a process that has threads can't be forked
     chance = random.Random(given.seed)
-    lines = [f"{same_source()}, python tests/kills.py {' '.join(sys.argv[1:])}"]
-    print(lines[0], flush=True)
+    if given.log:
+        given.log.parent.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+
+    def say(line: str) -> None:  # at once: what was met before a fault is in the log, too
+        lines.append(line)
+        print(line, flush=True)
+        if given.log:
+            given.log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    say(f"{same_source()}, python tests/kills.py {' '.join(sys.argv[1:])}")
     shares = sum(SCENES[name].share for name in given.scenes)
     with tiny_preset(), tempfile.TemporaryDirectory(prefix="ezo-kills-") as root:
         for name in given.scenes:
             kills = max(1, round(given.kills * SCENES[name].share / shares))
             for line in play(SCENES[name], kills, chance, Path(root) / name):
-                lines.append(f"kill {len(lines)}: {name}: {line}")
-                print(lines[-1], flush=True)
+                say(f"kill {len(lines)}: {name}: {line}")
     end = "nothing that had finished was lost, and every end has the bits of one without kills"
-    lines.append(f"{len(lines) - 1} kills: {end}")
-    print(lines[-1])
-    if given.log:
-        given.log.parent.mkdir(parents=True, exist_ok=True)
-        given.log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    say(f"{len(lines) - 1} kills: {end}")
     return 0
 
 

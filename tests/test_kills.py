@@ -28,7 +28,7 @@ SMALL += ["--epochs", "1", "--train-examples", "64", "--out"]
 
 
 def test_a_few_kills_lose_nothing() -> None:
-    scenes = ["checkpoint", "rows", "train", "gate"]
+    scenes = ["checkpoint", "rows", "train", "merge", "gate"]
     words = [sys.executable, kills.__file__, "--kills", "10", "--scenes", *scenes]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
