@@ -59,9 +59,8 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
                 continue
-            if is_traceable_wrapper_subclass(tensor):  # has no memory but that of what it wraps
-                names, _ = tensor.__tensor_flatten__()
-                self.add((getattr(tensor, name) for name in names), kind, module)
+            if (parts := _parts(tensor)) is not None:
+                self.add(parts, kind, module)
                 continue
             storage = tensor.untyped_storage()
             if (key := storage._cdata) in self._alive:
@@ -77,6 +76,10 @@ class LiveBytes(TorchDispatchMode):
 
     def mark(self, tensor: Tensor, kind: str, module: str = "") -> None:
         """Say what a tensor's storage is."""
+        if (parts := _parts(tensor)) is not None:
+            for part in parts:
+                self.mark(part, kind, module)
+            return
         self.add([tensor])
         block = self._block(tensor)
         block.kind, block.module = kind, module or block.module
@@ -169,7 +172,7 @@ class LiveBytes(TorchDispatchMode):
         if self._inside:
             return self._inside[-1]
         tensors = [x for x in reversed(args) if isinstance(x, Tensor)]
-        found = [self._block(x).module for x in tensors if not is_traceable_wrapper_subclass(x)]
+        found = [self._block(x).module for x in tensors if _parts(x) is None]
         return next(filter(None, found), "")
 
     def _block(self, tensor: Tensor) -> "_Block":
@@ -205,6 +208,29 @@ def tensors(*values: Any) -> Iterator[Tensor]:
             yield from tensors(*value)
         elif isinstance(value, dict):
             yield from tensors(*value.values())
+
+
+def _parts(tensor: Tensor) -> list[Tensor] | None:
+    """Of a tensor that has no memory but that of others, those; else None.
+
+    Raises:
+        ValueError: its memory can't be seen.
+    """
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        return [getattr(tensor, name) for name in names]
+    if tensor.layout is torch.strided:
+        return None
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    raise ValueError(
+        "expected dense and sparse tensors, whose bytes can be counted, got one of layout "
+        f"{tensor.layout}; call its to_dense() first"
+    )
 
 
 class _Block:

@@ -13,9 +13,10 @@ from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ezo import catalogue, checkpoint, int8
-from ezo.livebytes import step_peak
+from ezo.livebytes import LiveBytes, step_peak
 from ezo.plan import plan
 from ezo.plan.prediction import _told
+from ezo.plan.simulation import simulate
 from ezo.train import Run, train
 from tests import sweeps
 from tests.backends import on
@@ -472,6 +473,186 @@ def test_a_plan_s_line_is_the_measured_peak_or_says_at_least(name):
     assert found.best.method == ("full-zo" if "lstm" in name else "elastic-1")
     none = plan(build(), torch.empty(16, 20, 8), "1KB", methods=("elastic-1",)).table()
     assert ("no; at least" in none) == ("nothing surely fits" in none) == ("lstm" in name)
+
+
+class Bags(nn.Module):
+    def __init__(self, last=False, dtype=torch.float32, **how):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(10, 4, include_last_offset=last, dtype=dtype, **how)
+        self.last, self.ends = nn.Linear(4, 2), last
+
+    def forward(self, x):
+        offsets = torch.arange(0, x.numel() + self.ends, x.shape[1])
+        return self.last(self.bag(x.flatten(), offsets).float())
+
+
+BAGS = [
+    {"mode": "sum", "last": True},
+    {"mode": "sum", "padding_idx": 2},
+    {"mode": "sum", "dtype": torch.bfloat16},
+    {"mode": "sum", "dtype": torch.float64, "last": True},
+    {"mode": "mean", "last": True},
+    {"mode": "max", "padding_idx": 2, "last": True},
+]
+
+
+def forward_and_back(build, graded, *shape):
+    """As `peaks`, of the two passes, or of one that records no gradient."""
+
+    def prepare():
+        model, x = build(), torch.ones(shape, dtype=torch.int64)
+
+        def step():
+            with torch.set_grad_enabled(graded):
+                out = model(x).sum()
+            if graded:
+                out.backward()
+            model.zero_grad(set_to_none=True)
+
+        return model, step
+
+    return simulate(prepare), step_peak(prepare).peak_bytes
+
+
+def peaks(build, method, *shape):
+    """A method's step: as simulated, and the bytes that it took."""
+    file = catalogue.find("precision", "fp32")
+
+    def prepare():
+        step = file.make_step("fp32", build(), method, file.default(method))
+        x, y = torch.ones(shape, dtype=torch.int64), torch.zeros(shape[0], dtype=torch.int64)
+        return step.model, lambda: step(x, y)
+
+    return simulate(prepare), step_peak(prepare).peak_bytes
+
+
+@pytest.mark.parametrize("how", BAGS, ids=lambda how: " ".join(map(str, how.values())))
+def test_an_embedding_bag_s_plan_is_the_measured_peak(how):
+    for graded in (True, False):
+        told, measured = forward_and_back(lambda: Bags(**how), graded, 3, 4)
+        assert told.peak.peak_bytes == measured and not told.hidden
+
+
+def test_the_bytes_of_an_embedding_bag_s_plan():
+    known = 50 * 4 + 12 * 8 + 3 * 8  # parameters, indices, labels
+    made = 3 * 8 + 3 * 4 * 4 + 2 * 3 * 8  # offsets, output, bags' sizes, another copy of these
+    for mode, more in (("sum", 0), ("mean", 13 * 8)):  # whose bag each index is, and one place
+        told, measured = peaks(lambda mode=mode: Bags(mode=mode), "full-zo", 3, 4)
+        assert told.peak.peak_bytes == measured == known + made + more
+
+
+@pytest.mark.parametrize(
+    "loss", [F.binary_cross_entropy, F.mse_loss, F.smooth_l1_loss, F.soft_margin_loss]
+)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_reduced_loss_keeps_the_bytes_of_every_place(loss, reduction):
+    class Loss(nn.Module):
+        def forward(self, x):
+            return loss(x.float(), torch.ones(5, 8), reduction=reduction)
+
+    told, measured = forward_and_back(Loss, False, 5, 8)
+    # integers, floats, targets, losses
+    assert told.peak.peak_bytes == measured == 40 * (8 + 4 + 4 + 4)
+
+
+@pytest.mark.parametrize("graded", [True, False])
+def test_what_reads_values_is_an_error_that_names_it(graded):
+    def prepare():
+        x, at = torch.ones(4, 3, requires_grad=graded), torch.tensor([1, 2])
+        return nn.Identity(), lambda: x.tensor_split(at)
+
+    with pytest.raises(ValueError, match=r"values are read by .*x\.tensor_split\(at\); measure"):
+        simulate(prepare)
+
+
+def test_a_check_that_finds_nothing_amiss_is_passed_in_a_plan():
+    def prepare():
+        x = torch.ones(4, 3)
+        return nn.Identity(), lambda: F.gaussian_nll_loss(x, x, x)
+
+    assert simulate(prepare).peak.peak_bytes == step_peak(prepare).peak_bytes
+
+
+def test_batch_norm_s_gradient_lies_as_its_input_does():
+    def prepare():
+        norm, x = nn.BatchNorm2d(8, affine=False).eval(), torch.ones(4, 8, 9, 9)
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+        def step():
+            y = x.clone()
+            norm(y).sum().backward()
+            x.grad = None
+
+        return norm, step
+
+    told, measured = simulate(prepare), step_peak(prepare).peak_bytes
+    # the input, its copy and the gradient, which accumulates as it lies; statistics
+    assert told.peak.peak_bytes == measured == 3 * (4 * 8 * 9 * 9 * 4) + 2 * 8 * 4 + 8 + 2 * 4
+
+
+def test_an_image_from_columns_keeps_their_bytes():
+    def prepare():
+        columns = torch.ones(1, 2 * 9, 16)
+        return nn.Identity(), lambda: F.fold(columns, (6, 6), 3).sum()
+
+    told, measured = simulate(prepare), step_peak(prepare).peak_bytes
+    assert told.peak.peak_bytes == measured == 2 * (18 * 16 * 4) + 4
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_plan_of_sparse_gradients_says_at_least(kind):
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            how = {} if kind is nn.Embedding else {"mode": "sum"}
+            self.e, self.last = kind(10, 4, sparse=True, **how), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.last(self.e(x).reshape(len(x), -1, 4).sum(1))
+
+    made = {
+        nn.Embedding: "_sparse_coo_tensor_with_dims_and_tensors",
+        nn.EmbeddingBag: "_embedding_bag_backward",
+    }
+    for method in ("full-zo", "elastic-1", "full-bp"):
+        told, measured = peaks(Sparse, method, 3, 4)
+        if method == "full-bp":
+            assert told.hidden == (made[kind],) and told.peak.peak_bytes < measured == 1268
+        else:
+            assert not told.hidden and told.peak.peak_bytes == measured
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .*(is in beta|checks are implicitly)")
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr", "bsc"])
+def test_bytes_of_a_sparse_tensor_are_its_parts(layout):
+    live = LiveBytes()
+    with live:
+        ends, places = torch.arange(4), torch.arange(3)
+        values = torch.ones(3) if layout in ("coo", "csr", "csc") else torch.ones(3, 2, 2)
+        if layout == "coo":
+            made = torch.sparse_coo_tensor(
+                torch.stack((places, places)), values, check_invariants=True
+            )
+        else:
+            kind = getattr(torch, f"sparse_{layout}")
+            made = torch.sparse_compressed_tensor(ends, places, values, layout=kind)
+        copy = made.clone()
+        del ends, places, values, made
+        live.restart()
+    entries = {"coo": 6 * 8 + 3 * 4, "csr": 7 * 8 + 3 * 4, "bsr": 7 * 8 + 12 * 4}
+    expected = entries[layout.replace("csc", "csr").replace("bsc", "bsr")]
+    assert live.at_peak().peak_bytes == expected, copy
+
+
+def test_a_layout_whose_bytes_no_one_sees_is_an_error():
+    def prepare():
+        x = torch.ones(8, 8)
+        return nn.Identity(), lambda: x.to_mkldnn()
+
+    with pytest.raises(
+        ValueError, match=r"expected dense and sparse .* layout torch\._mkldnn; call"
+    ):
+        step_peak(prepare)
 
 
 # --- words ----------------------------------------------------------------------------------------

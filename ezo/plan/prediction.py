@@ -40,8 +40,8 @@ class Prediction:
             gradients and optimiser state.
         relative_time: a step's time over that of two passes of `Plan.inference`. Rough: from
             counted operations and bytes, on a processor of a usual balance.
-        hidden: operators that keep a workspace of a size that only a real step shows; then the peak
-            is at least this. Of any other step it is the measured one.
+        hidden: operators that keep a workspace, or make sparse tensors, of a size that only a real
+            step shows; then the peak is at least this. Of any other step it is the measured one.
     """
 
     method: str
@@ -116,8 +116,8 @@ class Plan:
             lines.append(line(self.label(p), p.begins or "-", f"{peak:,}", ratio, time, fits))
         if hidden := sorted({name for p in self.predictions for name in p.hidden}):
             lines.append(
-                f"at least: {', '.join(hidden)} keeps a workspace whose size only a real step "
-                "shows; measure such a method before you rely on it"
+                f"at least: {', '.join(hidden)} takes memory whose size only a real step shows; "
+                "measure such a method before you rely on it"
             )
         lines += [f"{method} can't run: {why}" for method, why in self.impossible]
         if self.budget is not None and self.predictions:

@@ -2,13 +2,18 @@
 
 import contextlib
 import math
+import traceback
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch._subclasses import fake_tensor
+from torch.utils import _device
 from torch.utils.flop_counter import flop_registry
 
 from ezo import kernels
@@ -30,6 +35,21 @@ _WORKSPACE: dict[str, Callable[[], bool]] = {
     "mkldnn_rnn_layer": torch.is_grad_enabled,
     **dict.fromkeys(("_cudnn_rnn", "miopen_rnn", "cudnn_batch_norm"), lambda: True),
 }
+_BAGS = (
+    torch.ops.aten._embedding_bag.default,
+    torch.ops.aten._embedding_bag_forward_only.default,
+)
+# Results that lie in memory of as many places as the first argument has: a mean or sum of losses
+# where those of each place were, an image where its columns had room.
+_IN_ITS_PLACE = (
+    torch.ops.aten.binary_cross_entropy.default,
+    torch.ops.aten.mse_loss.default,
+    torch.ops.aten.smooth_l1_loss.default,
+    torch.ops.aten.soft_margin_loss.default,
+    torch.ops.aten.col2im.default,
+)
+_ANY = torch.ops.aten.any.default
+_BATCH_NORM_BACKWARD = torch.ops.aten.native_batch_norm_backward.default
 _CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
 
 
@@ -51,7 +71,7 @@ def simulate(prepare: Prepare) -> Simulation:
     ``prepare`` runs where every new tensor is fake; it should change none that was made before.
 
     Raises:
-        ValueError: a shape depends on values.
+        ValueError: a shape depends on values, or something reads them.
     """
     shapes = _Shapes()
     # The device: whatever the default, where a kernel's result names none.
@@ -68,6 +88,16 @@ def simulate(prepare: Prepare) -> Simulation:
                 "expected a step whose shapes follow from its input's, but a shape depends on "
                 f"values: {error.func}; measure it instead"
             ) from error
+        except RuntimeError as error:
+            if "its data is not allocated" not in str(error):
+                raise
+            # What torch makes of several operators no mode sees; then the line that calls it.
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [f.line for f in frames if f.filename != _device.__file__]
+            raise ValueError(
+                "expected a step whose shapes follow from its input's, but values are read by "
+                f"{shapes.running or lines[-1]}; measure it instead"
+            ) from error
     return Simulation(peak, shapes.seconds, tuple(sorted(shapes.hidden)))
 
 
@@ -76,14 +106,18 @@ class _Shapes(LiveBytes):
 
     Attributes:
         seconds: since the restart.
-        hidden: names of operators of `_WORKSPACE` that keep one.
+        hidden: names of operators of `_WORKSPACE` that keep one, and of those that make sparse
+            tensors, whose entries torch's fake ones don't count.
+        running: the operator that runs, or that failed.
     """
 
     seconds = 0.0
+    running: Any = None
 
     def __init__(self) -> None:
         super().__init__()
         self.hidden: set[str] = set()
+        self._any: Callable[[], Any] = lambda: None
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -99,12 +133,27 @@ class _Shapes(LiveBytes):
         self.seconds += seconds
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if func is _ITEM:  # a shape has no value
-            return _one(args[0].dtype)
+        if func is _ITEM:  # a shape has no value; and where any is asked for, there is none
+            return False if args[0] is self._any() else _one(args[0].dtype)
+        self.running = func
         result = func(*args, **kwargs)
-        keeps = _WORKSPACE.get(func._overloadpacket.__name__)
+        self.running = None
+        name = func._overloadpacket.__name__
+        keeps = _WORKSPACE.get(name)
         if keeps is not None and keeps():
-            self.hidden.add(func._overloadpacket.__name__)
+            self.hidden.add(name)
+        if _any_sparse(result) and not (self.hidden and _any_sparse(args)):
+            self.hidden.add(name)
+        if func in _BAGS:
+            _size_bags(func, result, *args, **kwargs)
+        if func in _IN_ITS_PLACE:
+            count = max(args[0].numel(), result.numel())
+            result.untyped_storage().resize_(count * result.element_size())
+        if func is _BATCH_NORM_BACKWARD and result[0] is not None:  # the fake's is grad's
+            layout = suggest_memory_format(args[1])
+            result = torch.empty_like(args[1], memory_format=layout), *result[1:]
+        if func is _ANY:
+            self._any = weakref.ref(result)
         if not func.is_view and func is not _DEVICE:
             moved = sum(t.numel() * t.element_size() for t in tensors(args, kwargs, result))
             flops = _flops(func, args, kwargs, result)
@@ -116,6 +165,39 @@ def _one(dtype: torch.dtype) -> bool | int | float:
     if dtype == torch.bool:
         return True
     return 1.0 if dtype.is_floating_point else 1
+
+
+def _any_sparse(*values: Any) -> bool:
+    return any(t.layout is not torch.strided for t in tensors(*values))
+
+
+def _size_bags(
+    func: Any,
+    result: Sequence[Tensor],
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> None:
+    """Give an embedding bag's results the storages that they have in truth.
+
+    torch's fake ones have the bytes of their shapes, of which two are others than the real ones.
+    The source is make_offset2bag_out and its neighbours in ATen/native/EmbeddingBag.cpp.
+    """
+    _, offset2bag, bag_size, max_indices = result
+    fast = mode == 0 and padding_idx < 0 and weight.stride(1) == 1
+    fast = fast and weight.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    fast = fast and (per_sample_weights is None or per_sample_weights.stride(0) == 1)
+    counts = {offset2bag: 0 if fast else indices.numel() + 1, bag_size: offsets.numel()}
+    if mode == 0 and func is _BAGS[1]:
+        counts[max_indices] = offsets.numel()
+    for tensor, count in counts.items():
+        tensor.untyped_storage().resize_(count * tensor.element_size())
 
 
 def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> float:
