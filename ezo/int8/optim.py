@@ -271,7 +271,7 @@ class ElasticZO(Elastic):
         return min((rate * mean) >> LOSS_FRACTION_BITS, 1 << RATE_BITS) // self._queries
 
     def _fractions(self, parameters: list[Tensor]) -> list[Tensor] | None:
-        found = [self.state[p]["fraction"] for p in parameters if p in self.state]
+        found = [of["fraction"] for of in map(self.state.get, parameters) if of]
         return found or None
 
     def _bp_step(self, mu: int) -> None:

@@ -1,14 +1,17 @@
 """What the compiled kernels are given: tensors as addresses, structs as tuples of their fields."""
 
 import functools
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ezo.int8.loss import tables
-from ezo.int8.ops import places, sides
+from ezo.int8.ops import check_length, places, sides
 from ezo.kernels import Layer, Weights
+
+POINT = (1, 1, 1, 1, 0, 0, 0, 0)  # of a linear layer
 
 
 def serves(layer: Layer) -> bool:
@@ -77,6 +80,41 @@ def check(dtype: torch.dtype, size: torch.Size, of: torch.Size, fits: bool) -> N
         )
 
 
+@functools.lru_cache(1024)
+def sizes(
+    dtype: torch.dtype,
+    size: torch.Size,
+    of: torch.Size,
+    bias: bool,
+    pool: int,
+    over_points: bool,
+    *how: Any,
+) -> tuple[tuple[int, ...], tuple[Any, ...], tuple[int, ...], bool]:
+    """Of a product: what x is besides its address, what the layer is besides its weights and its
+    bias, the result's shape, and whether it is images. A layer meets the same ones in every pass.
+
+    Raises:
+        ValueError: x does not fit the weights, or an accumulator could overflow.
+    """
+    outputs, channels = of[:2]
+    if len(of) == 2:
+        check(dtype, size, of, len(size) > 1 and size[-1] == channels)
+        check_length(channels, bias)
+        layer = channels, outputs, POINT, how[2]
+        if over_points:
+            return (size[0], 1, size[1]), layer, (size[0], outputs), False
+        return (1, 1, math.prod(size[:-1])), layer, (*size[:-1], outputs), False
+    kernel, rows, columns = geometry(size, of, *how)
+    check(dtype, size, of, rows > 0 and columns > 0)
+    check_length(channels * kernel[0] * kernel[1], bias)
+    images, _, height, width = size
+    x = images, height, width
+    if kernel == POINT and pool == 1 and how[2] == 1:
+        x = 1, 1, images * height * width  # as a linear layer's rows
+    shape = images, outputs, rows // pool, columns // pool
+    return x, (channels, outputs, kernel, how[2]), shape, True
+
+
 def address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
@@ -85,9 +123,6 @@ def described(x: Tensor) -> tuple[int, int, int, int]:
     """The kernels' Images, of (N, C, H, W) in channels_last."""
     images, _, height, width = x.shape
     return x.data_ptr(), images, height, width
-
-
-POINT = (1, 1, 1, 1, 0, 0, 0, 0)  # of a linear layer
 
 
 def numbers(layer: Layer, of: torch.Size, kernel: tuple[int, ...]) -> tuple[Any, ...]:

@@ -365,35 +365,22 @@ class Backend:
         self, x: Tensor, layer: Layer, after: After, shift: int, where: Tensor | None = None
     ) -> tuple[Tensor, int]:
         """Requantized by ``shift``, or accumulators where it is -1, and the largest one's bits."""
-        size, of = x.shape, layer.weight.shape
-        kind = torch.int32 if shift < 0 else torch.int8
+        weight, bias, left, *how = layer
         relu, pool, over_points, *_ = after
-        kernel: tuple[int, ...] = _arguments.POINT
-        channels, outputs = of[1], of[0]
-        if len(of) == 4:
-            kernel, rows, columns = _arguments.geometry(size, of, *layer[3:])
-            _arguments.check(x.dtype, size, of, rows > 0 and columns > 0)
-            check_length(channels * kernel[0] * kernel[1], layer.bias is not None)
+        x_of, of, shape, are_images = _arguments.sizes(
+            x.dtype, x.shape, weight.shape, bias is not None, pool, over_points, *how
+        )
+        kind = torch.int32 if shift < 0 else torch.int8
+        if are_images:
             x = self._images(x)
-            images, _, height, width = size
-            shape = (images, outputs, rows // pool, columns // pool)
             out = torch.empty(shape, dtype=kind, memory_format=torch.channels_last)
-            if kernel == _arguments.POINT and pool == 1 and layer.groups == 1:
-                images, height, width = 1, 1, images * height * width  # as a linear layer's rows
         else:
-            _arguments.check(x.dtype, size, of, len(size) > 1 and size[-1] == channels)
-            check_length(channels, layer.bias is not None)
-            x, height = x.contiguous(), 1
-            if over_points:
-                images, width, _ = size
-                out = torch.empty((images, outputs), dtype=kind)
-            else:
-                images, width = 1, x.numel() // channels
-                out = torch.empty((*size[:-1], outputs), dtype=kind)
-        images_of = x.data_ptr(), images, height, width
-        numbers = _arguments.numbers(layer, of, kernel)
-        how, to = (relu, pool, over_points, shift), (out.data_ptr(), _arguments.address(where))
-        largest = self._native.product(images_of, numbers, how, *to, torch.get_num_threads())
+            x = x.contiguous()
+            out = torch.empty(shape, dtype=kind)
+        images_of = (x.data_ptr(), *x_of)
+        numbers = (*of, weight.data_ptr(), _arguments.address(bias), left)
+        then, to = (relu, pool, over_points, shift), (out.data_ptr(), _arguments.address(where))
+        largest = self._native.product(images_of, numbers, then, *to, torch.get_num_threads())
         return out, largest.bit_length()
 
     def _point_error(
