@@ -85,7 +85,6 @@ class Run:
             raise ValueError(
                 f"expected train_examples of 1 or more, or None for all, got {self.train_examples}"
             )
-        catalogue.find("estimator", self.estimator)
         precision = files["precision"]
         hyper, source = self.hyper, "given"
         if hyper is None:
@@ -107,13 +106,13 @@ class Run:
             hyper = replace(hyper, **changes)
             source += f"; given: {', '.join(map(option, changes))}"
         precision.check(self.method, hyper)
-        if self.estimator != Run.estimator and not files["method"].parts(self.method).reads(
-            ("zo",), ()
-        ):
-            raise ValueError(
-                f"expected a method with a ZO part for --estimator {self.estimator}, got "
-                f"{self.method}; leave the estimator out"
-            )
+        if self.estimator != Run.estimator:
+            catalogue.find("estimator", self.estimator)
+            if not files["method"].parts(self.method).reads(("zo",), ()):
+                raise ValueError(
+                    f"expected a method with a ZO part for --estimator {self.estimator}, got "
+                    f"{self.method}; leave the estimator out"
+                )
         return Settled(replace(self, hyper=hyper), files, source)
 
     @property
