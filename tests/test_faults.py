@@ -590,6 +590,22 @@ def test_batch_norm_s_gradient_lies_as_its_input_does():
     assert told.peak.peak_bytes == measured == 3 * (4 * 8 * 9 * 9 * 4) + 2 * 8 * 4 + 8 + 2 * 4
 
 
+def test_a_gated_unit_s_gradient_is_contiguous():
+    def prepare():
+        x = torch.ones(4, 8, 9, 9).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+        def step():
+            y = x.clone()
+            F.glu(y, 1).sum().backward()
+            x.grad = None
+
+        return nn.Identity(), step
+
+    told, measured = simulate(prepare), step_peak(prepare).peak_bytes
+    # the input, its copy, the gradient, and this put in the input's order; the sum and its gradient
+    assert told.peak.peak_bytes == measured == 4 * (4 * 8 * 9 * 9 * 4) + 2 * 4
+
+
 def test_an_image_from_columns_keeps_their_bytes():
     def prepare():
         columns = torch.ones(1, 2 * 9, 16)

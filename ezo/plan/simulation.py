@@ -50,6 +50,7 @@ _IN_ITS_PLACE = (
 )
 _ANY = torch.ops.aten.any.default
 _BATCH_NORM_BACKWARD = torch.ops.aten.native_batch_norm_backward.default
+_GLU_BACKWARD = torch.ops.aten.glu_backward.default
 _CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
 
 
@@ -152,6 +153,8 @@ class _Shapes(LiveBytes):
         if func is _BATCH_NORM_BACKWARD and result[0] is not None:  # the fake's is grad's
             layout = suggest_memory_format(args[1])
             result = torch.empty_like(args[1], memory_format=layout), *result[1:]
+        if func is _GLU_BACKWARD:  # the fake's is the input's
+            result = torch.empty_like(result, memory_format=torch.contiguous_format)
         if func is _ANY:
             self._any = weakref.ref(result)
         if not func.is_view and func is not _DEVICE:
