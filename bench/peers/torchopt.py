@@ -1,5 +1,6 @@
 """TorchOpt's zeroth-order estimator, antithetic, with Gaussian noise; its gradient goes to SGD."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +27,10 @@ def _stepper(
 
     parameters = tuple(model.parameters())
     optimizer = torch.optim.SGD(parameters, lr=lr)
+    # It asks for noise of a shape alone: without a device that is the CPU's.
+    noise = functools.partial(torch.randn, device=parameters[0].device)
 
-    @zero_order(torch.randn, method="antithetic", argnums=0, num_samples=1, sigma=eps)
+    @zero_order(noise, method="antithetic", argnums=0, num_samples=1, sigma=eps)
     def loss_at(given: tuple[Tensor, ...]) -> Tensor:
         own = [p.data for p in parameters]
         try:
