@@ -14,7 +14,7 @@ import torch
 
 from bench import peers
 from bench.isolate import told
-from bench.memory import heap_bytes, warm_peak_bytes
+from bench.memory import high_water, warm_peak_bytes
 from bench.timing import in_turn, interval, visit
 from bench.workload import Workload
 from ezo import catalogue
@@ -34,6 +34,7 @@ LIMIT_SECONDS = 180.0  # of a cell, also where the machine is busy
 SMOKE = {"time_seconds": 0.0, "rounds": (2, 2), "visit_seconds": 0.001}
 
 STEP, PEAK, HEAP = "step_over_two_forwards", "peak_over_inference", "heap_over_inference"
+ALLOCATED = "allocated_over_inference"  # in place of the heap's, on CUDA
 BESIDE = "step_over_full_zo"
 
 
@@ -58,7 +59,8 @@ def measure(
     """Three ratios, in a ZO cell but full-zo's a fourth, and the bytes that two of them are of.
 
     Times are medians over rounds, with their intervals; bytes are exact tensor bytes, and the
-    heap's high-water mark, which sees buffers inside operations (`bench.memory`).
+    heap's high-water mark, on CUDA the allocator's, which sees buffers inside operations
+    (`bench.memory`).
     """
     try:
         return [*_times(case, time_seconds, rounds, visit_seconds), *_sizes(case)]
@@ -77,10 +79,10 @@ def _times(
     beside = group(case.method) == "ZO" and case.method != OURS
     names = ["inference", case.method, *([OURS] if beside else [])]
     steps = {name: dataclasses.replace(case, method=name).prepare()[1] for name in names}
-    seconds = [visit(step, 2, case.synchronise)[-1] for step in steps.values()]
+    seconds = [visit(step, 2, case.device)[-1] for step in steps.values()]
     one_round = 2 * sum(max(visit_seconds, second) for second in seconds)
     rounds = min(max(bounds[0], int(time_seconds / one_round)), bounds[1])
-    samples = in_turn(steps, case.synchronise, rounds, visit_seconds, least_steps=1)
+    samples = in_turn(steps, case.device, rounds, visit_seconds, least_steps=1)
     times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
     ratios = {STEP: times[case.method] / (2 * times["inference"])}
     if beside:
@@ -96,7 +98,11 @@ def _times(
 
 def _sizes(case: Workload) -> list[Row]:
     """The rows of memory; what can't be counted for a peer says why."""
-    counts: dict[str, Callable[..., int]] = {HEAP: heap_bytes, PEAK: warm_peak_bytes}
+    name, mark = high_water(case.device)
+    counts: dict[str, Callable[..., int]] = {
+        f"{name}_over_inference": mark,
+        PEAK: warm_peak_bytes,
+    }
     found = []
     for metric, count in counts.items():
         try:
@@ -133,9 +139,10 @@ def _setting(row: Row) -> str:
 
 
 def _lines(cells: dict[str, dict[str, Row]]) -> list[str]:
+    mark = ALLOCATED if any(ALLOCATED in own for own in cells.values()) else HEAP
     found = [
         "| group | method | whose | step / two forwards | 95 % | peak bytes / inference "
-        "| heap / inference | note |",
+        f"| {mark.partition('_')[0]} / inference | note |",
         "|---|---|---|--:|---|--:|--:|---|",
     ]
 
@@ -147,7 +154,7 @@ def _lines(cells: dict[str, dict[str, Row]]) -> list[str]:
         low, high = _bounds(own, STEP)
         within = f"{low:.2f} to {high:.2f}" if low < high else ""
         notes = [row.note for row in own.values() if row.value is None]
-        numbers = [_shown(_value(own, m), d) for m, d in ((STEP, 2), (PEAK, 3), (HEAP, 3))]
+        numbers = [_shown(_value(own, m), d) for m, d in ((STEP, 2), (PEAK, 3), (mark, 3))]
         whose = "peer" if method in peers.names() else _package(method)
         line = [GROUPS[group(method)], method, whose, numbers[0], within, *numbers[1:]]
         found.append("| " + " | ".join([*line, "; ".join(notes).replace("|", "\\|")]) + " |")

@@ -30,7 +30,8 @@ class Operations(Workload):
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.method}-int8-batch{self.batch_size}-operations"
+        place = "" if self.device == "cpu" else f"-{self.device.replace(':', '')}"
+        return f"{self.model}-{self.method}-int8-batch{self.batch_size}{place}-operations"
 
 
 def cases(model: str, method: str, batch_size: int) -> list[Operations]:

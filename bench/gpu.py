@@ -6,8 +6,9 @@ It needs torch, triton and transformers, no network, no installed ezo and no com
 runs from a clone. What can't be measured is a row that says why, and so is what there was no time
 for (``--seconds``). ``--small`` does all of it on the CPU, in sizes that say nothing.
 
-Times are CUDA events' over several steps, and peaks are ``max_memory_allocated``. Steps that are
-compared were timed in turn in this process.
+Times are CUDA events' over several steps (`bench.timing`), and peaks are ``max_memory_allocated``,
+beside which stands what a plan says (`bench.cuda`). Steps that are compared were timed in turn in
+this process.
 """
 
 import argparse
@@ -25,11 +26,15 @@ import torch
 from torch import Tensor, nn
 
 import ezo
+from bench.cuda import allocated, explained, planned
+from bench.timing import Clock
+from bench.workload import Workload
 from ezo import rows
 from ezo.kernels import using
 from ezo.lock import alone_in
 from ezo.noise import NOISES
 from ezo.perturb import Sweeper
+from ezo.plan import plan
 from ezo.rows import Row, provenance
 
 Step = Callable[[], Any]
@@ -53,7 +58,7 @@ class Bench:
     def row(self, case: str, metric: str, value: float | None, unit: str, note: str = "") -> None:
         found = provenance()
         if self.cuda:
-            found["processor"] = torch.cuda.get_device_name()
+            found["processor"] = torch.cuda.get_device_name(self.device)
             found["versions"] |= {"cuda": str(torch.version.cuda), "driver": driver()}
         self.rows.append(Row(case, metric, value, unit, note=note, device=self.device, **found))
         shown = "-" if value is None else f"{value:,.6g}"
@@ -70,31 +75,35 @@ class Bench:
                 samples[name].append(self.once(step, times))
         return {name: statistics.median(of) for name, of in samples.items()}
 
-    def once(self, step: Step, times: int) -> float:
-        """Mean seconds of a step, by events."""
-        if not self.cuda:
-            started = time.perf_counter()
-            for _ in range(times):
-                step()
-            return (time.perf_counter() - started) / times
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+    def once(self, step: Step, times: int, device: str = "") -> float:
+        """Mean seconds of a step on a device, by default this one: between two moments of it."""
+        clock = Clock(device or self.device)
+        clock.wait()
+        started = clock.now()
         for _ in range(times):
             step()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3 / times
+        (seconds,) = clock.seconds([(started, clock.now())])
+        return seconds / times
 
     def peak(self, step: Step) -> int:
         """Bytes that torch's allocator gave out at the most, during a step."""
         step()
+        return allocated(step, self.device).peak if self.cuda else 0
+
+    def planned(self, case: str, plan: int, step: Step) -> None:
+        """A plan's bytes of a step, what the allocator gave out for it, and their ratio."""
+        self.row(case, "plan_bytes", plan, "B")
         if not self.cuda:
-            return 0
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
+            self.row(case, "plan_over_cuda", None, "1", "no CUDA: its allocator gave out nothing")
+            return
         step()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
+        step()
+        found = allocated(step, self.device)
+        ratio, note = explained(plan, found)
+        self.row(case, "cuda_peak_bytes", found.peak, "B", "max_memory_allocated")
+        self.row(case, "cuda_requested_bytes", found.requested, "B", "before it is rounded up")
+        self.row(case, "cuda_workspace_bytes", found.workspaces, "B", "no tensor's, and stay")
+        self.row(case, "plan_over_cuda", ratio, "1", note)
 
     def clean(self) -> None:
         gc.collect()
@@ -213,14 +222,38 @@ def integers(b: Bench) -> None:
         network = from_float(models.build("lenet5", 10, 1), headroom=15).to(device)
         batch, labels = quantize(x.to(device)), y.to(device)
         optimizer = ElasticZO(network, 2, fraction=True)
-        started = time.perf_counter()
-        for _ in range(steps):
+
+        def step() -> None:
             optimizer.step(lambda: Loss(network(batch), labels))  # noqa: B023
-        seconds = (time.perf_counter() - started) / steps
+
+        seconds = b.once(step, steps, device)
         b.row(f"int8-lenet5-{device}", "step_seconds", seconds, "s", "batch 8, elastic-2")
         found.append(digest({k: v.cpu() for k, v in network.state_dict().items()}))
     note = f"after {steps} steps; {found[0][:12]}"
     b.row("int8-lenet5", "digests_equal", float(found[0] == found[1]), "1", note)
+
+
+def plans(b: Bench) -> None:
+    """What a plan says of a step's bytes, beside the allocator's peak."""
+    batches = {"lenet5": 4} if b.small else {"lenet5": 2048, "pointnet": 32}
+    for model, batch in batches.items():
+        for method in ("inference", "full-zo", "elastic-1", "full-bp"):
+            for precision in ("fp32", "int8"):
+                case = Workload(model, method, batch, precision=precision, device=b.device)
+                name = f"plan-{model}-batch{batch}-{method}-{precision}"
+                if time.monotonic() > b.until:
+                    b.row(name, "plan_over_cuda", None, "1", "not run: out of time")
+                    continue
+                try:
+                    b.planned(name, planned(case).peak_bytes, case.prepare()[1])
+                except Exception as error:
+                    b.row(name, "plan_over_cuda", None, "1", not_run(error))
+                b.clean()
+
+
+def not_run(error: Exception) -> str:
+    told = str(error).splitlines() or [""]
+    return f"not run: {type(error).__name__}: {told[0][:100]}"
 
 
 def language(b: Bench, name: str) -> None:
@@ -241,6 +274,7 @@ def language(b: Bench, name: str) -> None:
     inference, times = b.peak(forward), 1 if b.small else 3
     b.row(case, "parameters", size, "1")
     b.row(case, "inference_peak_bytes", inference, "B")
+    language_plan(b, case, model, ids, loss)
     with_bp = name == "1.3b"
     for way, make in ways(model, loss, with_bp):
         if time.monotonic() > b.until:
@@ -251,9 +285,7 @@ def language(b: Bench, name: str) -> None:
             found = b.seconds({"forward": forward, "step": step}, times)
             most = b.peak(step)
         except Exception as error:
-            told = str(error).splitlines() or [""]
-            note = f"not run: {type(error).__name__}: {told[0][:100]}"
-            b.row(f"{case}-{way}", "step_over_two_forwards", None, "1", note)
+            b.row(f"{case}-{way}", "step_over_two_forwards", None, "1", not_run(error))
         else:
             ratio = found["step"] / 2 / found["forward"]
             b.row(f"{case}-{way}", "step_seconds", found["step"], "s")
@@ -264,6 +296,21 @@ def language(b: Bench, name: str) -> None:
             step = list  # frees what it held
             restore(model)
             b.clean()
+
+
+def language_plan(b: Bench, case: str, model: nn.Module, ids: Tensor, loss: Step) -> None:
+    """The plans of a pass and of a step of full ZO, from the model's own shapes."""
+    x = {"input_ids": ids, "labels": ids}
+    try:
+        found = plan(model, x, methods=("full-zo",), loss=lambda output: output.loss)
+        b.planned(f"plan-{case}-inference", found.inference.peak_bytes, torch.no_grad()(loss))
+        (zo,) = found.predictions
+        step = zo_step(model, lambda _: loss, "gaussian")
+        b.planned(f"plan-{case}-full-zo", zo.peak.peak_bytes, step)
+    except Exception as error:
+        b.row(f"plan-{case}", "plan_over_cuda", None, "1", not_run(error))
+    restore(model)
+    b.clean()
 
 
 def restore(model: nn.Module) -> None:
@@ -359,6 +406,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "bits": bits,
     "sweeps": sweeps,
     "lenet5": lenet5,
+    "plans": plans,
     "opt-1.3b": lambda b: language(b, "1.3b"),
     "opt-13b": lambda b: language(b, "13b"),
     "int8": integers,

@@ -1,6 +1,5 @@
 """A run's journal: bytes, bits a step, and the time of a replay over that of the training."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +7,8 @@ from typing import Any
 
 import torch
 
+from bench.cuda import is_cuda
+from bench.timing import Clock
 from bench.workload import row_of
 from ezo import checkpoint
 from ezo.journal import Journal, records, replay
@@ -42,10 +43,12 @@ class Kept:
     batch_size: int
     form: str
     threads: int = 1
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.method}-batch{self.batch_size}-{self.form}"
+        place = "" if self.device == "cpu" else f"-{self.device.replace(':', '')}"
+        return f"{self.model}-{self.method}-batch{self.batch_size}{place}-{self.form}"
 
 
 def cases(model: str, method: str, batch_size: int) -> list[Kept]:
@@ -54,27 +57,33 @@ def cases(model: str, method: str, batch_size: int) -> list[Kept]:
 
 
 def measure(case: Kept, steps: int = STEPS) -> list[Row]:
-    """Train, replay, and compare the digests. Seconds are of the processor, of one thread."""
+    """Train, replay, and compare the digests.
+
+    Seconds are of the processor, of one thread; on CUDA of the device's events.
+    """
     torch.set_num_threads(case.threads)
     precision, hyper = FORMS[case.form]
     settled = Run(case.model, "digits", case.method, precision).settled(hyper)
     data = load(settled)
     model = build(settled, data.classes, data.train_x.shape[1])
     make = settled.files["precision"].make_step
-    step = make(precision, model, case.method, settled.run.hyper, device=torch.device("cpu"))
-    x, y, n = step.calibrate(data.train_x), data.train_y, case.batch_size
+    step = make(precision, model, case.method, settled.run.hyper, device=torch.device(case.device))
+    x, y = step.calibrate(data.train_x).to(case.device), data.train_y.to(case.device)
+    n = case.batch_size
+    cuda = is_cuda(case.device)
+    clock = Clock(case.device, "wall" if cuda else "cpu")
     init = {name: t.clone() for name, t in step.model.state_dict().items()}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "run.ezoj"
-        started = time.process_time()
+        started = clock.now()
         with Journal(path, step.model, step.optimizer):
             for k in range(steps):
                 first = n * (k % (len(x) // n))
                 step.schedule(k, steps)
                 step(x[first : first + n], y[first : first + n])
-        trained = time.process_time()
+        trained = clock.now()
         found = replay(path, init)
-        replayed = time.process_time()
+        replayed = clock.now()
         kept = records.read(path)[0]
         size = path.stat().st_size
     ours, theirs = (checkpoint.digest(of) for of in (found.tensors, step.model.state_dict()))
@@ -82,12 +91,14 @@ def measure(case: Kept, steps: int = STEPS) -> list[Row]:
         raise AssertionError(f"expected the digest {theirs} of a replay, got {ours}")
     chunks = sum(len(r.body) + records.OVERHEAD for r in kept if r.kind == "C")
     tail = sum(len(r.body) + records.OVERHEAD for r in kept if r.kind == "T")
-    ratio = (replayed - trained) / max(trained - started, 1e-9)
+    training, replaying = clock.seconds([(started, trained), (trained, replayed)])
+    ratio = replaying / max(training, 1e-9)
+    by = "CUDA events" if cuda else "processor time"
     config = {"batch_size": n, "form": case.form, "steps": steps}
     values = [
         ("journal_bytes", size, "B", "the whole file"),
         ("tail_bytes", tail, "B", "of which what no noise moves"),
         ("bits_a_step", 8 * chunks / steps, "1", "of the steps alone"),
-        ("replay_over_training", ratio, "1", "processor time; the digests are the same"),
+        ("replay_over_training", ratio, "1", f"{by}; the digests are the same"),
     ]
     return [row_of(case, *of, config) for of in values]

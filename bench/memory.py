@@ -10,10 +10,12 @@
 - ``rss_peak_bytes``: the process's resident memory, sampled. Shown, never to be gated: it holds
   the libraries and what the allocator keeps.
 
-On CUDA ``cuda_peak_bytes`` is torch's ``max_memory_allocated`` of a step.
+On CUDA there is no heap to see; ``cuda_peak_bytes`` is torch's ``max_memory_allocated`` of a step,
+``cuda_requested_bytes`` the same before it rounds up, ``cuda_workspace_bytes`` what of it is no
+tensor's, and ``analytic_over_cuda`` a ratio, with what explains it (`bench.cuda`).
 """
 
-import dataclasses
+import functools
 import gc
 import sys
 import tempfile
@@ -25,27 +27,27 @@ from typing import Any
 from unittest import mock
 
 import psutil
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
+from bench.cuda import allocated, explained, is_cuda, planned
 from bench.isolate import told
 from bench.workload import Workload
 from ezo.livebytes import Peak, step_peak
-from ezo.plan import simulate
 from ezo.rows import Row
 
 METHODS = ("inference", "full-zo", "elastic-*", "full-bp", "full-bp-checkpoint")
 SIDE_BY_SIDE = True  # bytes don't depend on neighbours
 UNIT = "B"
+NO_HEAP = "not measured: on CUDA tensors are not on the heap; see cuda_peak_bytes"
 AGREEMENT = 0.02  # of the analytic figure with the exact one
 STEPS = 3
 SAMPLE_SECONDS = 1e-3
 
 
 def measure(case: Workload) -> list[Row]:
-    """The four figures of a step, parameters, gradients, optimiser state and batch included."""
+    """The figures of a step, parameters, gradients, optimiser state and batch included."""
     try:
         apart = step_peak(case.prepare)  # first: it sees what is made within, also what stays
     except ModuleNotFoundError as error:
@@ -55,23 +57,29 @@ def measure(case: Workload) -> list[Row]:
     exact = warm_peak_bytes(model, step)
     resident = _resident(step)
     last = [case.row("rss_peak_bytes", resident, UNIT, "sampled; libraries included")]
-    if torch.device(case.device).type == "cuda":
-        last.append(case.row("cuda_peak_bytes", _cuda(case, step), UNIT, "max_memory_allocated"))
+    given_out = allocated(step, case.device) if is_cuda(case.device) else None
     del model, step
     gc.collect()
     last.insert(0, _heap(case, exact))
     found = [case.row("peak_tensor_bytes", exact, UNIT)]
     found += [case.row(f"bytes_{kind}", size, UNIT) for kind, size in apart.kinds.items()]
-    return [*found, *_analytic(case, exact, apart), *last]
+    found += _analytic(case, exact, apart)
+    if given_out is not None:
+        plan = next(row.value for row in found if row.metric == "analytic_bytes")
+        ratio, note = explained(int(plan), given_out) if plan else (None, "no analytic bytes")
+        last += [
+            case.row("cuda_peak_bytes", given_out.peak, UNIT, "max_memory_allocated"),
+            case.row("cuda_requested_bytes", given_out.requested, UNIT),
+            case.row("cuda_workspace_bytes", given_out.workspaces, UNIT),
+            case.row("analytic_over_cuda", ratio, "1", note),
+        ]
+    return [*found, *last]
 
 
 def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
     """The rows of the analytic figure; where it is off, with the kind that explains it."""
-    on_cpu = dataclasses.replace(case, device="cpu")  # shapes are the same
     try:
-        # torch can't move a module of fake tensors; there is no need to.
-        with mock.patch.object(nn.Module, "to", lambda module, *_: module):
-            peak = simulate(on_cpu.prepare).peak
+        peak = planned(case)
     except Exception as error:  # a peer may do what shapes alone don't allow
         why = f"can't be played on shapes: {told(error)}"
         return [case.row("analytic_bytes", None, UNIT, why)]
@@ -91,6 +99,8 @@ def _analytic(case: Workload, exact: int, apart: Peak) -> list[Row]:
 
 def _heap(case: Workload, exact: int) -> Row:
     """What `heap_bytes` says of the step."""
+    if is_cuda(case.device):
+        return case.row("heap_peak_bytes", None, UNIT, NO_HEAP)
     try:
         peak = heap_bytes(*case.prepare())
     except ModuleNotFoundError as error:
@@ -113,6 +123,20 @@ def heap_bytes(model: nn.Module, step: Callable[[], Any]) -> int:
     gc.collect()
     standing = peak_bytes(lambda: None)
     return standing + min(_high_water(model, step) for _ in range(2))
+
+
+def high_water(device: str) -> tuple[str, Callable[[nn.Module, Callable[[], Any]], int]]:
+    """What sees buffers inside operations there, by name: the heap, on CUDA the allocator."""
+    if is_cuda(device):
+        return "allocated", functools.partial(_allocated_bytes, device)
+    return "heap", heap_bytes
+
+
+def _allocated_bytes(device: str, model: nn.Module, step: Callable[[], Any]) -> int:
+    """``max_memory_allocated`` of a step after two, with the model alive."""
+    for _ in range(2):
+        step()
+    return allocated(step, device).peak
 
 
 def _high_water(model: nn.Module, step: Callable[[], Any]) -> int:
@@ -159,15 +183,6 @@ def _resident(step: Callable[[], Any]) -> int:
         done.set()
         watcher.join()
     return max(seen)
-
-
-def _cuda(case: Workload, step: Callable[[], Any]) -> int:
-    """The most bytes that torch's CUDA allocator gave out during a step."""
-    case.synchronise()
-    torch.cuda.reset_peak_memory_stats(case.device)
-    step()
-    case.synchronise()
-    return torch.cuda.max_memory_allocated(case.device)
 
 
 def peak_bytes(step: Callable[[], Any]) -> int:

@@ -41,7 +41,7 @@ def measure(case: Noises, rounds: int = ROUNDS, visit_seconds: float = VISIT_SEC
     """For each kind of noise, the step's time over two passes of inference."""
     steps = {"inference": dataclasses.replace(case, method="inference").prepare()[1]}
     steps |= {noise: case.prepare(noise=noise)[1] for noise in NOISES}
-    samples = in_turn(steps, case.synchronise, rounds, visit_seconds)
+    samples = in_turn(steps, case.device, rounds, visit_seconds)
     times = {name: torch.tensor(seconds) for name, seconds in samples.items()}
     found = []
     for noise in NOISES:

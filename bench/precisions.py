@@ -2,7 +2,8 @@
 
 Memory: exact tensor bytes and the heap's (`bench.memory`) of the fp32 step over the integer one's.
 ``int8-whole`` is int8 with a layer's accumulators held whole, in int32, until they are requantized:
-what tiles (`ezo.kernels.compiled`) save, like against like.
+what tiles (`ezo.kernels.compiled`) save, like against like. On CUDA the allocator's peak stands
+for the heap's, and there are no tiles: ``int8`` is whole.
 
 Time: the step of a method in fp32 over its step in each other precision, and torch's full BP in
 fp32 over it, all in one process, rounds A B .. B A (`bench.timing`). Both fp32 sides are the
@@ -18,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.cuda import is_cuda
 from bench.grid import START_SECONDS
 from bench.isolate import told
-from bench.memory import heap_bytes, warm_peak_bytes
+from bench.memory import high_water, warm_peak_bytes
 from bench.timing import in_turn, interval
 from bench.workload import Workload
 from ezo import kernels
@@ -80,12 +82,19 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
     """``turn_seconds`` of a step in each round, and four ratios to every precision.
 
     ``fp32_over_PRECISION`` and ``full_bp_over_PRECISION`` of time, ``fp32_bytes_over_PRECISION``
-    and ``fp32_heap_over_PRECISION`` of memory; times are medians, with intervals, over the fastest
-    of `FLOATS`. ``turn_seconds`` of another of them than `PLAIN` names it, as ``layout``.
+    and ``fp32_heap_over_PRECISION`` of memory, on CUDA ``fp32_allocated_over_PRECISION``; times are
+    medians, with intervals, over the fastest of `FLOATS`. ``turn_seconds`` of another of them than
+    `PLAIN` names it, as ``layout``.
     """
     rounds = rounds or case.rounds or ROUNDS
-    sizes = {name: _sizes(case, name) for name in ("fp32", *OTHERS)}
-    steps, found = {name: _prepare(case, name)[1] for name in OTHERS}, []
+    others = OTHERS
+    if is_cuda(case.device):
+        others = tuple(name for name in OTHERS if not name.endswith("-whole"))
+    sizes = {name: _sizes(case, name) for name in ("fp32", *others)}
+    steps, found = {name: _prepare(case, name)[1] for name in others}, []
+    for name in set(OTHERS) - set(others):
+        why = "not measured: on CUDA no layer is tiled, and int8 is whole"
+        found.append(case.workload("int8").row(f"fp32_over_{name}", None, "1", why))
     methods = {"fp32": case.method, "full BP": "full-bp"}
     for side, method in methods.items():
         for way in FLOATS if rounds >= ROUNDS else FLOATS[:-1]:
@@ -96,8 +105,7 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
                 if way != COMPILED:
                     raise
                 found.append(workload.row("turn_seconds", None, "s", told(error), layout=way))
-    wait = case.workload("fp32").synchronise
-    samples = in_turn(steps, wait, rounds, visit_seconds)
+    samples = in_turn(steps, case.device, rounds, visit_seconds)
     times = {name: torch.tensor(taken) for name, taken in samples.items()}
     fastest = {
         side: min(
@@ -115,14 +123,15 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
                 row_of("turn_seconds", second, "s", round=n, **layout)
                 for n, second in enumerate(taken)
             ]
-    for name in OTHERS:
+    for name in others:
         row_of = case.workload(name.removesuffix("-whole")).row
         for metric, side in (("fp32", "fp32"), ("full_bp", "full BP")):
             ratios = times[fastest[side]] / times[name]
             low, high = interval(ratios)
             note = f"95 % interval {low:.2f} to {high:.2f}; {fastest[side]}"
             found.append(row_of(f"{metric}_over_{name}", ratios.median().item(), "1", note))
-        for kind, ours, floats in zip(("bytes", "heap"), sizes[name], sizes["fp32"], strict=True):
+        kinds = ("bytes", high_water(case.device)[0])
+        for kind, ours, floats in zip(kinds, sizes[name], sizes["fp32"], strict=True):
             note = f"{floats:,} B over {ours:,} B"
             found.append(row_of(f"fp32_{kind}_over_{name}", floats / ours, "1", note))
     return found
@@ -181,6 +190,6 @@ def _prepare(case: Comparison, name: str) -> tuple[nn.Module, Callable[[], Any]]
 
 
 def _sizes(case: Comparison, name: str) -> tuple[int, int]:
-    """Exact tensor bytes and the heap's, with nothing else alive."""
+    """Exact tensor bytes and the heap's, on CUDA the allocator's, with nothing else alive."""
     model, step = _prepare(case, name)
-    return warm_peak_bytes(model, step), heap_bytes(model, step)
+    return warm_peak_bytes(model, step), high_water(case.device)[1](model, step)

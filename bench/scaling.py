@@ -50,24 +50,26 @@ class Series:
     axis: str
     batch_size: int = 8
     threads: int = 1
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.method}-batch{self.batch_size}-{self.axis}"
+        place = "" if self.device == "cpu" else f"-{self.device.replace(':', '')}"
+        return f"{self.model}-{self.method}-batch{self.batch_size}{place}-{self.axis}"
 
     def prepare(self, size: int) -> tuple[nn.Module, Callable[[], Tensor]]:
         """The model at a size, and the function that does one step and returns the loss."""
         has = {**CONVNET, "points": 256, "batch": self.batch_size, self.axis: size}
         if self.model != "convnet":
             step_of = Workload(self.model, self.method, has["batch"], has["points"])
-            return replace(step_of, threads=self.threads).prepare()
+            return replace(step_of, threads=self.threads, device=self.device).prepare()
         torch.set_num_threads(self.threads)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = convnet(has["width"], has["depth"])
             x = torch.randn(has["batch"], 3, has["image"], has["image"])
             y = torch.randint(0, 10, (has["batch"],))
-        step, batch, labels = prepared("fp32", self.method, model, x, y, "cpu")
+        step, batch, labels = prepared("fp32", self.method, model, x, y, self.device)
         return step.model, lambda: step(batch, labels)
 
 
@@ -108,7 +110,7 @@ def measure(
             "size": size,
             "parameters": sum(p.numel() for p in model.parameters()),
         }
-        took = {"B": peak_bytes(step), "s": statistics.median(visit(step, steps))}
+        took = {"B": peak_bytes(step), "s": statistics.median(visit(step, steps, case.device))}
         for metric, (unit, value) in zip(costs, took.items(), strict=True):
             costs[metric].append((size, value))
             found.append(_row(case, metric, value, unit, "", **about))
@@ -117,7 +119,8 @@ def measure(
         b = exponent(points)
         note = f"of cost = a {case.axis}^b over {points[0][0]} to {points[-1][0]}"
         found.append(_row(case, f"{metric}_exponent", b, "1", note))
-    peak = functools.cache(lambda size: simulate(lambda: case.prepare(size)).peak.peak_bytes)
+    on_cpu = replace(case, device="cpu")  # shapes are the same
+    peak = functools.cache(lambda size: simulate(lambda: on_cpu.prepare(size)).peak.peak_bytes)
     for memory in memories:
         largest = largest_size(peak, memory, DEEPEST if case.axis == "depth" else None)
         note = f"{case.axis} whose step fits in {memory:,} B, by the step on shapes"

@@ -3,10 +3,11 @@
 A method's step with its layers that record no gradient ``chunk`` examples at a time (`ezo.stream`)
 beside the same step unstreamed, in fp32 and int8. Bytes are exact (`bench.memory`), over those of a
 whole pass of inference in the same precision; times are of the processor's own clock, which
-neighbours disturb less, in rounds A B .. B A (`bench.timing`), over the step unstreamed. A chunk as
-long as the batch shows what the rest of `ezo.stream` does, ReLU in place and maxima without
-indices. What can't be streamed, batch norm in training, is a row that says why; inference of such a
-model is in evaluation. A visit is one step of a model that takes long, and several of another.
+neighbours disturb less (on CUDA of events), in rounds A B .. B A (`bench.timing`), over the step
+unstreamed. A chunk as long as the batch shows what the rest of `ezo.stream` does, ReLU in place and
+maxima without indices. What can't be streamed, batch norm in training, is a row that says why;
+inference of such a model is in evaluation. A visit is one step of a model that takes long, and
+several of another.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench import grid
-from bench.memory import heap_bytes, warm_peak_bytes
+from bench.cuda import is_cuda
+from bench.memory import high_water, warm_peak_bytes
 from bench.timing import in_turn
 from bench.workload import Workload
 from ezo.rows import Row
@@ -62,8 +64,9 @@ def measure(
     rounds: int = ROUNDS,
     visit_seconds: float = VISIT_SECONDS,
 ) -> list[Row]:
-    """For each chunk ``peak_tensor_bytes`` and ``heap_peak_bytes``, both over inference's, and
-    ``step_over_whole``; for chunk 0 those of the step unstreamed.
+    """For each chunk ``peak_tensor_bytes`` and ``heap_peak_bytes``, on CUDA
+    ``allocated_peak_bytes``, both over inference's, and ``step_over_whole``; for chunk 0 those of
+    the step unstreamed.
     """
     chosen = (0, *(chunk for chunk in chunks if chunk <= case.batch_size))
     inference = _sizes(dataclasses.replace(case, method="inference"))
@@ -76,7 +79,7 @@ def measure(
             found.append(case.row("peak_tensor_bytes", None, "B", str(error), chunk=chunk))
             continue
         able.append(one)
-        metrics = ("peak_tensor_bytes", "heap_peak_bytes")
+        metrics = ("peak_tensor_bytes", f"{high_water(case.device)[0]}_peak_bytes")
         for metric, size, floor in zip(metrics, sizes, inference, strict=True):
             found.append(case.row(metric, size, "B", chunk=chunk))
             note = f"{size:,} B over {floor:,} B"
@@ -84,7 +87,8 @@ def measure(
     made = {one.chunk: _prepared(one)[1] for one in able}  # after, as a step counts all there is
     for chunk, ratios in _times(case, made, rounds, visit_seconds).items():
         low, middle, high = statistics.quantiles(ratios, n=4)
-        note = f"median of {len(ratios)}; quartiles {low:.3f} to {high:.3f}; processor's clock"
+        clock = "CUDA events" if is_cuda(case.device) else "processor's clock"
+        note = f"median of {len(ratios)}; quartiles {low:.3f} to {high:.3f}; {clock}"
         found.append(case.row("step_over_whole", middle, "1", note, chunk=chunk))
     return found
 
@@ -94,8 +98,8 @@ def _times(
 ) -> dict[int, list[float]]:
     """Of each chunk's step, its time over the unstreamed step's in each round."""
     steps = {str(chunk): step for chunk, step in made.items()}
-    how = (case.synchronise, rounds, visit_seconds)
-    taken = in_turn(steps, *how, least_steps=1, clock="cpu")
+    clock = "wall" if is_cuda(case.device) else "cpu"
+    taken = in_turn(steps, case.device, rounds, visit_seconds, least_steps=1, clock=clock)
     return {
         chunk: [one / whole for one, whole in zip(taken[str(chunk)], taken["0"], strict=True)]
         for chunk in made
@@ -113,6 +117,6 @@ def _prepared(case: Workload) -> tuple[nn.Module, Callable[[], Any]]:
 
 
 def _sizes(case: Workload) -> tuple[int, int]:
-    """Exact tensor bytes and the heap's, with nothing else alive."""
+    """Exact tensor bytes and the heap's, on CUDA the allocator's, with nothing else alive."""
     model, step = _prepared(case)
-    return warm_peak_bytes(model, step), heap_bytes(model, step)
+    return warm_peak_bytes(model, step), high_water(case.device)[1](model, step)

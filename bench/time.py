@@ -2,16 +2,17 @@
 
 Three steps are timed in turn in one process (`bench.timing`): the method's, a pass of inference,
 and a step of full BP. The ratios are over rounds. The phases are the ranges that the method's step
-emits (`ezo.phases`), in every precision; on CUDA the device is waited for at each one's ends.
+emits (`ezo.phases`), in every precision; on CUDA events stand at each one's ends, and nothing is
+waited for within a step.
 """
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from bench.timing import Step, in_turn, visit
+from bench.timing import Clock, Step, in_turn
 from bench.workload import Workload
 from ezo.phases import PHASES, listening
 from ezo.rows import Row
@@ -40,37 +41,44 @@ def measure(
         return [case.row("step_seconds", None, "s", f"not installed: {error.name}")]
     for name, method in {"inference": "inference", "full_bp": "full-bp"}.items():
         steps[name] = dataclasses.replace(case, method=method).prepare()[1]
-    seconds = in_turn(steps, case.synchronise, rounds, visit_seconds)
+    seconds = in_turn(steps, case.device, rounds, visit_seconds)
     found = [_spread(case, "step_seconds", seconds["step"], "s")]
     for name in ("inference", "full_bp"):
         ratios = [a / b for a, b in zip(seconds["step"], seconds[name], strict=True)]
         found.append(_spread(case, f"step_over_{name}", ratios, "1"))
-    by_phase = phases(steps["step"], phase_steps, case.synchronise)
+    by_phase = phases(steps["step"], phase_steps, case.device)
     if not any(any(by_phase[phase]) for phase in PHASES):
         return [*found, case.row("other_seconds", None, "s", "the step emits no phases")]
     return found + [_spread(case, f"{p}_seconds", samples, "s") for p, samples in by_phase.items()]
 
 
-def phases(step: Step, steps: int, synchronise: Step) -> dict[str, list[float]]:
+def phases(step: Step, steps: int, device: str) -> dict[str, list[float]]:
     """Seconds of each phase, and of what is left, a sample for each of so many ``steps``."""
-    spent = dict.fromkeys(PHASES, 0.0)
+    clock = Clock(device)
+    named: list[str] = []
+    spans: list[tuple[Any, Any]] = []
 
     @contextmanager
     def timed(phase: str) -> Iterator[None]:
-        synchronise()
-        started = time.perf_counter()
+        started = clock.now()
         try:
             yield
         finally:
-            synchronise()
-            spent[phase] += time.perf_counter() - started
+            named.append(phase)
+            spans.append((started, clock.now()))
 
     samples: dict[str, list[float]] = {phase: [] for phase in (*PHASES, "other")}
     with listening(timed):
         for _ in range(steps):
-            spent.update(dict.fromkeys(PHASES, 0.0))
-            (whole,) = visit(step, 1, synchronise)
-            for phase, seconds in {**spent, "other": whole - sum(spent.values())}.items():
+            named.clear(), spans.clear()
+            clock.wait()
+            started = clock.now()
+            step()
+            *parts, whole = clock.seconds([*spans, (started, clock.now())])
+            spent = dict.fromkeys(PHASES, 0.0)
+            for phase, seconds in zip(named, parts, strict=True):
+                spent[phase] += seconds
+            for phase, seconds in {**spent, "other": whole - sum(parts)}.items():
                 samples[phase].append(seconds)
     return samples
 

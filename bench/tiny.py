@@ -39,11 +39,14 @@ class Tiny:
     method: str
     batch_size: int
     threads: int = 1
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
-        """Model, method, batch size and threads."""
-        return f"{self.model}-{self.method}-batch{self.batch_size}-threads{self.threads}-tiny"
+        """Model, method, batch size, threads, and a device but the CPU."""
+        place = "" if self.device == "cpu" else f"-{self.device.replace(':', '')}"
+        threads = f"threads{self.threads}{place}"
+        return f"{self.model}-{self.method}-batch{self.batch_size}-{threads}-tiny"
 
 
 def cases(model: str, method: str, batch_size: int) -> list[Tiny]:
@@ -56,7 +59,7 @@ def measure(case: Tiny, rounds: int = ROUNDS, visit_seconds: float = VISIT_SECON
     torch.set_num_threads(case.threads)
     sizes = {way: warm_peak_bytes(*prepared(case, way)) for way in WAYS}
     steps = {way: prepared(case, way)[1] for way in WAYS}
-    samples = in_turn(steps, lambda: None, rounds, visit_seconds)
+    samples = in_turn(steps, case.device, rounds, visit_seconds)
     times = {way: torch.tensor(seconds) for way, seconds in samples.items()}
     config = {"batch_size": case.batch_size}
     found = []
@@ -98,6 +101,8 @@ def prepared(case: Tiny, way: str) -> Made:
             torch.manual_seed(0)
             model = _autoencoder.build(plain=plain)
             x = torch.randn(case.batch_size, _autoencoder.FEATURES)
+        if case.device != "cpu":
+            model, x = model.to(case.device), x.to(case.device)
         make = _integers if way == "int8" else _floats
         return make(model, x, case.method)
     name = f"{case.model}-plain"
@@ -112,6 +117,7 @@ def prepared(case: Tiny, way: str) -> Made:
         case.batch_size,
         precision=precision,
         threads=case.threads,
+        device=case.device,
     )
     return of.prepare()
 

@@ -28,10 +28,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.cuda import is_cuda
 from bench.gate.judging import OK, REGRESSED
 from bench.gate.measuring import Gate, Settings
 from bench.gate.report import Report
 from bench.gate.sides import NotMeasured, build_sides
+from bench.timing import Clock
 from bench.workload import Workload
 from ezo import check
 from ezo.files import write_text
@@ -82,6 +84,7 @@ def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
                 "takes minutes"
             )
     settings = Settings(**{f.name: getattr(given, f.name) for f in dataclasses.fields(Settings)})
+    _check_devices(cells, settings)
     report, statuses = Report(error="the gate has not ended"), []
     _write(given, report.json(), report.markdown())  # now, not when all is measured
     with tempfile.TemporaryDirectory(prefix="ezo-gate-") as folder:
@@ -108,6 +111,24 @@ def run(given: argparse.Namespace, cells: Sequence[Workload]) -> int:
     _write(given, report.json(), summary)
     print(summary, flush=True)
     return REGRESSED if REGRESSED in statuses else max(statuses)
+
+
+def _check_devices(cells: Sequence[Workload], settings: Settings) -> None:
+    """Before anything is built, which takes minutes.
+
+    Raises:
+        ValueError: a device does not work here, or the clock or planted fault is the processor's,
+            and a cell's device is a CUDA one.
+    """
+    for device in dict.fromkeys(cell.device for cell in cells):
+        check.device(device)
+        Clock(device, settings.clock)
+        if is_cuda(device) and settings.plant.startswith("slowdown"):
+            raise ValueError(
+                f"expected no --plant {settings.plant} on {device}, got that: it keeps the "
+                "processor busy, which a GPU need not wait for; plant leak-64KiB, or give "
+                "--device cpu"
+            )
 
 
 def read_cells(path: Path) -> list[Workload]:

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from bench.gate import judging
 from bench.gate.judging import NOT_MEASURED, OK, REGRESSED, Finding, Sample
 from bench.gate.sides import NotMeasured, Process, Side
@@ -38,7 +40,7 @@ class Settings:
     clock: str = _option(
         "wall",
         "cpu: seconds that the processor worked, which other processes lengthen less; it does not "
-        "see waiting, nor a GPU",
+        "see waiting, and is refused on CUDA, where events time a step",
         tuple(CLOCKS),
     )
     only: str = _option("", "bytes and digests, or time", ("exact", "time"))
@@ -91,7 +93,9 @@ class Gate:
 
     def _defined(self, finding: Finding) -> Finding:
         """Nothing can be told where the sides measure a metric in two ways."""
-        base, head = (self.sides[label].definitions.get(finding.metric, 1) for label in SIDES)
+        own = f"{finding.metric} on {torch.device(finding.cell.device).type}"
+        told = [self.sides[label].definitions for label in SIDES]
+        base, head = (of.get(own, of.get(finding.metric, 1)) for of in told)
         if base == head:
             return finding
         note = f"base measures it by definition {base}, head by {head}"

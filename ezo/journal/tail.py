@@ -62,9 +62,10 @@ def put(body: bytes, tensors: dict[str, Tensor]) -> None:
         if name.endswith(AT):
             p = tensors[name.removesuffix(AT)]
             own = torch.view_as_real(p) if p.is_complex() else p
-            own.view(-1)[t] = found[name.removesuffix(AT) + TO]
+            values = found[name.removesuffix(AT) + TO]
+            own.view(-1)[t.to(own.device)] = values.to(own.device)
         elif not name.endswith(TO):
-            tensors[name] = t
+            tensors[name] = t.to(tensors[name].device) if name in tensors else t
 
 
 def about(body: bytes) -> list[list[Any]]:
