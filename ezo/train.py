@@ -190,6 +190,8 @@ class _Loop:
                     self.loss_sum += loss
                     self.step += 1
                     bar.update()
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)  # the last update is of these seconds
                 return ""
             finally:
                 self.seconds += time.perf_counter() - started

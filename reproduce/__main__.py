@@ -58,7 +58,11 @@ def _reproduce(words: list[str]) -> int:
         "--jobs", type=int, default=2, help="training runs side by side (default: 2)"
     )
     parser.add_argument("--engine", default=engines.USUAL, help=f"{engines.HELP} (default: joblib)")
-    parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="where to train; memory and time are measured on the CPU all the same (default: cpu)",
+    )
     parser.add_argument(
         "--again", action="store_true", help="do again what lies in --out and other code made"
     )
@@ -74,6 +78,7 @@ def _reproduce(words: list[str]) -> int:
                 f"unknown experiment '{name}' of {given.preset}; known: {', '.join(known)}"
             )
     check.jobs(given.jobs)
+    check.device(given.device)
     engines.check(given.engine)
     from reproduce import driver, report  # slow to import, and `status` need not
 
