@@ -87,7 +87,7 @@ def measure(case: Comparison, rounds: int = 0, visit_seconds: float = VISIT_SECO
     `PLAIN` names it, as ``layout``.
     """
     rounds = rounds or case.rounds or ROUNDS
-    others = OTHERS
+    others: tuple[str, ...] = OTHERS
     if is_cuda(case.device):
         others = tuple(name for name in OTHERS if not name.endswith("-whole"))
     sizes = {name: _sizes(case, name) for name in ("fp32", *others)}

@@ -70,7 +70,8 @@ def phases(step: Step, steps: int, device: str) -> dict[str, list[float]]:
     samples: dict[str, list[float]] = {phase: [] for phase in (*PHASES, "other")}
     with listening(timed):
         for _ in range(steps):
-            named.clear(), spans.clear()
+            named.clear()
+            spans.clear()
             clock.wait()
             started = clock.now()
             step()
