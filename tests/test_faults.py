@@ -432,10 +432,10 @@ class Recurrent(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self):
+    def __init__(self, layers=1):
         super().__init__()
         layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.encoder, self.last = nn.TransformerEncoder(layer, 1), nn.Linear(8, 4)
+        self.encoder, self.last = nn.TransformerEncoder(layer, layers), nn.Linear(8, 4)
 
     def forward(self, x):
         x = F.scaled_dot_product_attention(x, x, x, is_causal=True)
@@ -449,6 +449,8 @@ MODELS = {
     "gru": lambda: Recurrent(nn.GRU),
     "rnn": lambda: Recurrent(nn.RNN),
     "attention": Attention,
+    "attention of two layers": lambda: Attention(2),
+    "attention, eval": lambda: Attention(2).eval(),  # by torch's fast path
 }
 
 

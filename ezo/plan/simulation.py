@@ -75,8 +75,9 @@ def simulate(prepare: Prepare) -> Simulation:
         ValueError: a shape depends on values, or something reads them.
     """
     shapes = _Shapes()
-    # The device: whatever the default, where a kernel's result names none.
-    with torch.device("cpu"), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        if torch.get_default_device().type != "cpu":  # where a kernel's result names none
+            stack.enter_context(torch.device("cpu"))  # under which no module takes a fast path
         stack.enter_context(kernels.simulated(shapes.spend))  # first: some look at numbers before
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(fake_tensor.FakeTensorMode(allow_non_fake_inputs=True))
@@ -134,7 +135,7 @@ class _Shapes(LiveBytes):
         self.seconds += seconds
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if func is _ITEM:  # a shape has no value; and where any is asked for, there is none
+        if func is _ITEM:  # a shape has no value; of conditions, none is said to hold
             return False if args[0] is self._any() else _one(args[0].dtype)
         self.running = func
         result = func(*args, **kwargs)
@@ -155,7 +156,7 @@ class _Shapes(LiveBytes):
             result = torch.empty_like(args[1], memory_format=layout), *result[1:]
         if func is _GLU_BACKWARD:  # the fake's is the input's
             result = torch.empty_like(result, memory_format=torch.contiguous_format)
-        if func is _ANY:
+        if func is _ANY and args[0].dtype == torch.bool:
             self._any = weakref.ref(result)
         if not func.is_view and func is not _DEVICE:
             moved = sum(t.numel() * t.element_size() for t in tensors(args, kwargs, result))
