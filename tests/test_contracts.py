@@ -41,7 +41,7 @@ FUNCTIONS = {
     ),
     "estimator": ("difference", ["losses"]),
 }
-OPTIONAL = {"model": ["size"]}
+OPTIONAL = {"model": ["size"], "precision": ["estimator"]}
 LONGEST_LINE = 110
 NUMBERS = {"<points>": "256", "<degrees>": "45", "<k>": "1"}
 BUILTIN = [(kind, module) for kind in catalogue.KINDS for module in catalogue.members(kind)]
