@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,7 +193,8 @@ def test_jobs_of_a_driver_that_stops_are_cancelled_and_its_logs_go(cluster: Path
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(slurm.time, "sleep", stops)
+        # The engine's alone: submitting sleeps too.
+        patch.setattr(slurm, "time", SimpleNamespace(sleep=stops, monotonic=time.monotonic))
         next(found)
     assert (cluster / "cancelled").read_text() == "1 2\n"
     assert not list(cluster.parent.glob(".submitit-*"))

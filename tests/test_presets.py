@@ -188,7 +188,7 @@ def test_fine_tuning_has_hyperparameters_of_its_own_where_they_were_searched(mon
 def test_a_run_that_starts_afresh_is_named_as_before_runs_could_start_from_others():
     run = Run("lenet5", "digits", "full-zo", hyper=Hyper())
     settings = asdict(run)
-    for name in ("start", "chunk", "weights"):
+    for name in ("start", "chunk", "weights", "estimator"):
         del settings[name]
     for name in ("lr_node", "sigma", "eta"):  # came later
         del settings["hyper"][name]
