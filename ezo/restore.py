@@ -126,6 +126,26 @@ def settled_of(path: Path, settings: Mapping[str, Any], model: str | None) -> Se
         return Run(**rest, hyper=hyper).settled()
 
 
+def refuse_another(
+    path: Path, state: Mapping[str, Any], settled: Settled, data_checksum: str
+) -> None:
+    """Raises:
+    ValueError: a checkpoint is of another run, or of other data.
+    """
+    ours = {"case": settled.case, "data_checksum": data_checksum, **settled.settings}
+    with checkpoint.expected(path, "the state of a run"):
+        settings = state.get("settings", {})  # checkpoints of old hold none
+        theirs = {"case": state["case"], "data_checksum": state["data_checksum"], **settings}
+    differing = [name for name in theirs if theirs[name] != ours.get(name)]
+    if differing:
+        named = [name for name in differing if name in settings] or differing
+        raise ValueError(
+            f"{path}: expected {', '.join(f'{name} {ours.get(name)}' for name in named)}, "
+            f"got {', '.join(f'{name} {theirs[name]}' for name in named)}: another run "
+            "or other data; give another --out, or remove the folder"
+        )
+
+
 def expect_counter(name: str, value: Any, kind: type) -> None:
     """Raises:
     TypeError: a checkpoint can't hold that; a sum of integer losses stands for a float.

@@ -305,7 +305,7 @@ class _Loop:
             restore.forget(rows_path, self.settled.case)
             return
         state = checkpoint.load(path)
-        self._refuse_another(path, state)
+        restore.refuse_another(path, state, self.settled, self.data_checksum)
         with checkpoint.expected(path, f"the state of {self.settled.case}"):
             checkpoint.restore(self.model, self.optimizer, state)
             self.random_state = torch.Generator().set_state(state["random_state"]).get_state()
@@ -327,24 +327,6 @@ class _Loop:
         with checkpoint.expected(path, f"a state that fits {rows_path.name}"):
             if self.ended != (self.earlier_rows[-1].metric in ("finished", "diverged")):
                 raise ValueError(f"its end is {self.ended}")
-
-    def _refuse_another(self, path: Path, state: dict[str, Any]) -> None:
-        ours = {
-            "case": self.settled.case,
-            "data_checksum": self.data_checksum,
-            **self.settled.settings,
-        }
-        with checkpoint.expected(path, "the state of a run"):
-            settings = state.get("settings", {})  # checkpoints of old hold none
-            theirs = {"case": state["case"], "data_checksum": state["data_checksum"], **settings}
-        differing = [name for name in theirs if theirs[name] != ours.get(name)]
-        if differing:
-            named = [name for name in differing if name in settings] or differing
-            raise ValueError(
-                f"{path}: expected {', '.join(f'{name} {ours.get(name)}' for name in named)}, "
-                f"got {', '.join(f'{name} {theirs[name]}' for name in named)}: another run "
-                "or other data; give another --out, or remove the folder"
-            )
 
     @contextlib.contextmanager
     def _own_random_state(self) -> Iterator[None]:

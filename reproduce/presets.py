@@ -129,7 +129,7 @@ PRESETS = {
     ),
     "quick": Preset(
         "LeNet-5 on digits in fp32 and int8, fine-tuning to them rotated, 3 seeds; memory, and "
-        "time of fp32 beside int8. No download; 16 minutes on two cores.",
+        "time of fp32 beside int8. No download; 8 minutes on two cores.",
         whole("digits", "digits-long", "digits-lean", "digits-nodes", "digits-fine-tuning"),
         (
             Cells("memory", "lenet5", splits(5, "elastic-lean-3", "full-bp", "full-bp-checkpoint")),

@@ -431,7 +431,7 @@ def test_missing_kernels_warn_once_and_change_no_bit(tmp_path):
 
 @needs_kernels
 def test_weights_that_no_kernel_takes_are_told_once(monkeypatch):
-    monkeypatch.setattr(kernels, "_told", set())
+    monkeypatch.setattr(kernels._told, "told", set())
     deep = torch.ones([1] * 13 + [2, 2]).transpose(13, 14)
     with pytest.warns(UserWarning, match=r"no kernels for 1 weights of torch.float32 on cpu"):
         sweeps.shift_([deep], eps=EPS, **PLACE)

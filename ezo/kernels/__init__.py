@@ -16,7 +16,6 @@ import contextlib
 import functools
 import importlib
 import pkgutil
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ezo.kernels import _told
 from ezo.kernels._types import NOTHING as NOTHING
 from ezo.kernels._types import After as After
 from ezo.kernels._types import Drawn as Drawn
@@ -143,7 +143,9 @@ def sweeps(
     found: list[Sweeps] = []
     for run in choice.runs["sweeps"]:
         if choice.automatic and run is choice.runs["sweeps"][-1]:
-            _say_what_is_slow([tensor for _, tensor in rest])
+            warn_where_missing()
+            if serving() != "reference":
+                _told.slow([tensor for _, tensor in rest])
         taken, rest = run(rest, noise, scratch_bytes)
         found += taken
         if not rest:
@@ -340,31 +342,4 @@ def words(place: Place, n: int, device: torch.device) -> Tensor:
 def warn_where_missing() -> None:
     """Say, the first time, that the reference has to do, where there are no kernels."""
     if (_chosen.get() or _automatic()).automatic and serving() == "reference":
-        _warn_once(
-            "missing",
-            f"no compiled kernels in {__file__}'s ezo; the torch reference gives the same bits, "
-            "some 30 times slower. To get the kernels, install ezo where there is a C++17 "
-            "compiler; in a clone, whose own files Python finds first, with pip install -e .",
-        )
-
-
-def _say_what_is_slow(tensors: list[Tensor]) -> None:
-    """Of weights that nothing but the reference takes."""
-    warn_where_missing()
-    kinds = sorted({f"{tensor.dtype} on {tensor.device.type}" for tensor in tensors})
-    if serving() != "reference":
-        _warn_once(
-            "slow",
-            f"no kernels for {len(tensors)} weights of {', '.join(kinds)}; the torch reference "
-            "gives the same bits, some 50 times slower. Keep them in float32 on the CPU, or give "
-            "scratch_bytes of some MB",
-        )
-
-
-_told: set[str] = set()
-
-
-def _warn_once(key: str, message: str) -> None:
-    if key not in _told:
-        _told.add(key)
-        warnings.warn(message, stacklevel=6)
+        _told.missing()

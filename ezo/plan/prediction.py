@@ -1,7 +1,6 @@
 """The needs of each method's step, a table of them, and the choice for a budget."""
 
 import contextlib
-import copy
 import functools
 import gc
 import inspect
@@ -21,6 +20,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from ezo import catalogue, check
 from ezo.livebytes import Peak
 from ezo.plan.budget import limit_of
+from ezo.plan.shapes import shape_of, without_numbers
 from ezo.plan.simulation import Simulation, simulate
 from ezo.precisions import Impossible, Step
 
@@ -293,10 +293,11 @@ def _step(model: nn.Module, x: Any, loss: Any, bp_optimizer: Any, of: Choice) ->
     labelled = loss is None or _takes_labels(loss)
     of_output = loss if labelled else lambda output, labels: loss(output)
     how = {"loss": of_output, "bp_optimizer": bp_optimizer}
-    step: Step = file.make_step(precision, _shape_of(model), method, file.default(method), **how)
+    model = without_numbers(model)
+    step: Step = file.make_step(precision, model, method, file.default(method), **how)
     if chunk:
         step.stream(chunk)
-    x = tree_map_only(Tensor, _shape, x)
+    x = tree_map_only(Tensor, shape_of, x)
     first = next(t for t in tree_iter(x) if isinstance(t, Tensor))
     labels = None
     if labelled:
@@ -336,21 +337,3 @@ def _told(methods: list[Choice]) -> Iterable[Choice]:
     often = 0.5 if sys.stderr.isatty() else 30
     bar: Iterable[Choice] = tqdm(methods, "plan", unit="method", delay=5, mininterval=often)
     return bar
-
-
-def _shape_of(model: nn.Module) -> nn.Module:
-    """The model with shapes for tensors, parameters, buffers and others that it holds."""
-    held = [tree_iter(vars(module)) for module in model.modules()]
-    tensors = [*model.parameters(), *model.buffers(), *(t for own in held for t in own)]
-    memo = {id(t): _shape(t) for t in tensors if isinstance(t, Tensor)}
-    found: nn.Module = copy.deepcopy(model, memo)
-    return found
-
-
-def _shape(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape and type; a parameter for a parameter."""
-    device = "cpu" if tensor.is_meta else tensor.device
-    found = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(found, requires_grad=tensor.requires_grad)
-    return found
