@@ -245,7 +245,7 @@ def measured(model: nn.Module, shape: Shape, device: str) -> list[dict[str, Any]
         return found
 
     optimizer = ezo.ElasticZO(model, 0, lr=1e-7, eps=1e-3, noise="rademacher-1")
-    found = []
+    found: list[dict[str, Any]] = []
     for name, step in (("forward", torch.no_grad()(loss)), ("step", lambda: optimizer.step(loss))):
         step()
         most = peak_bytes(device, model, step)
