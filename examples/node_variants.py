@@ -260,7 +260,11 @@ def main() -> None:
     )
     given = parser.parse_args()
     done = rows.read(given.out) if given.out and given.out.exists() else []
-    held = {(row.method, row.seed, row.config["factor"]): row.value for row in done}
+    own = ("passes", "held_out", "factor")
+    held = {
+        (row.method, row.seed, row.data, *(row.config[name] for name in own)): row.value
+        for row in done
+    }
     print("variant    of        " + "".join(f"{f'x {factor:g}':>16}" for factor in FACTORS))
     for name in given.variants:
         line = f"{name:<10} {VARIANTS[name]:<10}"
@@ -268,7 +272,7 @@ def main() -> None:
             found = []
             for seed in given.seeds:
                 setting = Setting(given.data, given.passes, given.held_out, seed)
-                key = (name, seed, factor)
+                key = (name, seed, given.data, given.passes, given.held_out, factor)
                 if key not in held:
                     held[key] = trained(name, factor, setting)
                     if given.out:

@@ -154,6 +154,8 @@ def main() -> None:
     add("--epochs", type=int, default=5)
     add("--held-out", type=int, default=10_000, help="training examples to judge by")
     add("--seeds", type=int, nargs="+", default=[1000, 1001])
+    add("--rules", nargs="+", choices=RULES, default=RULES)
+    add("--factors", type=float, nargs="+", default=FACTORS, help="of the plain learning rate")
     add("--noise", default="gaussian", help="a kind that ElasticZO knows")
     add(
         "--out",
@@ -162,17 +164,19 @@ def main() -> None:
     )
     given = parser.parse_args()
     done = rows.read(given.out) if given.out and given.out.exists() else []
+    own = ("epochs", "held_out", "factor", "noise")
     held = {
-        (row.method, row.seed, row.config["factor"], row.config["noise"]): row.value for row in done
+        (row.method, row.seed, row.data, *(row.config[name] for name in own)): row.value
+        for row in done
     }
-    print("rule      " + "".join(f"{f'lr x {factor:g}':>16}" for factor in FACTORS))
-    for name in RULES:
+    print("rule      " + "".join(f"{f'lr x {factor:g}':>16}" for factor in given.factors))
+    for name in given.rules:
         line = f"{name:<10}"
-        for factor in FACTORS:
+        for factor in given.factors:
             found = []
             for seed in given.seeds:
                 setting = Setting(given.data, given.epochs, given.held_out, seed, noise=given.noise)
-                key = (name, seed, factor, given.noise)
+                key = (name, seed, given.data, given.epochs, given.held_out, factor, given.noise)
                 if key not in held:
                     run = Run("lenet5", given.data, "full-zo", held_out=given.held_out)
                     held[key] = trained(load(run), name, factor, setting)

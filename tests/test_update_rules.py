@@ -72,10 +72,9 @@ def test_rms_divides_by_a_running_mean(example: Any) -> None:
 def test_the_example_keeps_a_row_a_training_and_does_none_twice(
     example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(example, "FACTORS", (1.0,))
     out = tmp_path / "rows.jsonl"
-    words = ["--epochs", "0", "--held-out", "1200", "--seeds", "1", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["update_rules", *words])
+    words = ["--epochs", "0", "--held-out", "1200", "--seeds", "1", "--factors", "1"]
+    monkeypatch.setattr(sys, "argv", ["update_rules", *words, "--out", str(out)])
     example.main()
     told = capsys.readouterr().out
     found = rows.read(out)
