@@ -18,23 +18,19 @@ Every variant has three values to choose from, of the one number named beside it
 training examples that were held out.
 """
 
-import argparse
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+import trials
 from torch import Tensor, nn
 
 import ezo
-from ezo import rows
 from ezo.examples import seed_of
 from ezo.optim import Update
-from ezo.rows import Row, provenance
 from ezo.run import Run, build, load
 
 # Each with the number that its three values multiply.
@@ -234,65 +230,20 @@ def trained(name: str, factor: float, setting: Setting) -> float:
         course = (1 + math.cos(math.pi * t / steps)) / 2
         if not math.isfinite(trainer.step(data.train_x[chosen], data.train_y[chosen], course)):
             return 100.0 / data.classes
-    return accuracy(model, data)
-
-
-@torch.no_grad()
-def accuracy(model: Callable[[Tensor], Tensor], data: Any) -> float:
-    parts = zip(data.test_x.split(500), data.test_y.split(500), strict=True)
-    right = sum(int((model(x).argmax(1) == y).sum()) for x, y in parts)
-    return 100 * right / len(data.test_y)
+    return trials.accuracy(model, data)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--data", default="digits", help="a data set of images that `ezo list` shows")
-    add("--passes", type=int, default=8000, help="of a training")
-    add("--held-out", type=int, default=5_000, help="training examples to judge by")
-    add("--seeds", type=int, nargs="+", default=[1000, 1001])
-    add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    add(
-        "--out",
-        type=Path,
-        help="file that grows by a row a training; what it holds is not done again",
-    )
+    parser = trials.parser(__doc__.splitlines()[0], list(VARIANTS), FACTORS, held_out=5_000)
+    parser.add_argument("--passes", type=int, default=8000, help="of a training")
     given = parser.parse_args()
-    done = rows.read(given.out) if given.out and given.out.exists() else []
-    own = ("passes", "held_out", "factor")
-    held = {
-        (row.method, row.seed, row.data, *(row.config[name] for name in own)): row.value
-        for row in done
-    }
-    print("variant    of        " + "".join(f"{f'x {factor:g}':>16}" for factor in FACTORS))
-    for name in given.variants:
-        line = f"{name:<10} {VARIANTS[name]:<10}"
-        for factor in FACTORS:
-            found = []
-            for seed in given.seeds:
-                setting = Setting(given.data, given.passes, given.held_out, seed)
-                key = (name, seed, given.data, given.passes, given.held_out, factor)
-                if key not in held:
-                    held[key] = trained(name, factor, setting)
-                    if given.out:
-                        row = row_of(name, factor, setting, held[key])
-                        rows.write(given.out, [row], append=True)
-                found.append(held[key])
-            line += f"{' '.join(f'{value:.2f}' for value in found):>16}"
-        print(line, flush=True)
-
-
-def row_of(name: str, factor: float, setting: Setting, value: float) -> Row:
-    """A training's row."""
-    config = {k: v for k, v in asdict(setting).items() if k not in ("data", "seed")}
-    row = Row(
-        *(f"node-variants-{name}", "held_out_accuracy", value, "%", "lenet5", setting.data, name),
-        seed=setting.seed,
-        config={**config, "factor": factor},
-        note="on held-out training examples",
+    trials.table(
+        "node-variants",
+        given,
+        lambda seed: Setting(given.data, given.passes, given.held_out, seed),
+        trained,
     )
-    return replace(row, **provenance())
 
 
 if __name__ == "__main__":

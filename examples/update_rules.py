@@ -18,24 +18,21 @@ learning rates to choose from, as multiples of the plain one's, and is judged on
 that were held out; rates of momentum are divided by 1 / (1 - beta), by which its updates add up.
 """
 
-import argparse
 import functools
 import itertools
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
+import trials
 from torch import Tensor, nn
 
 import ezo
-from ezo import rows
 from ezo.data import Dataset
 from ezo.examples import seed_of
 from ezo.optim import Update
-from ezo.rows import Row, provenance
 from ezo.run import Run, build, load
 
 RULES = ("plain", "momentum", "rms", "adam")
@@ -102,10 +99,11 @@ class Rule:
         return (Update(self.setting.seed, step, 0, ((self.setting.eps, rate, 0.0),)),)
 
 
-def trained(data: Dataset, name: str, factor: float, setting: Setting) -> float:
+def trained(name: str, factor: float, setting: Setting) -> float:
     """Accuracy on the held-out examples, in %, after all epochs; the rate falls as a cosine."""
-    run = Run("lenet5", setting.data, "full-zo", seed=setting.seed)
+    run = Run("lenet5", setting.data, "full-zo", seed=setting.seed, held_out=setting.held_out)
     torch.set_num_threads(1)
+    data = load(run)
     model = build(run, data.classes, data.train_x.shape[1])
     rule = Rule(model, name, setting)
     scale = setting.lr * (typical(setting) if name in ("rms", "adam") else 1.0)
@@ -117,10 +115,7 @@ def trained(data: Dataset, name: str, factor: float, setting: Setting) -> float:
         )
         if not math.isfinite(loss):
             return 100.0 / data.classes
-    with torch.no_grad():
-        parts = zip(data.test_x.split(500), data.test_y.split(500), strict=True)
-        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in parts)
-    return 100 * right / len(data.test_y)
+    return trials.accuracy(model, data)
 
 
 def batches(data: Dataset, setting: Setting, n: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -148,57 +143,16 @@ def typical(setting: Setting) -> float:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--data", default="digits", help="a data set of images that `ezo list` shows")
-    add("--epochs", type=int, default=5)
-    add("--held-out", type=int, default=10_000, help="training examples to judge by")
-    add("--seeds", type=int, nargs="+", default=[1000, 1001])
-    add("--rules", nargs="+", choices=RULES, default=RULES)
-    add("--factors", type=float, nargs="+", default=FACTORS, help="of the plain learning rate")
-    add("--noise", default="gaussian", help="a kind that ElasticZO knows")
-    add(
-        "--out",
-        type=Path,
-        help="file that grows by a row a training; what it holds is not done again",
-    )
+    parser = trials.parser(__doc__.splitlines()[0], RULES, FACTORS, held_out=10_000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--noise", default="gaussian", help="a kind that ElasticZO knows")
     given = parser.parse_args()
-    done = rows.read(given.out) if given.out and given.out.exists() else []
-    own = ("epochs", "held_out", "factor", "noise")
-    held = {
-        (row.method, row.seed, row.data, *(row.config[name] for name in own)): row.value
-        for row in done
-    }
-    print("rule      " + "".join(f"{f'lr x {factor:g}':>16}" for factor in given.factors))
-    for name in given.rules:
-        line = f"{name:<10}"
-        for factor in given.factors:
-            found = []
-            for seed in given.seeds:
-                setting = Setting(given.data, given.epochs, given.held_out, seed, noise=given.noise)
-                key = (name, seed, given.data, given.epochs, given.held_out, factor, given.noise)
-                if key not in held:
-                    run = Run("lenet5", given.data, "full-zo", held_out=given.held_out)
-                    held[key] = trained(load(run), name, factor, setting)
-                    if given.out:
-                        rows.write(
-                            given.out, [row_of(name, factor, setting, held[key])], append=True
-                        )
-                found.append(held[key])
-            line += f"{' '.join(f'{value:.2f}' for value in found):>16}"
-        print(line, flush=True)
-
-
-def row_of(name: str, factor: float, setting: Setting, value: float) -> Row:
-    """A training's row."""
-    config = {k: v for k, v in asdict(setting).items() if k not in ("data", "seed")}
-    row = Row(
-        *(f"update-rules-{name}", "held_out_accuracy", value, "%", "lenet5", setting.data, name),
-        seed=setting.seed,
-        config={**config, "factor": factor},
-        note="on held-out training examples",
+    trials.table(
+        "update-rules",
+        given,
+        lambda seed: Setting(given.data, given.epochs, given.held_out, seed, noise=given.noise),
+        trained,
     )
-    return replace(row, **provenance())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import ezo
 from ezo import rows
 
 F = nn.functional
+EXAMPLES = Path(__file__).parent.parent / "examples"
 X = torch.randn(10, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(10) % 3
 
 
 @pytest.fixture(scope="module")
-def example() -> Any:
-    return importlib.import_module("examples.node_variants")
+def example() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        yield importlib.import_module("node_variants")
 
 
 def model() -> nn.Module:
@@ -81,10 +85,9 @@ def test_flipout_s_mean_is_the_gradient(example: Any) -> None:
 def test_the_example_keeps_a_row_a_training_and_does_none_twice(
     example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(example, "FACTORS", (1.0,))
     out = tmp_path / "rows.jsonl"
-    words = ["--passes", "16", "--held-out", "1200", "--seeds", "1", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["node_variants", *words])
+    words = ["--passes", "16", "--held-out", "1200", "--seeds", "1", "--factors", "1"]
+    monkeypatch.setattr(sys, "argv", ["node_variants", *words, "--out", str(out)])
     example.main()
     told = capsys.readouterr().out
     found = rows.read(out)

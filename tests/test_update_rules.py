@@ -3,6 +3,7 @@
 import importlib
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import ezo
 from ezo import rows
 
 F = nn.functional
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture(scope="module")
-def example() -> Any:
-    return importlib.import_module("examples.update_rules")
+def example() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        yield importlib.import_module("update_rules")
 
 
 def model() -> nn.Module:
