@@ -272,4 +272,6 @@ def report(setting: Setting, client: Client) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import federated  # by name: workers keep what they replayed; of a script they get copies
+
+    federated.main()

@@ -4,6 +4,7 @@
 linear layers, in as many forward passes for each variant:
 
     plain      two passes a step; the convolutions by weight perturbation
+    plain-lr   the same, where the weights' learning rate is what has three values
     queries-4  eight passes a step, a quarter of the steps
     smoothing  labels that keep 0.9 for the class and share 0.1 among all
     momentum   each update of the convolutions with those of the last 16 steps, 0.9^i of each
@@ -36,6 +37,7 @@ from ezo.run import Run, build, load
 # Each with the number that its three values multiply.
 VARIANTS = {
     "plain": "lr_node",
+    "plain-lr": "lr",
     "queries-4": "lr_node",
     "smoothing": "lr_node",
     "momentum": "lr",
@@ -69,7 +71,7 @@ class Trainer:
 
     def __init__(self, model: nn.Module, name: str, factor: float, setting: Setting) -> None:
         self.model, self.setting = model, setting
-        self.queries = int(name.partition("-")[2] or 1)
+        self.queries = 4 if name == "queries-4" else 1
         of = {"lr": 1.0, "lr_node": 1.0, VARIANTS[name]: factor}
         # four queries have a quarter of the variance, and a quarter of the steps
         self.lr = setting.lr * of["lr"] * self.queries

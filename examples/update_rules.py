@@ -7,6 +7,7 @@ a seed makes, so that earlier updates can be made again in place of being stored
     momentum   theta <- theta - lr sum_i beta^i g_(t-i) z_(t-i),  i = 0 .. N - 1 of the last N steps
     rms        theta <- theta - lr g_t z_t / rms(g),              of Adam's second moment
     adam       both: the sum over i, each g divided by its own rms
+    scaling    `ezo.RMSScaling`: rms as a schedule of the plain rule's learning rate
 
 Adam divides each weight's step by the root of a running mean of its squared gradients, which are
 (g z)^2 here. With noise of -1 and 1 z^2 is 1, so that mean is one number for all weights: a running
@@ -33,9 +34,10 @@ import ezo
 from ezo.data import Dataset
 from ezo.examples import seed_of
 from ezo.optim import Update
+from ezo.precisions.fp32 import schedule
 from ezo.run import Run, build, load
 
-RULES = ("plain", "momentum", "rms", "adam")
+RULES = ("plain", "momentum", "rms", "adam", "scaling")
 FACTORS = (0.3, 1.0, 3.0, 10.0)  # of the plain learning rate
 
 
@@ -55,6 +57,7 @@ class Setting:
     history: int = 16  # updates that momentum makes again, this step's with them
     batch_size: int = 32
     noise: str = "gaussian"
+    schedule: str = "cosine"
 
 
 class Rule:
@@ -63,14 +66,24 @@ class Rule:
     def __init__(self, model: nn.Module, name: str, setting: Setting) -> None:
         self.setting, self.name = setting, name
         how = {"eps": setting.eps, "noise": setting.noise, "seed": setting.seed}
-        # Its own update moves nothing; the rule's is made by ``replay``.
-        self.optimizer = ezo.ElasticZO(model, bp=0, lr=0.0, **how)
+        self.scaling: ezo.RMSScaling | None = None
+        if name == "scaling":
+            self.optimizer = ezo.ElasticZO(model, bp=0, clip=setting.clip, **how)
+            self.scaling = ezo.RMSScaling(self.optimizer, setting.beta2)
+        else:  # its own update moves nothing; the rule's is made by ``replay``
+            self.optimizer = ezo.ElasticZO(model, bp=0, lr=0.0, **how)
         kept = setting.history if name in ("momentum", "adam") else 1
         self.scalars: deque[tuple[int, float]] = deque(maxlen=kept)
         self.square, self.steps = 0.0, 0
 
     def step(self, closure: object, lr: float) -> float:
         """One step; returns the loss."""
+        if self.scaling:
+            (group,) = self.optimizer.param_groups
+            group["lr"] = lr * self.scaling.factor
+            loss = float(self.optimizer.step(closure))  # type: ignore[arg-type]
+            self.scaling.step()
+            return loss
         loss = float(self.optimizer.step(closure))  # type: ignore[arg-type]
         (estimate,) = self.optimizer.estimates
         if self.optimizer.applied:  # else the loss was not finite
@@ -100,7 +113,7 @@ class Rule:
 
 
 def trained(name: str, factor: float, setting: Setting) -> float:
-    """Accuracy on the held-out examples, in %, after all epochs; the rate falls as a cosine."""
+    """Accuracy on the held-out examples, in %, after all epochs of a schedule."""
     run = Run("lenet5", setting.data, "full-zo", seed=setting.seed, held_out=setting.held_out)
     torch.set_num_threads(1)
     data = load(run)
@@ -109,7 +122,7 @@ def trained(name: str, factor: float, setting: Setting) -> float:
     scale = setting.lr * (typical(setting) if name in ("rms", "adam") else 1.0)
     per_epoch = len(data.train_x) // setting.batch_size
     for t, (x, y) in enumerate(batches(data, setting, setting.epochs * per_epoch)):
-        course = (1 + math.cos(math.pi * t / (setting.epochs * per_epoch))) / 2
+        course = schedule(setting.schedule, t / (setting.epochs * per_epoch))
         loss = rule.step(
             lambda x=x, y=y: nn.functional.cross_entropy(model(x), y), factor * scale * course
         )
@@ -146,11 +159,13 @@ def main() -> None:
     parser = trials.parser(__doc__.splitlines()[0], RULES, FACTORS, held_out=10_000)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--noise", default="gaussian", help="a kind that ElasticZO knows")
+    parser.add_argument("--schedule", default="cosine", help="of the learning rate (`ezo train`)")
     given = parser.parse_args()
+    own = {"noise": given.noise, "schedule": given.schedule}
     trials.table(
         "update-rules",
         given,
-        lambda seed: Setting(given.data, given.epochs, given.held_out, seed, noise=given.noise),
+        lambda seed: Setting(given.data, given.epochs, given.held_out, seed, **own),
         trained,
     )
 
