@@ -242,6 +242,11 @@ def main() -> None:
     add("--eps", type=float, default=2.5e-3, help="ZO perturbation")
     add("--clip", type=float, default=5.0, help="bound on a scalar")
     setting = Setting(**vars(parser.parse_args()))
+    if not 0 < setting.participants <= setting.devices:
+        parser.error(
+            f"expected --participants from 1 to --devices, {setting.devices}, got "
+            f"{setting.participants}"
+        )
     dask.config.set({"distributed.worker.daemon": False})
     how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with LocalCluster(**how) as cluster, Client(cluster) as client:
@@ -260,11 +265,11 @@ def report(setting: Setting, client: Client) -> None:
     print(f"{setting.devices:,} devices, {setting.participants} participants a round")
     print(f"ZO             {reached:6.2f} %  {setting.rounds:>4} rounds, {up:>13,} B up", end="")
     print(f", {down:>13,} B down")
-    print(f"centralised    {alone:6.2f} %  as many steps")
+    print(f"centralised    {alone:6.2f} %  as many steps in one place")
     fedavg = list(averaging(setting, client, reached))
     accuracy_of, sent = fedavg[-1]
     print(f"FedAvg         {accuracy_of:6.2f} %  {len(fedavg):>4} rounds, {sent:>13,} B up", end="")
-    print(f", {sent:>13,} B down")
+    print(f", {sent:>13,} B down; to the first round as accurate as ZO, at most {setting.rounds}")
     print(
         f"upload         1 / {sent / up:,.0f} of FedAvg's; in all 1 / {2 * sent / (up + down):,.0f}"
     )

@@ -237,13 +237,15 @@ def trained(name: str, factor: float, setting: Setting) -> float:
 
 def main() -> None:
     """The command line."""
-    parser = trials.parser(__doc__.splitlines()[0], list(VARIANTS), FACTORS, held_out=5_000)
+    parser = trials.parser(__doc__, list(VARIANTS), FACTORS)
     parser.add_argument("--passes", type=int, default=8000, help="of a training")
+    parser.add_argument("--lr-node", type=float, default=Setting.lr_node, help="nodes' rate")
     given = parser.parse_args()
+    own = {"passes": given.passes, "held_out": given.held_out, "lr_node": given.lr_node}
     trials.table(
         "node-variants",
         given,
-        lambda seed: Setting(given.data, given.passes, given.held_out, seed),
+        lambda seed: Setting(given.data, seed=seed, **own),
         trained,
     )
 

@@ -18,17 +18,28 @@ from ezo.data import Dataset
 from ezo.rows import Row, provenance
 
 
-def parser(description: str, names: Sequence[str], factors: Sequence[float], held_out: int) -> Any:
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The module's words as they are, and every default."""
+
+
+def parser(about: str, names: Sequence[str], factors: Sequence[float]) -> argparse.ArgumentParser:
     """The command line of such an example; it may add arguments of its own."""
-    found = argparse.ArgumentParser(description=description)
+    found = argparse.ArgumentParser(description=about, formatter_class=_Help)
     add = found.add_argument
     add("--data", default="digits", help="a data set of images that `ezo list` shows")
-    add("--variants", nargs="+", choices=names, default=names)
-    add("--factors", type=float, nargs="+", default=factors, help="on what each variant varies")
-    add("--held-out", type=int, default=held_out, help="training examples to judge by")
-    add("--seeds", type=int, nargs="+", default=[1000, 1001])
+    add("--variants", nargs="+", choices=names, default=list(names), help="what to train")
+    add("--factors", type=_positive, nargs="+", default=list(factors), help="on a variant's number")
+    add("--held-out", type=int, default=300, help="training examples to judge by")
+    add("--seeds", type=int, nargs="+", default=[1000, 1001], help="a training each")
     add("--out", type=Path, help="file that grows by a row a training; what it holds is kept")
     return found
+
+
+def _positive(text: str) -> float:
+    factor = float(text)
+    if not 0 < factor < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a factor above 0, got {text}")
+    return factor
 
 
 def table(
@@ -47,6 +58,8 @@ def table(
     held = {}
     if given.out and given.out.exists():
         held = {_key(row): row.value for row in rows.read(given.out)}
+    print(f"accuracy (%) on {given.held_out:,} held-out training examples, seeds ", end="")
+    print(", ".join(map(str, given.seeds)))
     print("variant   " + "".join(f"{f'x {factor:g}':>16}" for factor in given.factors))
     for name in given.variants:
         line = f"{name:<10}"

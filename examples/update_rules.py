@@ -7,7 +7,7 @@ a seed makes, so that earlier updates can be made again in place of being stored
     momentum   theta <- theta - lr sum_i beta^i g_(t-i) z_(t-i),  i = 0 .. N - 1 of the last N steps
     rms        theta <- theta - lr g_t z_t / rms(g),              of Adam's second moment
     adam       both: the sum over i, each g divided by its own rms
-    scaling    `ezo.RMSScaling`: rms as a schedule of the plain rule's learning rate
+    scaling    rms as a schedule of the plain rule's rate, which stays as it is for 100 steps
 
 Adam divides each weight's step by the root of a running mean of its squared gradients, which are
 (g z)^2 here. With noise of -1 and 1 z^2 is 1, so that mean is one number for all weights: a running
@@ -39,6 +39,7 @@ from ezo.run import Run, build, load
 
 RULES = ("plain", "momentum", "rms", "adam", "scaling")
 FACTORS = (0.3, 1.0, 3.0, 10.0)  # of the plain learning rate
+REFERENCE = 100  # steps that say what g is at first
 
 
 @dataclass(frozen=True)
@@ -66,24 +67,15 @@ class Rule:
     def __init__(self, model: nn.Module, name: str, setting: Setting) -> None:
         self.setting, self.name = setting, name
         how = {"eps": setting.eps, "noise": setting.noise, "seed": setting.seed}
-        self.scaling: ezo.RMSScaling | None = None
-        if name == "scaling":
-            self.optimizer = ezo.ElasticZO(model, bp=0, clip=setting.clip, **how)
-            self.scaling = ezo.RMSScaling(self.optimizer, setting.beta2)
-        else:  # its own update moves nothing; the rule's is made by ``replay``
-            self.optimizer = ezo.ElasticZO(model, bp=0, lr=0.0, **how)
+        # Its own update moves nothing; the rule's is made by ``replay``.
+        self.optimizer = ezo.ElasticZO(model, bp=0, lr=0.0, **how)
         kept = setting.history if name in ("momentum", "adam") else 1
         self.scalars: deque[tuple[int, float]] = deque(maxlen=kept)
         self.square, self.steps = 0.0, 0
+        self.factor, self.first = 1.0, 0.0  # of scaling: on the rate, and the first rms
 
     def step(self, closure: object, lr: float) -> float:
         """One step; returns the loss."""
-        if self.scaling:
-            (group,) = self.optimizer.param_groups
-            group["lr"] = lr * self.scaling.factor
-            loss = float(self.optimizer.step(closure))  # type: ignore[arg-type]
-            self.scaling.step()
-            return loss
         loss = float(self.optimizer.step(closure))  # type: ignore[arg-type]
         (estimate,) = self.optimizer.estimates
         if self.optimizer.applied:  # else the loss was not finite
@@ -99,11 +91,18 @@ class Rule:
         return loss
 
     def _scaled(self, g: float) -> float:
-        if self.name not in ("rms", "adam"):
+        if self.name in ("plain", "momentum"):
             return g
         beta2, n = self.setting.beta2, self.steps + 1
         self.square = beta2 * self.square + (1 - beta2) * g * g
-        return g / (math.sqrt(self.square / (1 - beta2**n)) + 1e-8)
+        rms = math.sqrt(self.square / (1 - beta2**n)) + 1e-8
+        if self.name != "scaling":
+            return g / rms
+        scaled = g * self.factor  # by what g was until now
+        if n == REFERENCE:
+            self.first = rms
+        self.factor = self.first / rms if self.first else 1.0
+        return scaled
 
     def _update(self, lr: float, i: int) -> tuple[Update]:
         """This step's share of the update of ``i`` steps ago."""
@@ -156,8 +155,8 @@ def typical(setting: Setting) -> float:
 
 def main() -> None:
     """The command line."""
-    parser = trials.parser(__doc__.splitlines()[0], RULES, FACTORS, held_out=10_000)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser = trials.parser(__doc__, RULES, FACTORS)
+    parser.add_argument("--epochs", type=int, default=5, help="of a training")
     parser.add_argument("--noise", default="gaussian", help="a kind that ElasticZO knows")
     parser.add_argument("--schedule", default="cosine", help="of the learning rate (`ezo train`)")
     given = parser.parse_args()

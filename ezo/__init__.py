@@ -8,18 +8,7 @@ from ezo.estimate import Estimate
 from ezo.nodes import Feedback, Nodes
 from ezo.optim import ElasticZO
 from ezo.ranks import Ranks
-from ezo.scaling import RMSScaling
 from ezo.split import layers, split
 from ezo.stream import stream
 
-__all__ = [
-    "ElasticZO",
-    "Estimate",
-    "Feedback",
-    "Nodes",
-    "RMSScaling",
-    "Ranks",
-    "layers",
-    "split",
-    "stream",
-]
+__all__ = ["ElasticZO", "Estimate", "Feedback", "Nodes", "Ranks", "layers", "split", "stream"]

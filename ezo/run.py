@@ -245,9 +245,12 @@ def load(run: Run | Settled, root: Path | None = None) -> Dataset:
     n = len(data.train_x) - run.held_out
     examples = min(n, run.train_examples or n)
     if examples < run.batch_size:
+        beside = (
+            f" beside {run.held_out:,} held out of {n + run.held_out:,}" if run.held_out else ""
+        )
         raise ValueError(
-            f"expected at least one batch of {run.batch_size} examples, got {examples} "
-            f"from {run.data}; lower the batch size"
+            f"expected at least one batch of {run.batch_size} examples, got {max(examples, 0)} "
+            f"from {run.data}{beside}; lower {'held_out or ' if beside else ''}the batch size"
         )
     if examples < (run.train_examples or n):
         raise ValueError(

@@ -7,7 +7,7 @@ from ezo.rows import Row
 from ezo.train import Run
 from reproduce.experiments import Experiment
 from reproduce.presets import Cells
-from reproduce.select import Key, experiment, key
+from reproduce.select import VARIED, Key, experiment, key
 
 
 class Shown(NamedTuple):
@@ -158,8 +158,8 @@ def _methods(runs: list[Run]) -> str:
 
 
 def _identity(kind: str, case: str, run: Key) -> tuple[str, ...]:
-    """What a run is judged as; only runs for sensitivity differ in their settings alone."""
-    return (kind, case) if kind == "sensitivity" else (kind, *map(str, run))
+    """What a run is judged as; some experiments' runs differ in their settings alone."""
+    return (kind, case) if kind in ("sensitivity", *VARIED) else (kind, *map(str, run))
 
 
 def _of_runs(rows: list[Row]) -> Iterable[Row]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ezo import rows
 from ezo.rows import Row
 from reproduce.folder import Request, asked, has_rows, read_rows
-from reproduce.select import BOOKKEEPING, KINDS, Key, experiment, key
+from reproduce.select import BOOKKEEPING, KINDS, Key, experiment, key, variant
 
 ENDS = ("finished", "diverged")
 
@@ -65,7 +65,7 @@ def _refuse_two_settings(parts: Iterable[list[Row]]) -> None:
         last = part[-1]
         if last.metric != "finished" or experiment(last) not in KINDS:
             continue
-        other = seen.setdefault((experiment(last), key(last)), last)
+        other = seen.setdefault((variant(last), key(last)), last)
         differing = [
             f"{name} {other.config.get(name)} and {last.config.get(name)}"
             for name in sorted({*other.config, *last.config} - {*BOOKKEEPING})

@@ -9,6 +9,9 @@ from ezo.rows import Row
 # one setting at a time, and ``search``, trials on held-out examples.
 KINDS = ("training", "queries", "noises", "long", "fine-tuning", "fine-tuning-queries")
 
+# The setting by which runs of an experiment differ, beside their key.
+VARIED = {"noises": "noise"}
+
 
 class Key(NamedTuple):
     """What identifies a training run within one experiment."""
@@ -43,6 +46,23 @@ def key(row: Row) -> Key:
     """The run that a row of a training run belongs to."""
     assert row.seed is not None
     return Key(row.model, row.data, row.precision, row.method, row.seed)
+
+
+def variant(row: Row) -> str:
+    """The row's experiment, with the value of the setting by which its runs differ, if any."""
+    which = experiment(row)
+    setting = VARIED.get(which)
+    return f"{which}, {row.config.get(setting)}" if setting else which
+
+
+def variants(rows: list[Row]) -> list[tuple[str, str, list[Row]]]:
+    """(experiment, name, rows) of each of `KINDS`; with `VARIED` settings, of each value."""
+    found = []
+    for which in KINDS:
+        own = [row for row in rows if row.seed is not None and experiment(row) == which]
+        for name in sorted({variant(row) for row in own}):
+            found.append((which, name, [row for row in own if variant(row) == name]))
+    return found
 
 
 def history(rows: list[Row], metric: str, which: str = "training") -> dict[Key, list[Row]]:

@@ -11,7 +11,7 @@ from ezo.files import clean, write_text
 from ezo.rows import Row
 from reproduce.figures._style import order
 from reproduce.judge import Claim, Finding, interval
-from reproduce.select import KINDS, final, groups, value
+from reproduce.select import final, groups, value, variants
 
 HYPERS = (
     *("epochs", "batch_size", "queries", "lr", "eps", "clip", "bp_lr", "momentum", "schedule"),
@@ -128,16 +128,16 @@ def _extremes(lines: list[Line]) -> str:
 
 
 def accuracies(rows: list[Row]) -> Iterator[Accuracy]:
-    """Final test accuracy of every method, for each of `KINDS`."""
-    for which in KINDS:
-        ends = final(rows, "test_accuracy", which)
+    """Final test accuracy of every method, for each of `select.variants`."""
+    for which, name, own in variants(rows):
+        ends = final(own, "test_accuracy", which)
         for group in groups(ends):
             for method in order(k.method for k in ends if k[:3] == group):
                 runs = [row for k, row in sorted(ends.items()) if k[:4] == (*group, method)]
                 mean, low, high = interval([value(row) for row in runs])
                 spread = "" if len(runs) == 1 else f" [{low:.2f}, {high:.2f}]"
                 yield Accuracy(
-                    which,
+                    name,
                     *group,
                     method,
                     f"{mean:.2f}{spread}",
@@ -149,10 +149,10 @@ def accuracies(rows: list[Row]) -> Iterator[Accuracy]:
 def hypers(rows: list[Row]) -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
     """(model, data, precision, method, config) of every kind of training run."""
     seen = set()
-    for which in KINDS:
-        for run, row in sorted(final(rows, "test_accuracy", which).items()):
-            if (which, *run[:4]) not in seen:
-                seen.add((which, *run[:4]))
+    for which, name, own in variants(rows):
+        for run, row in sorted(final(own, "test_accuracy", which).items()):
+            if (name, *run[:4]) not in seen:
+                seen.add((name, *run[:4]))
                 yield *run[:4], {name: row.config.get(name, "-") for name in HYPERS}
 
 

@@ -365,6 +365,13 @@ def test_merging_refuses_two_settings_of_one_run_and_two_presets(tmp_path):
     b = folder(tmp_path / "b", run_rows("full-zo", 0, 80.0, lr=0.5))
     with pytest.raises(ValueError, match=r"differ in lr 0\.001 and 0\.5"):
         merge([a, b], tmp_path / "out")
+    of = {"experiment": "noises"}
+    noises = [
+        folder(tmp_path / noise, run_rows("full-zo", 0, 80.0, noise=noise, **of))
+        for noise in ("gaussian-16", "rademacher-1")
+    ]
+    merge(noises, tmp_path / "both")  # are the runs of one experiment
+    assert len({row.case for row in read_rows(tmp_path / "both")}) == 2
     c = folder(tmp_path / "c", run_rows("full-bp", 0, 80.0), preset="paper")
     with pytest.raises(ValueError, match="expected folders of one preset, got paper, quick"):
         merge([a, c], tmp_path / "out")

@@ -92,7 +92,7 @@ def test_the_example_keeps_a_row_a_training_and_does_none_twice(
     told = capsys.readouterr().out
     found = rows.read(out)
     assert [row.method for row in found] == list(example.VARIANTS)
-    assert len(told.splitlines()) == 1 + len(example.VARIANTS)
+    assert len(told.splitlines()) == 2 + len(example.VARIANTS)
     monkeypatch.setattr(example, "trained", None)
     example.main()
     assert capsys.readouterr().out == told and rows.read(out) == found

@@ -73,6 +73,21 @@ def test_rms_divides_by_a_running_mean(example: Any) -> None:
     assert rule._scaled(2.0) == pytest.approx(2 / math.sqrt((0.09 * 16 + 0.1 * 4) / 0.19))
 
 
+def test_scaling_multiplies_by_what_g_was_over_what_it_is(
+    example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(example, "REFERENCE", 2)
+    rule = example.Rule(model(), "scaling", example.Setting("digits", beta2=0.9))
+    rms, square, found = [], 0.0, []
+    for n, g in enumerate((4.0, 2.0, 3.0, 1.0), 1):
+        found.append(rule._scaled(g))
+        rule.steps += 1
+        square = 0.9 * square + 0.1 * g * g
+        rms.append(math.sqrt(square / (1 - 0.9**n)))
+    # a step is scaled by the steps before it
+    assert found == pytest.approx([4.0, 2.0, 3.0, 1.0 * rms[1] / rms[2]])
+
+
 def test_the_example_keeps_a_row_a_training_and_does_none_twice(
     example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -83,7 +98,7 @@ def test_the_example_keeps_a_row_a_training_and_does_none_twice(
     told = capsys.readouterr().out
     found = rows.read(out)
     assert [row.method for row in found] == list(example.RULES)
-    assert len(told.splitlines()) == 1 + len(example.RULES)
+    assert len(told.splitlines()) == 2 + len(example.RULES)
     monkeypatch.setattr(example, "trained", None)
     example.main()
     assert capsys.readouterr().out == told and rows.read(out) == found
