@@ -1,7 +1,7 @@
 """What else could teach beside nodes: queries, label smoothing, momentum, Flipout.
 
-``python examples/node_variants.py --data mnist``. LeNet-5 by full ZO with node perturbation on its
-linear layers, in as many forward passes for each variant:
+``python examples/node_variants.py --data mnist --held-out 5000``. LeNet-5 by full ZO with node
+perturbation on its linear layers, in as many forward passes for each variant:
 
     plain      two passes a step; the convolutions by weight perturbation
     plain-lr   the same, where the weights' learning rate is what has three values

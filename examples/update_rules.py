@@ -1,7 +1,7 @@
 """Momentum and Adam-like scaling of zeroth order, without memory for them: do they learn more?
 
-``python examples/update_rules.py --data mnist``. An update of full ZO is a scalar times noise that
-a seed makes, so that earlier updates can be made again in place of being stored:
+``python examples/update_rules.py --data mnist --held-out 10000``. An update of full ZO is a scalar
+times noise that a seed makes, so that earlier updates can be made again in place of being stored:
 
     plain      theta <- theta - lr g_t z_t
     momentum   theta <- theta - lr sum_i beta^i g_(t-i) z_(t-i),  i = 0 .. N - 1 of the last N steps

@@ -1,7 +1,6 @@
 """The example of what else could teach beside nodes: each variant does what it says."""
 
 import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 from torch import nn
 
 import ezo
-from ezo import rows
 
 F = nn.functional
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -80,19 +78,3 @@ def test_flipout_s_mean_is_the_gradient(example: Any) -> None:
     flipout.learn((plus - minus) / 2, 0.5)
     for p, old, estimate in zip(flipout.parameters, before, found, strict=True):
         assert torch.allclose(p, old - 0.5 * estimate)
-
-
-def test_the_example_keeps_a_row_a_training_and_does_none_twice(
-    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    out = tmp_path / "rows.jsonl"
-    words = ["--passes", "16", "--held-out", "1200", "--seeds", "1", "--factors", "1"]
-    monkeypatch.setattr(sys, "argv", ["node_variants", *words, "--out", str(out)])
-    example.main()
-    told = capsys.readouterr().out
-    found = rows.read(out)
-    assert [row.method for row in found] == list(example.VARIANTS)
-    assert len(told.splitlines()) == 2 + len(example.VARIANTS)
-    monkeypatch.setattr(example, "trained", None)
-    example.main()
-    assert capsys.readouterr().out == told and rows.read(out) == found

@@ -2,7 +2,6 @@
 
 import importlib
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from torch import nn
 
 import ezo
-from ezo import rows
 
 F = nn.functional
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -86,19 +84,3 @@ def test_scaling_multiplies_by_what_g_was_over_what_it_is(
         rms.append(math.sqrt(square / (1 - 0.9**n)))
     # a step is scaled by the steps before it
     assert found == pytest.approx([4.0, 2.0, 3.0, 1.0 * rms[1] / rms[2]])
-
-
-def test_the_example_keeps_a_row_a_training_and_does_none_twice(
-    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    out = tmp_path / "rows.jsonl"
-    words = ["--epochs", "0", "--held-out", "1200", "--seeds", "1", "--factors", "1"]
-    monkeypatch.setattr(sys, "argv", ["update_rules", *words, "--out", str(out)])
-    example.main()
-    told = capsys.readouterr().out
-    found = rows.read(out)
-    assert [row.method for row in found] == list(example.RULES)
-    assert len(told.splitlines()) == 2 + len(example.RULES)
-    monkeypatch.setattr(example, "trained", None)
-    example.main()
-    assert capsys.readouterr().out == told and rows.read(out) == found
