@@ -29,7 +29,7 @@ import ezo
 from bench.cuda import allocated, explained, planned
 from bench.timing import Clock
 from bench.workload import Workload
-from ezo import rows
+from ezo import check, rows
 from ezo.kernels import using
 from ezo.lock import alone_in
 from ezo.noise import NOISES
@@ -421,6 +421,10 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--seconds", type=float, default=450.0, help="begin nothing after these")
     given = parser.parse_args(arguments)
+    try:
+        check.device(given.device)
+    except ValueError as error:
+        parser.error(f"{error} --small to see that all of it runs")
     b = Bench(given.device, given.small, time.monotonic() + given.seconds)
     with alone_in(given.out) if given.out else contextlib.nullcontext():
         _measure(b, given)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ezo import catalogue, check, predict, rows, train
+from ezo import catalogue, check, noise, predict, rows, train
 from ezo.export import command as export
 from ezo.files import run_command
 from ezo.journal import command as journal
@@ -227,6 +227,9 @@ def _list(_: argparse.Namespace) -> int:
         for module in catalogue.members(kind):
             for name, text in catalogue.described(module):
                 print(f"  {name:<{width}}  {text}".rstrip())
+    print("noise:")
+    for name, text in noise.ABOUT.items():
+        print(f"  {name:<{width}}  {text}")
     return 0
 
 

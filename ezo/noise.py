@@ -19,7 +19,14 @@ multiply-add), since the two must round alike.
 import torch
 from torch import Tensor
 
-NOISES = ("gaussian", "rademacher", "uniform", "gaussian-16", "rademacher-1")
+ABOUT = {
+    "gaussian": "Normal, by Box and Muller's method.",
+    "rademacher": "-1 or 1, by a word's highest bit.",
+    "uniform": "Between minus and plus the root of 3.",
+    "gaussian-16": "Nearly normal, from 16 bits; some three times cheaper than gaussian.",
+    "rademacher-1": "-1 or 1, from one bit; the cheapest.",
+}
+NOISES = tuple(ABOUT)
 SHARED = {"gaussian-16": 2, "rademacher-1": 32}  # groups that one group of words serves
 Device = torch.device | str
 GROUP = 256  # elements per group: 64 lanes of four words

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ezo import catalogue, rows, train
+from ezo import catalogue, noise, rows, train
 from ezo.cli import main
 from ezo.methods import Hyper
 from ezo.precisions.int8 import Int8Hyper
@@ -40,6 +40,7 @@ def test_list_shows_every_name_and_description_in_two_columns(
         for module in catalogue.members(kind):
             expected.append([f"  {module.NAMES[0]}", (module.__doc__ or "").splitlines()[0]])
             expected += [[f"  {name}", module.ABOUT[name]] for name in module.NAMES[1:]]
+    expected += [["noise:"], *([f"  {name}", text] for name, text in noise.ABOUT.items())]
     assert [[x for x in (line[:column].rstrip(), line[column:]) if x] for line in lines] == expected
 
 

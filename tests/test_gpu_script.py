@@ -55,3 +55,9 @@ def test_the_example_measures_a_shape(capsys):
     found = language.main(["--measure", "--dtype", "bfloat16"])
     assert [row["way"] for row in found] == ["forward", "step"]
     assert found[1]["bytes"] <= 1.05 * found[0]["bytes"]
+
+
+def test_where_there_is_no_card_it_says_how_to_try_it(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["--device", "cuda:99"])
+    assert "give --device cpu --small to see" in capsys.readouterr().err

@@ -357,7 +357,7 @@ def test_relative_time_grows_with_the_split_and_knows_of_groups():
     assert 1 < times["full-bp"] < 2.5
 
 
-@pytest.mark.parametrize("text", ["", "12", "MB", "-3MB", "3 mB", "1e3B", "1.KB"])
+@pytest.mark.parametrize("text", ["", "12", "MB", "-3MB", "3 mB", "3MIB", "1e3B", "1.KB"])
 def test_what_is_no_amount_of_memory_is_an_error(text):
     with pytest.raises(ValueError, match=f"got '{text}'; write for example 300KB"):
         parse_bytes(text)

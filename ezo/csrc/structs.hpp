@@ -40,7 +40,7 @@ struct of_tuple {
   NB_TYPE_CASTER(Struct, const_name("tuple"))
 
   bool from_python(handle from, std::uint8_t flags, cleanup_list* cleanup) noexcept {
-    return PyTuple_Check(from.ptr()) && PyTuple_GET_SIZE(from.ptr()) == sizeof...(Field) &&
+    return PyTuple_Check(from.ptr()) && NB_TUPLE_GET_SIZE(from.ptr()) == sizeof...(Field) &&
            fields(from.ptr(), flags, cleanup, std::index_sequence_for<Field...>());
   }
 
@@ -49,7 +49,7 @@ struct of_tuple {
   bool fields(PyObject* from, std::uint8_t flags, cleanup_list* cleanup,
               std::index_sequence<i...>) noexcept {
     std::tuple<make_caster<Field>...> parts;
-    if (!(std::get<i>(parts).from_python(PyTuple_GET_ITEM(from, i), flags, cleanup) && ...)) {
+    if (!(std::get<i>(parts).from_python(NB_TUPLE_GET_ITEM(from, i), flags, cleanup) && ...)) {
       return false;
     }
     value = make(std::move(std::get<i>(parts).value)...);
