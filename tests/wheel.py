@@ -29,12 +29,12 @@ def trained(backend: str) -> torch.Tensor:
 
 def main() -> int:
     """0 where all holds; an error says what doesn't."""
-    here = Path(__file__).resolve().parents[1]
-    if here in Path(ezo.__file__).resolve().parents:
-        raise SystemExit(f"expected an installed ezo, got the source in {here}; run it elsewhere")
+    found = Path(ezo.__file__).resolve().parent
+    if found == Path(__file__).resolve().parents[1] / "ezo":
+        raise SystemExit(f"expected an installed ezo, got the source in {found}; run it elsewhere")
     if not torch.equal(trained("compiled"), trained("reference")):
         raise SystemExit("expected the same bits of compiled kernels and the reference, got others")
-    print(f"ezo from {Path(ezo.__file__).parent}: compiled kernels, same bits as the reference")
+    print(f"ezo from {found}: compiled kernels, same bits as the reference")
     return 0
 
 
