@@ -28,6 +28,7 @@ from reproduce.frame import frame
 from reproduce.glossary import TERMS
 from reproduce.judge import VERDICTS, Finding, claims, judge
 from reproduce.presets import Preset
+from reproduce.small_tables import small_tables
 
 TEMPLATES = ("report.html", "REPORT.md")
 VECTORS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -61,7 +62,7 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
     _write_claims(out / "claims.json", findings)
     table = frame(rows)
     pictures = list(_pictures(table, out / "figures"))
-    scores = opening.scorecard(judged, preset.data)
+    scores = opening.scorecard(judged, preset.data, rows)
     drawn = {picture.name for picture in pictures}
     accuracy = list(tables.accuracies(rows))
     tables.latex(out / "tables", judged, accuracy)
@@ -78,8 +79,12 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "exploratory": opening.exploratory(findings, scores),
         "rules": opening.stamp(),
         "today": datetime.now(timezone.utc).date().isoformat(),
-        "verdict_words": dict.fromkeys(score.verdict for score in scores),
-        "small_tables": opening.small_tables(rows),
+        "own_part": opening.own_part(scores),
+        "verdict_words": dict.fromkeys(
+            [score.verdict for score in scores]
+            + [line.finding.verdict for score in scores for line in score.beside]
+        ),
+        "small_tables": small_tables(rows),
         "accuracy": accuracy,
         "first": sorted((p for p in pictures if p.opening), key=lambda p: p.opening),
         "pictures": [p for p in pictures if not p.opening],

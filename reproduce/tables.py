@@ -1,7 +1,7 @@
 """The report's tables, from rows alone, and the same for LaTeX."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,13 +86,25 @@ def estimate(claim: Claim, finding: Finding) -> str:
     if finding.value is None or finding.low is None or finding.high is None:
         return "-"
     sign = "" if claim.unit in ("x", "operations") else "+"
-    value, low, high = (
-        f"{x:{sign if x else ''}.4g}" for x in (finding.value, finding.low, finding.high)
-    )
+    most = 2 if finding.seeds > 1 and claim.unit in ("points", "%") else 8
+    value, low, high = _alike((finding.value, finding.low, finding.high), sign, most)
     head = f"{finding.bound} {value} {claim.unit}".lstrip()
     if finding.seeds == 1:
         return f"{head} (exact)" if low == high else f"{head} (one sample, no interval)"
     return f"{head} [{low} or more]" if finding.high == math.inf else f"{head} [{low}, {high}]"
+
+
+def _alike(numbers: Sequence[float], sign: str, most: int = 8) -> list[str]:
+    """Numbers with as many decimals each, at most so many, so that the largest has four digits at
+    least; none where all are whole.
+
+    >>> _alike((12.4, 11.9, 12.911), "+"), _alike((20, 20, math.inf), "")
+    (['+12.40', '+11.90', '+12.91'], ['20', '20', 'inf'])
+    """
+    finite = [abs(x) for x in numbers if math.isfinite(x)]
+    whole = all(abs(x - round(x)) < 1e-9 * max(x, 1) for x in finite)
+    decimals = 0 if whole else min(most, max(0, 3 - math.floor(math.log10(max(finite)))))
+    return [f"{x:{sign if x else ''}.{decimals}f}" for x in numbers]
 
 
 def judged(claims: Iterable[Claim], findings: list[Finding]) -> list[Judged]:

@@ -46,6 +46,16 @@ def control_of(method: str) -> str:
     return f"tail-only-{found[1]}" if found else ""
 
 
+def ours(method: str) -> str:
+    """A method's name, marked where it is none of the paper's.
+
+    >>> ours("elastic-2"), ours("elastic-node-2")
+    ('elastic-2', 'elastic-node-2 (ours)')
+    """
+    new = any(part in method.split("-") for part in ("node", "feedback", "lean"))
+    return f"{method} (ours)" if new else method
+
+
 def method_order(methods: Iterable[str]) -> list[str]:
     """Methods in the order of reports, a frozen control after what it controls."""
     present = set(methods)

@@ -17,7 +17,7 @@ from reproduce.figures._style import (
 )
 from reproduce.frame import GROUP, trained
 from reproduce.judge import interval
-from reproduce.words import PRECISIONS, data_order
+from reproduce.words import PRECISIONS, data_order, ours
 
 CAPTION = "Mean over seeds; the band is its 95 % Student interval (none for a single seed)."
 ROOM = 15.0  # points that the axis shows below the least accurate method's end
@@ -51,6 +51,7 @@ def curves(
     which: str = "training",
     columns: int = 1,
     methods: tuple[str, ...] = (),
+    bands: tuple[str, ...] = (),
 ) -> Figure | None:
     """One panel for each model, data set and precision; int8* has none, being near int8.
 
@@ -61,6 +62,7 @@ def curves(
         which: experiment.
         columns: of panels.
         methods: by default all.
+        bands: those whose interval is drawn; by default all.
     """
     mine = trained(table, metric, which)
     mine = mine[mine.precision != PRECISIONS[-1]]
@@ -80,7 +82,8 @@ def curves(
     figure, axes = panels(len(keys), 2.0, columns)
     for ax, names in zip(axes, keys, strict=True):
         for method in order(groups[names].method):
-            _curve(ax, method, groups[names][groups[names].method == method])
+            mine_of = groups[names][groups[names].method == method]
+            _curve(ax, method, mine_of, not bands or method in bands)
         ax.set(title=title(*names), ylabel=label)
         if over == "passes":
             log_axis(ax, groups[names].over)
@@ -93,7 +96,7 @@ def curves(
     return figure
 
 
-def _curve(ax: Axes, method: str, runs: pd.DataFrame) -> None:
+def _curve(ax: Axes, method: str, runs: pd.DataFrame, band: bool) -> None:
     steps = runs.groupby("step")
     across = steps.over.mean()
     found = [interval(list(values)) for _, values in steps.value]
@@ -101,12 +104,12 @@ def _curve(ax: Axes, method: str, runs: pd.DataFrame) -> None:
     ax.plot(
         across,
         [mean for mean, _, _ in found],
-        label=method,
+        label=ours(method),
         marker=MARKERS.get(method, "X"),
         markevery=max(1, len(found) // 6),
         color=colour,
         linestyle=LINES.get(method, "-"),
     )
-    if steps.value.count().min() > 1:
+    if band and steps.value.count().min() > 1:
         low, high = zip(*((max(low, 0.0), high) for _, low, high in found), strict=True)
         ax.fill_between(across, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -35,24 +35,33 @@ _COLOURS = {
     "elastic-4": "#8C510A",
     "full-bp": "#009E73",
     "full-bp-checkpoint": "#00604A",
+    "full-zo-node": "#CC79A7",
+    "full-zo-feedback": "#56B4E9",
+    "elastic-node-1": "#3B6FB6",
+    "elastic-node-2": "#E69F00",
+    "elastic-feedback-1": "#2B8CBE",
+    "elastic-feedback-2": "#A6761D",
 }
-_MARKS = dict(
-    zip(
-        ("inference", "full-zo", "tail-only", "elastic", "elastic-lean", "full-bp"),
-        "Povs^D",
-        strict=True,
-    )
-)
+_MARKS = {
+    "inference": "P",
+    "full-zo": "o",
+    "full-zo-node": "*",
+    "full-zo-feedback": "X",
+    "tail-only": "v",
+    "elastic": "s",
+    "elastic-node": "p",
+    "elastic-feedback": "h",
+    "elastic-lean": "^",
+    "full-bp": "D",
+}
 
 
-def _base(name: str) -> str:
-    """The method whose colour this one has."""
-    for form in ("lean-", "node-", "feedback-"):
-        name = name.replace(form, "")
-    return name.removesuffix("-node").removesuffix("-feedback")
+def _colour(name: str) -> str:
+    """Its own, or that of the split whose lean form it is."""
+    return _COLOURS.get(name, _COLOURS.get(name.replace("lean-", ""), "#7F7F7F"))
 
 
-COLOURS = {name: _COLOURS.get(_base(name), "#7F7F7F") for name in ORDER}
+COLOURS = {name: _colour(name) for name in ORDER}
 MARKERS = {
     name: next((m for k, m in reversed(_MARKS.items()) if name.startswith(k)), "X")
     for name in ORDER
@@ -60,10 +69,7 @@ MARKERS = {
 
 
 def _line(name: str) -> Any:
-    styles: dict[str, Any] = {
-        **{"tail": "--", "lean": ":", "full-bp": "-."},
-        **{"node": (0, (5, 1)), "feedback": (0, (3, 1, 1, 1))},
-    }
+    styles = {"tail": "--", "lean": ":", "full-bp": "-."}
     return next((style for part, style in styles.items() if part in name), "-")
 
 
@@ -72,8 +78,14 @@ HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++")
 order = method_order
 
 
-def panels(n: int, height: float = 2.3, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """n axes, each as wide as a column and of so many inches' height, in one column or two."""
+def panels(
+    n: int, height: float = 2.3, columns: int = 1, heights: Sequence[float] = ()
+) -> tuple[Figure, list[Axes]]:
+    """n axes, each as wide as a column and of so many inches' height, in one column or two.
+
+    Args:
+        heights: of each line of axes, in place of one height for all.
+    """
     sns.set_theme(style="ticks", context="paper", font_scale=0.8)
     matplotlib.rcParams.update(
         {
@@ -91,9 +103,10 @@ def panels(n: int, height: float = 2.3, columns: int = 1) -> tuple[Figure, list[
     )
     columns = min(n, columns)
     lines = -(-n // columns)
-    size = COLUMN_INCHES * columns, height * lines + 0.1
+    each = list(heights) or [height] * lines
+    size = COLUMN_INCHES * columns, sum(each) + 0.1
     figure = Figure(figsize=size, layout="constrained")
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    axes = list(figure.subplots(lines, columns, squeeze=False, height_ratios=each).flat)
     for ax in axes[n:]:
         ax.remove()
     return figure, axes[:n]

@@ -21,17 +21,17 @@ from reproduce.words import control_of
 OPENING = 1
 TITLE = "Gain over full ZO, and its parts"
 CAPTION = (
-    "Final test accuracy minus full ZO's with the same seed (squares). Of it, the frozen control, "
-    "which trains the same last layers and leaves the others as they began, has one part "
-    "(triangles to the left), and the ZO steps add the other (triangles to the right). Mean over "
+    "Final test accuracy minus full ZO's with the same seed (squares). The frozen control, which "
+    "trains the same last layers and leaves the others at their initial values, has one part of it "
+    "(triangles to the left); the ZO steps add the other (triangles to the right). Mean over "
     "seeds with its 95 % Student interval; the grey band is what the paper prints. Left out: data "
     "on which full ZO ends near guessing."
 )
 PRINTED = (5.2, 9.5)  # points
 PARTS = (
     ("whole gain", "s", "#000000", 0.22),
-    ("of it, the frozen control's", "<", "#7F7F7F", 0.0),
-    ("of it, the ZO steps'", ">", "#D55E00", -0.22),
+    ("the frozen control's part", "<", "#7F7F7F", 0.0),
+    ("the ZO steps' part", ">", "#D55E00", -0.22),
 )
 
 

@@ -22,7 +22,11 @@ CAPTION = (
     "both alike. The grey bands are what the paper prints."
 )
 MEMORY, TIME = (1.46, 1.60), (1.38, 1.42)
-HOW = {"as installed": "o", "both whole": "s", "both streamed": "^"}
+HOW = {
+    "as installed": ("o", "#0072B2"),
+    "both whole": ("s", "#D55E00"),
+    "both streamed": ("^", "#009E73"),
+}
 CELL = ["model", "method", "variant_of_shape", "device"]
 Part = tuple[int, Callable[[Axes], None]]  # lines, and what draws them
 
@@ -85,10 +89,10 @@ def _memory(frame: pd.DataFrame) -> Part | None:
     names = [name for name in names if name in {name for name, *_ in found}]
 
     def paint(ax: Axes) -> None:
-        for how, marker in HOW.items():
+        for how, (marker, colour) in HOW.items():
             mine = [(ratio, -names.index(name)) for name, form, ratio in found if form == how]
             if mine:
-                ax.plot(*zip(*mine, strict=True), marker, label=how, color="#0072B2")
+                ax.plot(*zip(*mine, strict=True), marker, label=how, color=colour)
         ax.axvspan(*MEMORY, **BAND, label="printed")
         log_axis(ax, [*MEMORY, *(ratio for *_, ratio in found)])
         forest(ax, names, "FP32 over INT8 (times)")
@@ -125,7 +129,8 @@ def _time(frame: pd.DataFrame) -> Part | None:
         for n, (_, processor, ratios) in enumerate(lines):
             mean, reach = whiskers(ratios)
             style = "os^Dv"[machines.index(processor) % 5]
-            mark(ax, mean, -n, reach, label=processor, marker=style, color="#0072B2")
+            name = f"time on {processor}" if len(machines) > 1 else None
+            mark(ax, mean, -n, reach, label=name, marker=style, color="#000000")
         ax.axvspan(*TIME, **BAND, label="printed")
         log_axis(ax, [*TIME, *(ratio for *_, ratios in lines for ratio in ratios)])
         forest(ax, [name for name, *_ in lines], "FP32 over INT8 (times)")
