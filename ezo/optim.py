@@ -1,6 +1,7 @@
 """ElasticZO (arXiv 2501.04287) as a ``torch.optim.Optimizer``."""
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -222,7 +223,8 @@ class ElasticZO(Elastic):
         losses = [x.mean for of in found.losses for x in of.values()]
         if found.theta is not None:
             losses = [found.theta.mean]
-        loss = sum(losses) / len(losses)
+        # one after the other: from Python 3.12 on sum() of floats rounds otherwise
+        loss = functools.reduce(operator.add, losses) / len(losses)
         if isinstance(loss, Tensor):
             return loss.to(passes.dtype)
         return torch.scalar_tensor(loss, dtype=passes.dtype, device=passes.device)

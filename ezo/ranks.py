@@ -19,7 +19,9 @@ as in torch's DistributedDataParallel, and its statistics are each rank's until 
 
 import contextlib
 import datetime
+import functools
 import hashlib
+import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -152,7 +154,8 @@ class Exchange:
             ValueError: the ranks' are of different numbers of examples.
         """
         if self.by_example:
-            every = [sum(of) for of in zip(*self._losses(losses, examples), strict=True)]
+            ranks = zip(*self._losses(losses, examples), strict=True)
+            every = [functools.reduce(operator.add, of) for of in ranks]  # so on every Python
             if isinstance(losses[0], float):
                 every = [x / self.size for x in every]
             return list(zip(visits, every, strict=True))

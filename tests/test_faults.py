@@ -15,7 +15,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from ezo import catalogue, checkpoint, int8
 from ezo.livebytes import LiveBytes, step_peak
 from ezo.plan import plan
-from ezo.plan.prediction import _told
+from ezo.plan.prediction import FROZEN_AT_START, _told
 from ezo.plan.simulation import simulate
 from ezo.train import Run, train
 from tests import sweeps
@@ -821,6 +821,11 @@ def test_a_plan_with_progress_is_the_same_and_short_ones_say_nothing(capsys):
     model, x = float_model(), torch.empty(3, 12)
     assert plan(model, x, progress=True).table() == plan(model, x).table()
     assert capsys.readouterr().err == "" and gc.get_freeze_count() == 0
+    gc.freeze()  # another's freeze stays
+    try:
+        assert plan(model, x).predictions and gc.get_freeze_count() > FROZEN_AT_START
+    finally:
+        gc.unfreeze()
     assert list(_told(["a", "b"])) == ["a", "b"]
 
 

@@ -134,8 +134,10 @@ def unzip(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as file:
             for name in file.namelist():
+                if not name:
+                    raise bad(archive, "members with names", "one without")
                 if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                    raise ValueError(
+                    raise BadFile(
                         f"{archive}: expected members inside {folder}, got '{name}'; "
                         "don't use this archive"
                     )
@@ -143,13 +145,15 @@ def unzip(archive: Path, folder: Path) -> None:
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise bad(archive, "members stored or deflated", str(member))
             file.extractall(folder)
+    except BadFile:
+        raise
     except (
         zipfile.BadZipFile,
         EOFError,
         zlib.error,
         LookupError,
         RuntimeError,
-        UnicodeError,
+        ValueError,  # since Python 3.12, of a member without a name
     ) as error:
         raise bad(archive, "a whole zip file", str(error)) from error
     except OSError as error:

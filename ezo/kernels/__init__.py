@@ -143,9 +143,7 @@ def sweeps(
     found: list[Sweeps] = []
     for run in choice.runs["sweeps"]:
         if choice.automatic and run is choice.runs["sweeps"][-1]:
-            warn_where_missing()
-            if serving() != "reference":
-                _told.slow([tensor for _, tensor in rest])
+            _told.left([tensor for _, tensor in rest], _compiled(choice), len(choice.backends))
         taken, rest = run(rest, noise, scratch_bytes)
         found += taken
         if not rest:
@@ -340,6 +338,11 @@ def words(place: Place, n: int, device: torch.device) -> Tensor:
 
 
 def warn_where_missing() -> None:
-    """Say, the first time, that the reference has to do, where there are no kernels."""
-    if (_chosen.get() or _automatic()).automatic and serving() == "reference":
+    """Say, the first time, that the reference has to do, where nothing was compiled."""
+    choice = _chosen.get() or _automatic()
+    if choice.automatic and not _compiled(choice):
         _told.missing()
+
+
+def _compiled(choice: _Choice) -> bool:
+    return any(type(b).__module__ == f"{__name__}.compiled" for b in choice.backends)

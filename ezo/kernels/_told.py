@@ -18,6 +18,15 @@ def missing() -> None:
     )
 
 
+def left(tensors: list[Tensor], compiled: bool, backends: int) -> None:
+    """Why weights are left to the reference, one of so many backends."""
+    others = [tensor for tensor in tensors if compiled or not tensor.is_cpu]
+    if len(others) < len(tensors) or backends == 1:
+        missing()
+    else:
+        slow(others)
+
+
 def slow(tensors: list[Tensor]) -> None:
     """Weights that nothing but the reference takes."""
     kinds = sorted({f"{tensor.dtype} on {tensor.device.type}" for tensor in tensors})

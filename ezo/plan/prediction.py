@@ -26,6 +26,7 @@ from ezo.precisions import Impossible, Step
 
 BEGINS = "BP begins at"
 METHODS = ("full-zo", "elastic-*", "full-bp")
+FROZEN_AT_START = 10_000  # objects at most: an interpreter of Python 3.12 begins with some hundreds
 
 
 @dataclass(frozen=True)
@@ -320,7 +321,7 @@ def _takes_labels(loss: Callable[..., Tensor]) -> bool:
 @contextlib.contextmanager
 def _new_objects_alone() -> Iterator[None]:
     """Within, garbage is sought among new objects: among all it takes as long as a small step."""
-    if gc.get_freeze_count():  # another's
+    if gc.get_freeze_count() > FROZEN_AT_START:  # another's, who has frozen torch's objects too
         yield
         return
     gc.freeze()
