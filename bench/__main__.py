@@ -47,7 +47,7 @@ def benchmarks() -> list[str]:
 
 def main() -> int:
     """The command line."""
-    return run_command("python -m bench", _command)
+    return run_command("python -m bench", _command, workers=True)
 
 
 def _command() -> int:

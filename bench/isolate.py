@@ -1,5 +1,6 @@
 """Run a measurement in a process of its own, so that none sees another's memory or threads."""
 
+import contextlib
 import ctypes
 import faulthandler
 import importlib
@@ -7,6 +8,7 @@ import math
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
@@ -37,9 +39,21 @@ def spawning() -> BaseContext:
     return multiprocessing.get_context("spawn")
 
 
+@contextlib.contextmanager
+def processes(number: int) -> Iterator[ProcessPoolExecutor]:
+    """New processes, which end at once where this one is stopped."""
+    with ProcessPoolExecutor(number, mp_context=spawning()) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
 def measure_alone(benchmark: str, case: Any) -> list[Row]:
     """``bench.<benchmark>.measure(case)`` in a new process."""
-    with ProcessPoolExecutor(1, mp_context=spawning()) as alone:
+    with processes(1) as alone:
         return alone.submit(_measure, benchmark, case).result()
 
 

@@ -6,15 +6,14 @@ cell is a process's start.
 
 import argparse
 import importlib
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from bench import peers
 from bench.grid import Grid
+from bench.isolate import processes
 from bench.workload import Workload
 
 METHOD, BATCH_SIZE = "elastic-1", 16
@@ -48,9 +47,8 @@ def run(given: argparse.Namespace, benchmarks: list[str]) -> int:
     Too long is by the clock, and by the processes' own time too: a busy machine is no failure.
     """
     started = time.perf_counter()
-    context = multiprocessing.get_context("spawn")
     failures = 0
-    with ProcessPoolExecutor(JOBS, mp_context=context) as pool:
+    with processes(JOBS) as pool:
         waiting = [(n, case, pool.submit(measure_short, n, case)) for n, case in cells(benchmarks)]
         for name, case, result in waiting:
             told, failed = result.result()

@@ -3,10 +3,13 @@
 import contextlib
 import os
 import shutil
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 TEMPORARY = ".ezo-tmp"  # ends what is being written, in a folder where one process works
 
@@ -52,15 +55,20 @@ def write_text(path: Path, text: str) -> None:
         raise unwritten(path, error) from error
 
 
-def run_command(name: str, work: Callable[[], int], stopped: str = "stopped") -> int:
+def run_command(
+    name: str, work: Callable[[], int], stopped: str = "stopped", *, workers: bool = False
+) -> int:
     """Do a command line's work; its exit status. An error is one line that begins with ``name``.
 
-    2 (unusable arguments or files, or a fault of ours, told with its traceback), 130 (stopped by
-    the user) or 141 (the reader is gone).
+    With ``workers``, processes or jobs of its own, SIGTERM ends them, too, as Ctrl-C does.
+
+    2 (unusable arguments or files, or a fault of ours, told with its traceback), 130 or 143
+    (stopped by the user, or by SIGTERM), or 141 (the reader is gone).
     """
     _open_streams()
     try:
-        status = work()
+        with _terminable() if workers else contextlib.nullcontext():
+            status = work()
         sys.stdout.flush()  # a reader that is gone, or a full disk, shows here and not at exit
         return status
     except BrokenPipeError:
@@ -69,9 +77,9 @@ def run_command(name: str, work: Callable[[], int], stopped: str = "stopped") ->
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"{name}: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         status = 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"{name}: {stopped}", file=sys.stderr)
-        status = 130
+        status = 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     except Exception:  # 1 means something else in most commands
         traceback.print_exc()
         status = 2
@@ -80,6 +88,29 @@ def run_command(name: str, work: Callable[[], int], stopped: str = "stopped") ->
     except OSError:
         _drop_output()
     return status
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what Ctrl-C puts in order is put in order."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """While it lasts SIGTERM, which schedulers send, raises `Terminated`."""
+    ours = threading.current_thread() is threading.main_thread()  # others may set no handler
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough, and order takes a moment
+    raise Terminated
 
 
 def _open_streams() -> None:

@@ -19,7 +19,7 @@ def main() -> int:
     work = {"status": _status, "merge": _merge}.get(words[0]) if words else None
     stopped = "stopped; the same command goes on from here"
     if work is None:
-        return run_command("reproduce", lambda: _reproduce(words), stopped)
+        return run_command("reproduce", lambda: _reproduce(words), stopped, workers=True)
     return run_command("reproduce", lambda: work(words[1:]), stopped)
 
 

@@ -196,7 +196,7 @@ def _run_all(
 
 def main() -> int:
     """The command line."""
-    return run_command("search", _command)
+    return run_command("search", _command, workers=True)
 
 
 def _command() -> int:
