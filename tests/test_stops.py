@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -42,6 +43,8 @@ def test_a_stopped_driver_takes_its_workers_with_it(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background may have it ignored, and a child inherits that.
+        preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
     )
     process = psutil.Process(started.pid)
 
