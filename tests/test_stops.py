@@ -81,11 +81,14 @@ def test_sigterm_is_as_before_after_a_command_and_beside_its_thread() -> None:
 
 def test_a_handler_of_the_caller_stays() -> None:
     came: list[int] = []
+
+    def work() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
     before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     try:
-        assert (
-            run_command("a", lambda: os.kill(os.getpid(), signal.SIGTERM) or 0, workers=True) == 0
-        )
+        assert run_command("a", work, workers=True) == 0
         assert came == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
