@@ -33,6 +33,12 @@ from torch import Tensor
 from ezo import check
 from ezo.step import Visit
 
+if torch.distributed.is_available():
+    # Its functions take the default group of the moment of their import as a default, and torch's
+    # optimizers import it when the first is made. A group that they hold outlives
+    # destroy_process_group(), and its threads may abort the process at its end. Here none is there.
+    import torch.distributed.nn.functional
+
 SPLITS = ("examples", "queries")
 COUNT_BYTES = 4  # of a number of examples
 

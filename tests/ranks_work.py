@@ -232,6 +232,23 @@ def training_resumed(rank: int, size: int, folder: Path) -> dict[str, Any]:
     return {"rows": [(r.metric, r.step, r.value, r.note) for r in rows]}
 
 
+def ended(rank: int, size: int, folder: Path) -> dict[str, Any]:
+    """Train, end the group, and say which of its threads are left (Linux)."""
+    x, model = torch.ones(4, 3), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    for p in model.parameters():
+        nn.init.ones_(p)
+    optimizer = ezo.ElasticZO(model, 1, eps=1e-3, ranks=True)
+    optimizer.step(lambda: model(x).square().mean())
+    running = _threads()
+    torch.distributed.destroy_process_group()
+    return {"running": running, "left": _threads()}
+
+
+def _threads() -> set[str]:
+    names = (task / "comm" for task in Path("/proc/self/task").iterdir())
+    return {name.read_text().strip() for name in names}
+
+
 def launch(size: int, work: Callable[..., dict[str, Any]], folder: Path) -> None:
     """Fork the ranks, and wait."""
     children = []
@@ -241,9 +258,11 @@ def launch(size: int, work: Callable[..., dict[str, Any]], folder: Path) -> None
             continue
         status = 1
         try:
+            # named, so that it outlives the group: the last rank's removes the file
+            store = torch.distributed.FileStore(f"{folder}/{work.__name__}-{size}", size)
             torch.distributed.init_process_group(
                 "gloo",
-                init_method=f"file://{folder}/{work.__name__}-{size}",
+                store=store,
                 rank=rank,
                 world_size=size,
                 timeout=datetime.timedelta(seconds=120),
@@ -264,6 +283,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for size, work in (
         (2, scenarios), (4, scenarios), (2, lost), (2, slow), (2, training_lost),
-        (2, training_resumed),
+        (2, training_resumed), (2, ended),
     ):  # fmt: skip
         launch(size, work, Path(sys.argv[1]))

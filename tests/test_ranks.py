@@ -170,6 +170,13 @@ def test_a_run_that_lost_a_rank_goes_on_to_the_same_bits(folder: Path) -> None:
     assert first[-1][3] == of(folder, "scenarios")[0]["train int8"][-1][3]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the names of threads under /proc")
+def test_a_group_that_is_destroyed_leaves_no_thread_behind(folder: Path) -> None:
+    for found in of(folder, "ended"):
+        threads = {name for name in found["running"] if "gloo" in name}
+        assert threads and not threads & found["left"], found
+
+
 def test_one_process_is_told_what_ranks_need(
     tiny: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
