@@ -158,7 +158,7 @@ PRESETS = {
         (
             Cells("memory", "lenet5", splits(5, *_lean(5), *CONTROLS)),
             Cells("memory", "pointnet", splits(8, *_lean(8), *CONTROLS)),
-            Cells("memory", "lenet5", NODES),
+            Cells("memory", "lenet5", (*NODES, "elastic-feedback-2")),
             Cells("memory", "pointnet", NODES),
             Cells("memory", "lenet5", ("inference", *STEPS), integers=True),
             Cells("memory", "pointnet", ("inference", *STEPS), integers=True),

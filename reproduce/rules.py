@@ -182,11 +182,12 @@ TRIALS: dict[tuple[str, str], dict[str, int]] = {
         "full-zo-node": 21,
     },
     ("fashion-mnist", "int8"): {"elastic-1": 26, "elastic-2": 5, "tail-only-1": 1},
-    # From He weights and from centred ones. elastic-node-k takes full-zo-node's values.
+    # From He weights and from centred ones. The elastic forms take the values of the full ones.
     ("shapes-upright-64", "fp32"): {
-        "full-zo": 2,
+        **dict.fromkeys(("full-zo", "elastic-1", "elastic-2"), 2),
         **dict.fromkeys(("full-zo-node", "elastic-node-1", "elastic-node-2"), 17),
-        "full-zo-feedback": 3,
+        **dict.fromkeys(("full-zo-feedback", "elastic-feedback-1"), 3),
+        **dict.fromkeys(("tail-only-1", "tail-only-2"), 17),
     },
 }
 # The same for experiments with more perturbations a step, by hand.

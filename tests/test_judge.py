@@ -92,6 +92,7 @@ def test_trials_behind_a_runs_values_are_those_that_were_made():
         (("fashion-mnist", "int8"), "lenet5-fashion-mnist-int8-by-hand"),
         (("shapes-upright-64", "fp32"), "pointnet-nodes-by-hand"),
         (("shapes-upright-64", "fp32"), "pointnet-centred-by-hand"),
+        (("shapes-upright-64", "fp32"), "pointnet-controls"),
     ]
     found = {at: Counter() for at, _ in files}
     for at, name in files:
@@ -104,7 +105,7 @@ def test_trials_behind_a_runs_values_are_those_that_were_made():
     assert rules.TRIALS.keys() == found.keys()
     for at, made in found.items():
         assert dict(made).items() <= rules.TRIALS[at].items()
-    assert rules.trials("training", "shapes-upright-64", "fp32", "tail-only-1") == 0
+    assert rules.trials("training", "shapes-upright-64", "fp32", "full-bp") == 0
     assert rules.trials("training", "fashion-mnist-rot30", "int8*", "elastic-1") == 31
     assert rules.trials("training", "digits", "fp32", "full-zo") == 0
 
