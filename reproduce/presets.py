@@ -149,7 +149,7 @@ PRESETS = {
         "shapes, 15 epochs; node perturbation, ours, on the same images and on upright clouds; "
         "noise that is cheaper to draw; 3 seeds, of elastic-lean-3 and full-bp 5; sensitivity; "
         "memory and step time over splits. "
-        "About 33 hours of one thread.",
+        "About 34 hours of one thread.",
         whole(
             *("mnist", "fashion-mnist", "fine-tuning", "splits", "fine-tuning-queries"),
             *("queries", "long", "lean", "controls", "pointnet", "sensitivity"),

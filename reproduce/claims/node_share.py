@@ -12,13 +12,15 @@ CLAIM = Claim(
     high=float("inf"),
     unit="points",
     needs="final test_accuracy of tail-only-k and of elastic-node-k or elastic-feedback-k, k of 1 "
-    "and 2, at least 3 seeds",
+    "and 2, or full-zo-feedback, at least 3 seeds",
     statistic="mean over seeds of the difference of two runs with the same seed, 95 % Student "
     "interval",
     strict=True,
     source=OURS,
 )
 PAIRS = [(f"elastic-{way}-{k}", f"tail-only-{k}") for k in (1, 2) for way in ("node", "feedback")]
+# whose last layer learns from its exact gradient
+PAIRS.append(("full-zo-feedback", "tail-only-1"))
 
 
 def judge(rows: list[Row], full: bool) -> list[Finding]:
