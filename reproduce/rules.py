@@ -184,7 +184,7 @@ TRIALS: dict[tuple[str, str], dict[str, int]] = {
     ("fashion-mnist", "int8"): {"elastic-1": 26, "elastic-2": 5, "tail-only-1": 1},
     # From He weights and from centred ones. The elastic forms take the values of the full ones.
     ("shapes-upright-64", "fp32"): {
-        **dict.fromkeys(("full-zo", "elastic-1", "elastic-2"), 2),
+        **dict.fromkeys(("full-zo", "elastic-1", "elastic-2"), 17),
         **dict.fromkeys(("full-zo-node", "elastic-node-1", "elastic-node-2"), 17),
         **dict.fromkeys(("full-zo-feedback", "elastic-feedback-1"), 3),
         **dict.fromkeys(("tail-only-1", "tail-only-2"), 17),

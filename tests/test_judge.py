@@ -93,6 +93,7 @@ def test_trials_behind_a_runs_values_are_those_that_were_made():
         (("shapes-upright-64", "fp32"), "pointnet-nodes-by-hand"),
         (("shapes-upright-64", "fp32"), "pointnet-centred-by-hand"),
         (("shapes-upright-64", "fp32"), "pointnet-controls"),
+        (("shapes-upright-64", "fp32"), "pointnet-full-zo"),
     ]
     found = {at: Counter() for at, _ in files}
     for at, name in files:
