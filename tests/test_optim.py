@@ -11,7 +11,7 @@ from ezo import ElasticZO
 from ezo.models import lenet5
 from ezo.noise import NOISES
 from tests.backends import on
-from tests.networks import (
+from tests.small_networks import (
     EPS,
     LR,
     assert_other,

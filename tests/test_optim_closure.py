@@ -13,7 +13,7 @@ from ezo import ElasticZO, Estimate
 from ezo.buffers import Buffers
 from ezo.passes import Passes
 from ezo.step import Visit
-from tests.networks import (
+from tests.small_networks import (
     LR,
     F,
     assert_other,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ezo import ElasticZO
-from tests.networks import (
+from tests.small_networks import (
     LR,
     SCHEDULERS,
     assert_other,

@@ -12,7 +12,7 @@ from ezo import ElasticZO
 from ezo.data._vision import import_torchvision
 from ezo.kernels import using
 from ezo.models import pointnet
-from tests.networks import cross_entropy, mlp
+from tests.small_networks import cross_entropy, mlp
 
 
 class Classifier(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ezo import ElasticZO
-from tests.networks import (
+from tests.small_networks import (
     EPS,
     LR,
     SCHEDULERS,
