@@ -36,7 +36,8 @@ from ezo.step import Visit
 if torch.distributed.is_available():
     # Its functions take the default group of the moment of their import as a default, and torch's
     # optimizers import it when the first is made. A group that they hold outlives
-    # destroy_process_group(), and its threads may abort the process at its end. Here none is there.
+    # destroy_process_group(), and its threads may abort the process at its end. Where ezo is
+    # imported first, there is none yet.
     import torch.distributed.nn.functional
 
 SPLITS = ("examples", "queries")
