@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from bench import grid
+from ezo.rows import Row
 from ezo.train import Run
 
 # Seconds of one thread for a training step of 32 examples by two forward passes, or by BP. For
@@ -37,6 +38,12 @@ def seconds(run: Run) -> float:
         a_step *= INT8_FULL_BP if run.method.startswith("full-bp") else INT8
     a_step *= 1 + FURTHER_QUERY * (getattr(run.hyper, "queries", 1) - 1)
     return steps(run) * a_step * EVALUATION
+
+
+def share(run: Run, found: list[Row]) -> float:
+    """The share of a run's steps that its rows tell of."""
+    told = [row.step for row in found if row.step is not None]
+    return min(1.0, told[-1] / max(steps(run), 1)) if told else 0.0
 
 
 def cell_seconds(benchmark: str, case: Any) -> float:

@@ -17,7 +17,7 @@ from reproduce.execute import execute
 from reproduce.folder import Request
 from reproduce.parts import Cell
 from reproduce.presets import PRESETS
-from reproduce.progress import Progress
+from reproduce.progress import Progress, RunsLeft
 from reproduce.stamp import ended
 
 # Benchmarks that what runs beside them does not change.
@@ -77,8 +77,8 @@ def run(
         cell: cost.cell_seconds(*cell) / (asked.jobs if cell[0] in SIDE_BY_SIDE else 1)
         for cell in cells
     }
-    weights = {one.case: cost.seconds(one) / asked.jobs for one in runs}
-    with Progress(sum(seconds.values()) + sum(weights.values())) as progress:
+    left = RunsLeft(runs, out / "runs", asked.jobs)
+    with Progress(sum(seconds.values()) + left.seconds(), left.trained) as progress:
         progress.doing = "measuring"
         for cell, part in _measure(cells, asked.jobs):
             keep(parts.of_cell(cell), part)
@@ -88,7 +88,7 @@ def run(
         for part in execute(runs, out / "runs", **how):
             case = part[0].case
             keep(("", case), parts.stamped(part, kinds[case], out))
-            progress.done(weights[case])
+            progress.done(left.ended(case))
     for name, part in list(found.items())[:1]:
         keep(name, part)  # also where nothing was left to do
     return note

@@ -28,7 +28,7 @@ def lines(out: Path) -> list[str]:
     predicted, measured, left = 0.0, 0.0, 0.0
     for run in runs:
         found = run_rows(out / "runs" / run.case)
-        done = _done(run, found)
+        done = cost.share(run, found)
         state = joined.get(run.case) if not found else None
         state = state or _state(run, out, found, failed)
         count[state] += 1
@@ -70,11 +70,6 @@ def _state(run: Run, out: Path, found: list[Row], failed: dict[str, Row]) -> str
     if run.case in failed:
         return "failed"
     return "stopped" if found else "waiting"
-
-
-def _done(run: Run, found: list[Row]) -> float:
-    steps = [row.step for row in found if row.step is not None]
-    return min(1.0, steps[-1] / max(cost.steps(run), 1)) if steps else 0.0
 
 
 def _failed(path: Path) -> dict[str, Row]:

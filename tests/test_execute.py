@@ -19,14 +19,14 @@ from made_rows import cell_rows, run_rows
 from ezo import checkpoint, rows, train
 from ezo.rows import Row
 from ezo.train import Run
-from reproduce import kill, parts, presets, report, stamp, status
+from reproduce import cost, kill, parts, presets, report, stamp, status
 from reproduce.__main__ import main
 from reproduce.execute import execute
 from reproduce.experiments import Experiment
 from reproduce.folder import Request, asked, read_rows
 from reproduce.merge import merge
 from reproduce.presets import Preset
-from reproduce.progress import Progress
+from reproduce.progress import Progress, RunsLeft
 
 FIRST = Run("lenet5", "digits", "full-bp", epochs=1, train_examples=64)
 SECOND = replace(FIRST, method="elastic-1", start=FIRST.case)
@@ -246,7 +246,7 @@ def test_a_report_that_fails_says_where_the_rows_are(tiny, tmp_path, monkeypatch
 
 def test_the_time_left_falls_and_never_jumps():
     now = [0.0]
-    progress = Progress(100.0, io.StringIO(), lambda: now[0])
+    progress = Progress(100.0, out=io.StringIO(), clock=lambda: now[0])
     shown = []
     for second in range(1, 300):  # the work takes three times as long as was predicted
         now[0] = float(second)
@@ -257,8 +257,32 @@ def test_the_time_left_falls_and_never_jumps():
     falls = [a - b for a, b in zip(shown, shown[1:], strict=False)]
     assert all(0 <= fall <= 3.0 for fall in falls)
     assert shown[150] > 40 and shown[-1] < 10
-    progress = Progress(100.0, io.StringIO(), lambda: now[0])
+    progress = Progress(100.0, out=io.StringIO(), clock=lambda: now[0])
     assert "0% done, 0:00 gone, about 1:40 left" in progress.line()
+
+
+def test_progress_counts_what_the_runs_under_way_have_trained(tmp_path):
+    stopped, fresh = (replace(FIRST, method=method, epochs=4) for method in ("full-zo", "full-bp"))
+
+    def trains(run, epochs):
+        row = Row(run.case, "loss", 1.0, "nat", step=epochs * cost.steps(FIRST))
+        rows.write(tmp_path / run.case / "rows.jsonl", [row], append=True)
+
+    (tmp_path / stopped.case).mkdir()
+    (tmp_path / fresh.case).mkdir()
+    trains(stopped, 2)  # before it was stopped, so that half of it is left
+    left = RunsLeft([stopped, fresh], tmp_path, jobs=2)
+    assert left.seconds() == (cost.seconds(stopped) / 2 + cost.seconds(fresh)) / 2
+    progress = Progress(left.seconds(), left.trained, out=io.StringIO())
+    assert "   0% done" in progress.line()
+    trains(fresh, 3)
+    assert "  50% done" in progress.line()
+    trains(stopped, 3)
+    assert "  67% done" in progress.line()
+    progress.done(left.ended(fresh.case))
+    assert "  83% done" in progress.line()
+    progress.done(left.ended(stopped.case))
+    assert " 100% done" in progress.line()
 
 
 def test_progress_is_one_line_on_standard_output(capsys):
