@@ -30,8 +30,9 @@ TERMS = {
         "initialised: the comparison that shows whether ZO helps at all"
     ),
     "primary, exploratory": (
-        "a sentence of the abstract is judged by one comparison that was named beforehand, the "
-        "primary one; all others are exploratory, and some of so many would come out by chance"
+        "a sentence of the abstract is judged by one comparison, the primary one, which "
+        "reproduce/rules.py names; all others are exploratory, and some of so many would come out "
+        "by chance"
     ),
     "as installed, whole, streamed": (
         "how layers run: as the library does by default; every layer on the whole batch at once; "
@@ -56,6 +57,11 @@ TERMS = {
         "the data: handwritten digits; clothes; clouds of points made by a program, which stand in "
         "for ModelNet40; small handwritten digits. -rot30: rotated by 30 degrees; shapes-256: 256 "
         "points a cloud; shapes-upright: they stand, and are turned about the vertical axis alone"
+    ),
+    "sign, the paper's form": (
+        "integer training as the paper has it: a ZO step by the sign of the difference of the two "
+        "losses, and weights of 8 bits and no more; int8 elsewhere takes a step in proportion to "
+        "the difference, and one more byte a weight that only updates see"
     ),
     "splits, queries, long, fine-tuning-queries, sensitivity": (
         "experiments: other numbers of BP layers; several perturbations (queries) a step, and so "

@@ -14,7 +14,7 @@ from ezo.rows import Row
 from reproduce import rules
 
 VERDICTS = {
-    "reproduced": "the whole interval meets the claim, less the margin that is named beforehand",
+    "reproduced": "the whole interval meets the claim, less its margin",
     "exceeded": "the whole interval is better than the printed range",
     "undecided": "the interval holds values that meet the claim and values that do not, or there "
     "are fewer than three samples",
@@ -22,11 +22,10 @@ VERDICTS = {
     "not run": "no rows to judge from",
     "not reproducible as specified": "the claimed quantity does not exist for these rows: a goal "
     "that was never reached, a gap that is not there, a baseline that has hardly learnt",
-    "indication only": "no verdict: of a reduced preset, on data that stand in for the paper's, or "
-    "between methods whose values were searched for with unequal numbers of trials",
+    "indication only": "no verdict: of a reduced preset, on data that stand in for the paper's (of "
+    "ours too), or between methods whose values were searched for with unequal numbers of trials",
 }
 OURS = "our own: node perturbation is no part of the paper"  # source of claims on it
-PAPER_DATA = ("mnist", "fashion-mnist", "modelnet40")
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Claim:
         better: ``higher`` or ``lower``.
         strict: the claim does not hold at the bound itself, where there is no effect.
         source: where it stands.
+        samples: what differs from one to the next, ``seeds`` or the ``rounds`` of one run.
     """
 
     id: str
@@ -58,6 +58,7 @@ class Claim:
     better: str = "higher"
     strict: bool = False
     source: str = "paper, abstract"
+    samples: str = "seeds"
 
     @property
     def margin(self) -> str:
@@ -149,7 +150,7 @@ def finding(
         confidence: of the interval.
         upper: for samples that are known only to lie between two ends: ``samples`` are the lower
             ones and these the upper ones. One that is infinite makes the finding a bound.
-        unfair: why there is an indication and no verdict (`rules.unequal`), or nothing.
+        unfair: why there is an indication and no verdict (`reproduce.budgets.unequal`), or nothing.
         void: why the claimed quantity does not exist, or nothing.
     """
     note = "; ".join(filter(None, (note, void, unfair)))

@@ -48,10 +48,16 @@ class Score(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """Which rules: the commit of their file and its date, or words where there is none."""
+    """Which rules, as commits with their dates, or words where there is none.
 
-    commit: str
-    date: str
+    Attributes:
+        first: when the primary comparisons were first written.
+        primary, margins: when they, and the margins, were last changed.
+    """
+
+    first: str
+    primary: str
+    margins: str
 
 
 def scorecard(judged: Iterable[Judged], data: str, rows: list[Row]) -> list[Score]:
@@ -127,34 +133,35 @@ def tally(scores: list[Score]) -> str:
 
 
 def exploratory(findings: Iterable[Finding], scores: Iterable[Score]) -> tuple[int, int, float]:
-    """How many findings are exploratory, how many of them have a verdict from an interval, and how
-    many of these chance alone would put on the claim's side.
+    """How many findings are exploratory, how many of them have a verdict from an interval over
+    seeds, and how many of these chance alone would put on the claim's side.
     """
+    of_seeds = {module.CLAIM.id for module in claims() if module.CLAIM.samples == "seeds"}
     primary = {(score.claim.id, score.compared) for score in scores}
     rest = [
         f for f in findings if (f.claim, f.comparison) not in primary and f.verdict != "not run"
     ]
     decided = ("reproduced", "exceeded", "undecided", "contradicted")
-    sampled = [f for f in rest if f.verdict in decided and f.seeds > 1]
+    sampled = [f for f in rest if f.verdict in decided and f.seeds > 1 and f.claim in of_seeds]
     return len(rest), len(sampled), rules.expected_by_chance(len(sampled))
 
 
 def stamp(root: Path = ROOT) -> Stamp:
-    """The last commit of the rules' file, as git knows it."""
+    """The history of the rules, as git knows it."""
+    primary, margins = _changes(root, r"/^PRIMARY/,/^)/"), _changes(root, r"/^MARGINS/,/^}/")
+    return Stamp(primary[-1], primary[0], margins[0])
+
+
+def _changes(root: Path, lines: str) -> list[str]:
+    """Commits that changed these lines of the rules, with their dates, the last one first."""
     name = "reproduce/rules.py"
     git = ["git", "-C", str(root)]
+    log = ["log", "-L", f"{lines}:{name}", "-s", "--format=%h, %cs"]
     try:
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", name], capture_output=True, text=True, check=True
-        ).stdout
-        told = subprocess.run(
-            [*git, "log", "-1", "--format=%h %cs", "--", name],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
+        changed, told = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout
+            for words in (["status", "--porcelain", "--", name], log)
+        )
     except (OSError, subprocess.CalledProcessError):
-        return Stamp("unknown (no repository here)", "unknown")
-    if changed or len(told) != 2:
-        return Stamp("not committed yet", "today")
-    return Stamp(*told)
+        return ["unknown (no repository here)"]
+    return [*(["not committed yet"] if changed else []), *told.splitlines()] or ["unknown"]

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ezo.rows import Row
-from reproduce import rules
-from reproduce.judge import OURS, PAPER_DATA, Claim, Finding, finding
+from reproduce import budgets, rules
+from reproduce.judge import Claim, Finding, finding
 from reproduce.select import accuracy_differences, value
 
 
@@ -22,7 +22,7 @@ def findings(
     Args:
         pairs: methods, such as ``("elastic-1", "full-zo")``.
         full: whether the rows are of the full preset, so that there can be a verdict; on data that
-            the paper does not use there is none for a claim of the paper.
+            the paper does not use there is none.
         kinds: of runs, as `reproduce.select.experiment` names them.
     """
     return [
@@ -30,9 +30,9 @@ def findings(
             claim,
             found.comparison,
             found.samples,
-            full and (claim.source == OURS or found.group.data in PAPER_DATA),
+            full and found.group.data in rules.PAPER_DATA,
             found.cases,
-            unfair=rules.unequal(found.ends),
+            unfair=budgets.unequal(found.ends),
             void=rules.no_baseline(found.ends),
         )
         for kind in kinds
@@ -59,8 +59,8 @@ def of_pairs(
         claim,
         comparison,
         [value(a) - value(b) for a, b in pairs],
-        full and both[0].data in PAPER_DATA,
+        full and both[0].data in rules.PAPER_DATA,
         tuple(row.case for row in both),
-        unfair=rules.unequal(both),
+        unfair=budgets.unequal(both),
         **how,
     )

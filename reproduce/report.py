@@ -28,7 +28,7 @@ from reproduce.frame import frame
 from reproduce.glossary import TERMS
 from reproduce.judge import VERDICTS, Finding, claims, judge
 from reproduce.presets import Preset
-from reproduce.small_tables import small_tables
+from reproduce.small_tables import small_tables, trade_off
 
 TEMPLATES = ("report.html", "REPORT.md")
 VECTORS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -80,6 +80,7 @@ def write(out: Path, name: str, preset: Preset) -> list[Finding]:
         "rules": opening.stamp(),
         "today": datetime.now(timezone.utc).date().isoformat(),
         "own_part": opening.own_part(scores),
+        "trade_off": trade_off(rows, preset.data),
         "verdict_words": dict.fromkeys(
             [score.verdict for score in scores]
             + [line.finding.verdict for score in scores for line in score.beside]

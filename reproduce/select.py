@@ -7,7 +7,7 @@ from ezo.rows import Row
 
 # What runs are trained for; the runs of each are judged together. Beside these: ``sensitivity``,
 # one setting at a time, and ``search``, trials on held-out examples.
-KINDS = ("training", "queries", "noises", "long", "fine-tuning", "fine-tuning-queries")
+KINDS = ("training", "queries", "noises", "sign", "long", "fine-tuning", "fine-tuning-queries")
 
 # The setting by which runs of an experiment differ, beside their key.
 VARIED = {"noises": "noise"}
@@ -127,9 +127,15 @@ def accuracy_differences(
 
 
 def at_length(ends: Sequence[Row]) -> str:
-    """What runs of a kind of their own were given: ``, 50 epochs, 8 queries a step``."""
+    """What runs of a kind of their own were given: ``, 50 epochs, 8 queries a step``.
+
+    Integers are in the paper's form where they move by the sign of the loss difference and have no
+    fraction.
+    """
     if all(experiment(row) in ("training", "fine-tuning") for row in ends):
         return ""  # the usual ones
+    if any(experiment(row) == "sign" for row in ends):
+        return ", the paper's form"
     epochs = max(row.config["epochs"] for row in ends)
     queries = max(row.config.get("queries", 1) for row in ends)
     return f", {epochs} epochs, {queries} queries a step"

@@ -9,7 +9,7 @@ from ezo.rows import Row
 from reproduce import rules
 from reproduce.judge import interval
 from reproduce.opening import COMPARED_WITH_ITS_CONTROL
-from reproduce.select import SHAPE, Cell, cells, final, groups, value
+from reproduce.select import SHAPE, Cell, Group, Key, cells, final, groups, seeds_of, value
 from reproduce.words import PRECISIONS, data_order, method_order, ours, said
 
 COSTS_OF = ("inference", "full-zo", "elastic-1", "elastic-2", "elastic-lean-3", "full-bp")
@@ -80,20 +80,61 @@ def small_tables(rows: list[Row]) -> list[SmallTable]:
 
 def _beside_bp(rows: list[Row]) -> str:
     """How long a step of ElasticZO takes beside full BP's, the fastest way of each."""
+    found = _time_over(rows, "full-bp")
+    if not found:
+        return ""
+    model, ratio = found
+    return (
+        f"In FP32 a step of {COMPARED_WITH_ITS_CONTROL} takes {ratio:.2f} times that of "
+        f"full-bp ({said(model)}, the fastest way of each)."
+    )
+
+
+def _time_over(rows: list[Row], other: str) -> tuple[str, float] | None:
+    """A model, and in fp32 the time of ElasticZO's step over another's, the fastest way of each."""
     peaks, processor = cells(rows, "peak_tensor_bytes"), _processor(rows)
     for cell in _cells(peaks, streamed=False):
         ways = [
             _ways(rows, peaks[cell, "fp32", method], processor)
-            for method in (COMPARED_WITH_ITS_CONTROL, "full-bp")
+            for method in (COMPARED_WITH_ITS_CONTROL, other)
             if (cell, "fp32", method) in peaks
         ]
         if len(ways) == 2 and all(ways):
-            ratio = min(ways[0].values()) / min(ways[1].values())
-            return (
-                f"In FP32 a step of {COMPARED_WITH_ITS_CONTROL} takes {ratio:.2f} times that of "
-                f"full-bp ({said(cell.model)}, the fastest way of each)."
-            )
-    return ""
+            return cell.model, min(ways[0].values()) / min(ways[1].values())
+    return None
+
+
+def trade_off(rows: list[Row], data: str) -> str:
+    """What ElasticZO costs and brings in fp32 beside full ZO and full BP, in words; or nothing.
+
+    Args:
+        rows: of runs and of measurements.
+        data: that accuracy is compared on.
+    """
+    ends, peaks = final(rows, "test_accuracy"), cells(rows, "peak_tensor_bytes")
+    told = []
+    for other in ("full-bp", "full-zo"):
+        timed = _time_over(rows, other)
+        group = Group(timed[0] if timed else "", data, "fp32")
+        seeds = seeds_of(ends, group, COMPARED_WITH_ITS_CONTROL, other)
+        if not timed or not seeds:
+            continue
+        points = statistics.fmean(
+            value(ends[Key(*group, COMPARED_WITH_ITS_CONTROL, seed)])
+            - value(ends[Key(*group, other, seed)])
+            for seed in seeds
+        )
+        cell = next(c for c in _cells(peaks, streamed=False) if c.model == group.model)
+        ours_, theirs = (
+            value(peaks[cell, "fp32", method]) for method in (COMPARED_WITH_ITS_CONTROL, other)
+        )
+        told.append(
+            f"beside {other} {points:+.2f} points of accuracy, {ours_ / theirs:.3f} times the "
+            f"bytes and {timed[1]:.2f} times the time of a step"
+        )
+    if not told:
+        return ""
+    return f"{COMPARED_WITH_ITS_CONTROL} in FP32 has {'; and '.join(told)}."
 
 
 def accuracy_table(rows: list[Row]) -> list[list[str]]:

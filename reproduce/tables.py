@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ezo import catalogue
 from ezo.files import clean, write_text
 from ezo.rows import Row
 from reproduce.figures._style import order
 from reproduce.judge import Claim, Finding, interval
 from reproduce.select import final, groups, value, variants
+from reproduce.words import of_ours
 
 HYPERS = (
     *("epochs", "batch_size", "queries", "lr", "eps", "clip", "bp_lr", "momentum", "schedule"),
@@ -19,6 +21,7 @@ HYPERS = (
     *("rate", "r_max", "p_zero", "magnitude", "largest_difference"),
     *("fraction", "mu", "mu_drop", "growth", "zo_growth"),
 )
+OF_ALL = ("epochs", "batch_size")
 PLAIN = ("reproduced", "exceeded", "indication only")  # verdicts whose comparisons are only counted
 
 
@@ -108,7 +111,10 @@ def _alike(numbers: Sequence[float], sign: str, most: int = 8) -> list[str]:
 
 
 def judged(claims: Iterable[Claim], findings: list[Finding]) -> list[Judged]:
-    """Every claim with its verdicts counted, and a line for each comparison."""
+    """Every claim with its verdicts counted, and a line for each comparison.
+
+    What is ours is not counted among the comparisons of a claim that the paper makes.
+    """
     found = []
     for claim in claims:
         mine = [f for f in findings if f.claim == claim.id and f.verdict != "not run"]
@@ -116,7 +122,8 @@ def judged(claims: Iterable[Claim], findings: list[Finding]) -> list[Judged]:
             Line(f"finding-{claim.id}-{n}", finding, estimate(claim, finding))
             for n, finding in enumerate(mine, start=1)
         ]
-        found.append(Judged(claim, _counts(lines), lines))
+        own = [x for x in lines if not (claim.printed and of_ours(x.finding.comparison))]
+        found.append(Judged(claim, _counts(own), lines))
     return found
 
 
@@ -165,7 +172,11 @@ def hypers(rows: list[Row]) -> Iterator[tuple[str, str, str, str, dict[str, Any]
         for run, row in sorted(final(own, "test_accuracy", which).items()):
             if (name, *run[:4]) not in seen:
                 seen.add((name, *run[:4]))
-                yield *run[:4], {name: row.config.get(name, "-") for name in HYPERS}
+                read = {*OF_ALL, *catalogue.find("precision", run.precision).reads(run.method)}
+                yield (
+                    *run[:4],
+                    {name: row.config.get(name, "-") if name in read else "-" for name in HYPERS},
+                )
 
 
 def run_lines(rows: list[Row]) -> list[RunLine]:

@@ -56,6 +56,15 @@ def ours(method: str) -> str:
     return f"{method} (ours)" if new else method
 
 
+def of_ours(comparison: str) -> bool:
+    """Whether a comparison names a method that is none of the paper's.
+
+    >>> of_ours("elastic-2 minus full-zo, lenet5"), of_ours("elastic-lean-2 over full-zo, lenet5")
+    (False, True)
+    """
+    return any(ours(word) != word for word in comparison.replace(",", "").split())
+
+
 def method_order(methods: Iterable[str]) -> list[str]:
     """Methods in the order of reports, a frozen control after what it controls."""
     present = set(methods)

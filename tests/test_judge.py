@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from made_rows import cell_rows, everything, run_rows
 
-from reproduce import judge, rules, select
+from reproduce import budgets, judge, rules, select, tables
+from reproduce.experiments import sign
 from reproduce.judge import Claim, finding
 
 REPORTS = Path(__file__).resolve().parents[1] / "reports"
@@ -83,42 +84,75 @@ def test_no_verdict_is_between_unequal_searches_and_none_of_a_baseline_that_has_
     assert verdict(void="at chance").verdict == "not reproducible as specified"
 
 
+SEARCHES = {  # files of trials, but for those of which it was settled before that they choose none
+    ("mnist", "fp32"): ("lenet5-mnist", "lenet5-nodes-by-hand", "lenet5-elastic-lean-by-hand"),
+    ("mnist", "int8"): ("lenet5-mnist-int8-by-hand", "lenet5-mnist-full-zo-node-int8-by-hand"),
+    ("fashion-mnist", "fp32"): ("lenet5-elastic-lean-by-hand",),
+    ("fashion-mnist", "int8"): ("lenet5-fashion-mnist-int8-by-hand",),
+    ("shapes-upright-64", "fp32"): (
+        *("pointnet-nodes-by-hand", "pointnet-centred-by-hand", "pointnet-controls"),
+        *("pointnet-full-zo", "pointnet-240-epochs"),
+    ),
+}
+
+
 def test_trials_behind_a_runs_values_are_those_that_were_made():
-    files = [
-        (("mnist", "fp32"), "lenet5-mnist"),
-        (("mnist", "fp32"), "lenet5-nodes-by-hand"),
-        (("mnist", "int8"), "lenet5-mnist-int8-by-hand"),
-        (("mnist", "int8"), "lenet5-mnist-full-zo-node-int8-by-hand"),
-        (("fashion-mnist", "int8"), "lenet5-fashion-mnist-int8-by-hand"),
-        (("shapes-upright-64", "fp32"), "pointnet-nodes-by-hand"),
-        (("shapes-upright-64", "fp32"), "pointnet-centred-by-hand"),
-        (("shapes-upright-64", "fp32"), "pointnet-controls"),
-        (("shapes-upright-64", "fp32"), "pointnet-full-zo"),
-    ]
-    found = {at: Counter() for at, _ in files}
-    for at, name in files:
-        with gzip.open(REPORTS / "search" / f"{name}.jsonl.gz") as lines:
-            made = map(json.loads, lines)
-            trials = {
-                row["case"]: row["method"] for row in made if row["metric"] == "test_accuracy"
-            }
-        found[at].update(trials.values())
-    assert rules.TRIALS.keys() == found.keys()
-    for at, made in found.items():
-        assert dict(made).items() <= rules.TRIALS[at].items()
-    assert rules.trials("training", "shapes-upright-64", "fp32", "full-bp") == 0
-    assert rules.trials("training", "fashion-mnist-rot30", "int8*", "elastic-1") == 31
-    assert rules.trials("training", "digits", "fp32", "full-zo") == 0
+    assert budgets.TRIALS.keys() == SEARCHES.keys()
+    for (data, precision), names in SEARCHES.items():
+        made = {
+            row["case"]: row["method"]
+            for name in names
+            for row in _rows(REPORTS / "search" / f"{name}.jsonl.gz")
+            if row["metric"] == "test_accuracy" and row["data"] == data
+        }
+        assert Counter(made.values()).items() <= _own(data, precision).items()
+    of_sign = _rows(REPORTS / "search/lenet5-mnist-int8-sign.jsonl.gz")
+    made = {row["case"]: row["method"] for row in of_sign}
+    assert Counter(made.values()) == budgets.SIGN
+    assert {row["config"]["magnitude"] for row in of_sign} == {"sign"}
+    ends = [row for row in of_sign if row["metric"] == "test_accuracy" and row["step"] == 31240]
+    for run in sign.runs():
+        tried = [row for row in ends if row["method"] == run.method]
+        best = max(tried, key=lambda row: row["value"])["config"]
+        names = ("rate", "p_zero", "mu", "mu_drop", "magnitude", "fraction", "schedule", "r_max")
+        assert {n: getattr(run.hyper, n) for n in names} == {n: best[n] for n in names}
+    assert budgets.trials("training", "shapes-upright-64", "fp32", "full-bp") == 0
+    assert budgets.trials("training", "shapes-upright-64", "fp32", "elastic-2") == 18
+    assert budgets.trials("training", "fashion-mnist-rot30", "int8*", "elastic-1") == 41
+    assert budgets.trials("training", "digits", "fp32", "full-zo") == 0
+    assert budgets.trials("training", "fashion-mnist", "fp32", "elastic-lean-3") == 12
+
+
+def _own(data, precision):
+    of = budgets.TRIALS[data, precision]
+    return {method: n for method, n in of.items() if n}
+
+
+def _rows(path):
+    with gzip.open(path) as lines:
+        return [json.loads(line) for line in lines]
 
 
 def test_unequal_searches_are_told_by_method_and_precision():
     ends = [run_rows("elastic-1", 0, 80.0)[-2], run_rows("full-zo", 0, 80.0)[-2]]
-    assert rules.unequal(ends) == ""
-    told = rules.unequal([*ends, run_rows("full-zo", 0, 80.0, precision="int8")[-2]])
+    assert budgets.unequal(ends) == ""
+    told = budgets.unequal([*ends, run_rows("full-zo", 0, 80.0, precision="int8")[-2]])
     assert told == (
-        "searched unequally, trials: 10 of elastic-1 in fp32, 10 of full-zo in fp32, 4 of full-zo "
+        "searched unequally, trials: 10 of elastic-1 in fp32, 10 of full-zo in fp32, 14 of full-zo "
         "in int8"
     )
+
+
+def test_nothing_but_the_paper_s_data_has_a_verdict_of_accuracy():
+    made = [
+        row
+        for seed in range(3)
+        for method, end in (("full-zo-node", 60.0), ("full-zo", 30.0))
+        for row in run_rows(method, seed, end + seed, data="shapes-upright-64")
+    ]
+    found = [f for f in judge.judge(made, True) if f.value is not None]
+    assert {f.claim for f in found} >= {"node-gain"}
+    assert {f.verdict for f in found} == {"indication only"}
 
 
 def test_full_zo_near_guessing_is_no_baseline():
@@ -321,12 +355,40 @@ def test_time_needs_three_rounds_of_both_precisions():
     [((0.1, 0.0, -0.1), "reproduced"), ((5.0, 5.1, 4.9), "contradicted")],
 )
 def test_int8_is_as_accurate_when_it_loses_less_than_a_point(losses, verdict, monkeypatch):
-    monkeypatch.setattr(rules, "unequal", lambda ends: "")
+    monkeypatch.setattr(budgets, "unequal", lambda ends: "")
     made = [row for seed in range(3) for row in run_rows("full-zo", seed, 80.0 + seed)]
     for seed, loss in enumerate(losses):
         made += run_rows("full-zo", seed, 80.0 + seed - loss, precision="int8")
     found = findings(made)["int8-accuracy", "full-zo"]
     assert (found.verdict, found.claimed) == (verdict, "at least -1 points")
+
+
+def test_the_paper_s_form_of_int8_is_judged_apart_and_searched_for_as_much_as_floats():
+    made = []
+    for seed in range(3):
+        made += run_rows("elastic-2", seed, 90.0)
+        made += run_rows("elastic-2", seed, 89.9, precision="int8")
+        sign = run_rows("elastic-2", seed, 80.0 + seed, precision="int8", magnitude="sign")
+        made += [replace(row, experiment="sign") for row in sign]
+    found = [f for f in judge.judge(made, True) if f.claim == "int8-accuracy"]
+    ours, printed = found
+    assert ours.comparison == "elastic-2, lenet5 on mnist, int8 minus fp32"
+    assert (ours.value, ours.verdict) == (pytest.approx(-0.1), "indication only")
+    assert printed.comparison == f"{ours.comparison}, the paper's form"
+    assert (printed.value, printed.verdict, printed.note) == (-9.0, "contradicted", "90 % interval")
+
+
+def test_what_is_ours_is_left_out_of_the_counts_of_the_paper_s_claims():
+    peaks = {"full-zo": 100, "elastic-2": 101, "elastic-lean-2": 100, "full-zo-node": 100}
+    found = judge.judge(cell_rows("peak_tensor_bytes", {**peaks, "inference": 100}), True)
+    of = {each.claim.id: each for each in tables.judged((m.CLAIM for m in judge.claims()), found)}
+    overhead, memory = of["overhead"], of["node-memory"]
+    assert {line.finding.comparison.split()[0] for line in overhead.lines} == {
+        "elastic-2",
+        "elastic-lean-2",
+    }
+    assert [count.number for count in overhead.counts] == [1]
+    assert [count.number for count in memory.counts] == [1]  # a claim of ours
 
 
 def test_one_floating_point_operation_contradicts_integers_only():

@@ -3,8 +3,8 @@
 import math
 
 from ezo.rows import Row
-from reproduce import rules
-from reproduce.judge import PAPER_DATA, Claim, Finding, finding
+from reproduce import budgets, rules
+from reproduce.judge import Claim, Finding, finding
 from reproduce.select import Key, final, groups, history, seeds_of, value
 
 CLAIM = Claim(
@@ -20,9 +20,9 @@ CLAIM = Claim(
     statistic="for each seed, full ZO's forward passes over ElasticZO's at the first evaluation "
     "that is no worse than full ZO's last; geometric mean, 95 % Student interval of the "
     "logarithms. A run is evaluated once an epoch, so that a seed's number lies between two: the "
-    "estimate is the lower, against ElasticZO, and the interval ends above the upper. Who is there "
-    "by the first evaluation has no upper: the estimate is then a lower bound. A run that never "
-    "gets there has no such number",
+    "estimate is the lower, against ElasticZO, and the interval ends above the upper. A run that "
+    "is there at its first evaluation has no upper end: the estimate is then a lower bound. A run "
+    "that never gets there has no such number",
     strict=True,
 )
 
@@ -52,14 +52,14 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
                         CLAIM,
                         f"{method} against full-zo, {group}",
                         [low for low, _ in spans],
-                        full and group.data in PAPER_DATA,
+                        full and group.data in rules.PAPER_DATA,
                         tuple(row.case for row in taken),
                         ratio=True,
                         upper=[high for _, high in spans],
                         note=f"there by the first evaluation: {first} of {len(spans)} seeds"
                         if first
                         else "",
-                        unfair=rules.unequal(taken),
+                        unfair=budgets.unequal(taken),
                         void=rules.no_baseline(taken),
                     )
                 )

@@ -2,7 +2,7 @@
 
 from ezo.rows import Row
 from reproduce import rules
-from reproduce.judge import PAPER_DATA, Claim, Finding, finding
+from reproduce.judge import Claim, Finding, finding
 from reproduce.select import groups, history, value
 
 CLAIM = Claim(
@@ -32,7 +32,7 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
                         CLAIM,
                         f"{method}, {group}",
                         [value(found[-1]) - value(found[0]) for found in mine],
-                        full and group.data.startswith(PAPER_DATA),
+                        full and group.data.startswith(rules.PAPER_DATA),
                         tuple(found[0].case for found in mine),
                     )
                 )

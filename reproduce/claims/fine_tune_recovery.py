@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 
 from ezo.rows import Row
-from reproduce import rules
-from reproduce.judge import PAPER_DATA, Claim, Finding, finding
+from reproduce import budgets, rules
+from reproduce.judge import Claim, Finding, finding
 from reproduce.select import Key, at_length, final, groups, history, seeds_of, value
 
 CLAIM = Claim(
@@ -52,7 +52,7 @@ def _findings(ends: dict[Key, Row], of_bp: dict[Key, list[Row]], full: bool) -> 
                     CLAIM,
                     f"{method} over full-bp, {group}{at_length(taken)}",
                     samples,
-                    full and group.data.startswith(PAPER_DATA),
+                    full and group.data.startswith(rules.PAPER_DATA),
                     tuple(row.case for row in taken),
-                    unfair=rules.unequal(taken),
+                    unfair=budgets.unequal(taken),
                 )

@@ -3,8 +3,8 @@
 import math
 
 from ezo.rows import Row
-from reproduce import rules
-from reproduce.judge import PAPER_DATA, Claim, Finding, finding
+from reproduce import budgets, rules
+from reproduce.judge import Claim, Finding, finding
 from reproduce.select import Key, final, groups, seeds_of, value
 
 CLAIM = Claim(
@@ -40,9 +40,9 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
                         CLAIM,
                         f"{method}, {group}",
                         samples,
-                        full and group.data in PAPER_DATA,
+                        full and group.data in rules.PAPER_DATA,
                         tuple(row.case for row in taken),
-                        unfair=rules.unequal(taken),
+                        unfair=budgets.unequal(taken),
                         void=rules.no_baseline(taken),
                     )
                 )

@@ -4,7 +4,7 @@ from ezo.rows import Row
 from reproduce import rules
 from reproduce.judge import Claim, Finding
 from reproduce.pairs import of_pairs
-from reproduce.select import Group, Key, final, groups, seeds_of
+from reproduce.select import Group, Key, at_length, final, groups, seeds_of
 
 CLAIM = Claim(
     id="int8-accuracy",
@@ -21,18 +21,22 @@ CLAIM = Claim(
 
 def judge(rows: list[Row], full: bool) -> list[Finding]:
     """Seed by seed, for every method that has both."""
-    ends = final(rows, "test_accuracy")
+    floats = final(rows, "test_accuracy")
     findings = []
-    for group in groups(ends):
-        float32 = Group(group.model, group.data, "fp32")
-        if not group.precision.startswith("int8"):
-            continue
-        for method in sorted({k.method for k in ends if k[:3] == group}):
-            both = set(seeds_of(ends, group, method)) & set(seeds_of(ends, float32, method))
-            pairs = [
-                (ends[Key(*group, method, s)], ends[Key(*float32, method, s)]) for s in sorted(both)
-            ]
-            if pairs:
-                compared = f"{method}, {group} minus fp32"
-                findings.append(of_pairs(CLAIM, compared, pairs, full, not_worse=True))
+    for kind in ("training", "sign"):
+        ends = final(rows, "test_accuracy", kind)
+        for group in groups(ends):
+            float32 = Group(group.model, group.data, "fp32")
+            if not group.precision.startswith("int8"):
+                continue
+            for method in sorted({k.method for k in ends if k[:3] == group}):
+                both = set(seeds_of(ends, group, method)) & set(seeds_of(floats, float32, method))
+                pairs = [
+                    (ends[Key(*group, method, s)], floats[Key(*float32, method, s)])
+                    for s in sorted(both)
+                ]
+                if pairs:
+                    form = at_length([ours for ours, _ in pairs])
+                    compared = f"{method}, {group} minus fp32{form}"
+                    findings.append(of_pairs(CLAIM, compared, pairs, full, not_worse=True))
     return findings

@@ -16,9 +16,11 @@ CLAIM = Claim(
     needs="turn_seconds of a method in fp32 and int8, same batch, threads and processor, at least "
     "3 interleaved rounds (one row a round)",
     statistic="the ratio of two medians of one round; geometric mean over rounds, 95 % Student "
-    "interval of the logarithms. FP32 is the fastest way to run its step that was measured beside "
+    "interval of the logarithms. It is of the rounds of one run: another run on the same processor "
+    "may lie outside it. FP32 is the fastest way to run its step that was measured beside "
     "INT8's: as it is, in channels_last, with faster pooling, or compiled. On the machine that the "
     "rows name, since the paper's device is not known to us",
+    samples="rounds",
 )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ezo.rows import Row
-from reproduce import rules
+from reproduce import budgets
 from reproduce.judge import Claim, Finding, finding
 from reproduce.select import accuracy_differences
 
@@ -39,7 +39,7 @@ def judge(rows: list[Row], full: bool) -> list[Finding]:
             found.samples,
             full,
             found.cases,
-            unfair=rules.unequal(found.ends),
+            unfair=budgets.unequal(found.ends),
         )
         for which in KINDS
         for found in accuracy_differences(rows, pairs, which)
