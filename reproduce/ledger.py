@@ -14,8 +14,8 @@ SEARCHED_HOW = (
     "values (ezo/tuned.py), or the method's default. reproduce/budgets.py counts the trials, "
     "reports/search has their rows. Of PointNet with batch norm and of digits no rows are kept"
 )
-BY_HAND = "from a few trials by hand on held-out training examples (reports/README.md)"
-CONVERTED = "fp32's, turned into integers (reports/README.md)"
+BY_HAND = "from a few trials by hand on held-out training examples (reports/search/README.md)"
+CONVERTED = "fp32's, turned into integers (reports/search/README.md)"
 # name in a row's config: what it is, how it was chosen
 SETTINGS = {
     "epochs": ("epochs", "as many as let the schedule end; the same for every method"),
@@ -100,7 +100,7 @@ FIXED = (  # what no row's config holds: (what, our choice, how it was chosen)
         "examples, rotated by the degrees that the data's name ends in",
         "the paper names neither angles nor source; the rates are those of training, and ten "
         "trials of each method for fine-tuning itself, on held-out examples, moved elastic-1 and "
-        "full BP alike (reports/README.md)",
+        "full BP alike (reports/search/README.md)",
     ),
     (
         "PointNet's batch norm",

@@ -387,7 +387,7 @@ def test_the_ledger_says_which_fine_tuning_began_at_other_weights():
 
 def test_the_committed_numbers_that_are_told_in_words_are_those_of_the_rows():
     root = Path(__file__).resolve().parents[1] / "reports"
-    told = (root / "README.md").read_text()
+    told = (root / "search/README.md").read_text()
     found = json.loads((root / "paper/claims.json").read_text())
     (recovery,) = (
         f
