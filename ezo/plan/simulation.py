@@ -22,7 +22,8 @@ from ezo.livebytes import LiveBytes, Peak, Prepare, step_peak, tensors
 # A core of a processor, roughly: to compare what passes cost.
 FLOP_SECONDS = 1 / 40e9
 BYTE_SECONDS = 1 / 8e9
-OPERATION_SECONDS = 5e-6
+OPERATION_SECONDS = 10e-6
+POOL_SECONDS = 4.5e-9  # a number among which a block's largest is sought, one by one
 
 _DEPENDS_ON_VALUES = (
     fake_tensor.DataDependentOutputException,
@@ -48,6 +49,7 @@ _IN_ITS_PLACE = (
     torch.ops.aten.soft_margin_loss.default,
     torch.ops.aten.col2im.default,
 )
+_BLOCK_MAXIMA = ("max_pool2d_with_indices", "max_pool3d_with_indices")
 _ANY = torch.ops.aten.any.default
 _BATCH_NORM_BACKWARD = torch.ops.aten.native_batch_norm_backward.default
 _GLU_BACKWARD = torch.ops.aten.glu_backward.default
@@ -162,6 +164,8 @@ class _Shapes(LiveBytes):
             moved = sum(t.numel() * t.element_size() for t in tensors(args, kwargs, result))
             flops = _flops(func, args, kwargs, result)
             self.seconds += flops * FLOP_SECONDS + moved * BYTE_SECONDS + OPERATION_SECONDS
+            if name in _BLOCK_MAXIMA:
+                self.seconds += result[0].numel() * math.prod(args[1]) * POOL_SECONDS
         return result
 
 
