@@ -22,6 +22,10 @@ ALSO = {
         f"elastic-2, lenet5, fp32 over int8, both streamed, batch 32, chunk {rules.CHUNK}",
     ),
     "int8-time": ("int8-time", "elastic-2, lenet5, fp32 over int8, batch 32, 1 thread"),
+    "int8-accuracy": (
+        "int8-accuracy",
+        "elastic-2, lenet5 on {data}, int8 minus fp32, the paper's form",
+    ),
 }
 COMPARED_WITH_ITS_CONTROL = "elastic-2"  # the primary method of what is learnt
 
