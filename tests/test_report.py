@@ -399,6 +399,23 @@ def test_the_committed_numbers_that_are_told_in_words_are_those_of_the_rows():
     assert f"it is {text} on the test set" in told
 
 
+def test_what_readme_says_that_zo_adds_is_what_the_report_found():
+    root = Path(__file__).resolve().parents[1]
+    found = json.loads((root / "reports/paper/claims.json").read_text())
+    by = {f["comparison"]: f for f in found if f["id"] in ("ablation", "int8-accuracy")}
+    told = (root / "README.md").read_text()
+    for k in (1, 2):
+        for data in ("mnist", "fashion-mnist"):
+            f = by[f"elastic-{k} minus tail-only-{k}, lenet5 on {data}, fp32"]
+            assert f"[{f['low']:.2f}, {f['high']:.2f}]" in told and f["verdict"] == "reproduced"
+            assert re.search(rf"\b{f['value']:.2f} (points )?\[{f['low']:.2f}, ", told)
+    lost = [
+        by[f"elastic-2, lenet5 on {data}, int8 minus fp32, the paper's form"]["value"]
+        for data in ("mnist", "fashion-mnist")
+    ]
+    assert f"{-lost[0]:.2f} and {-lost[1]:.2f} points less than fp32" in " ".join(told.split())
+
+
 def test_the_caption_of_memory_by_kind_holds_of_integers_too():
     apart = {
         r.metric for r in _paper() if r.precision == "int8" and r.value and r.method == "full-bp"
