@@ -83,15 +83,17 @@ def _beside_bp(rows: list[Row]) -> str:
     found = _time_over(rows, "full-bp")
     if not found:
         return ""
-    model, ratio = found
+    cell, ratio = found
     return (
         f"In FP32 a step of {COMPARED_WITH_ITS_CONTROL} takes {ratio:.2f} times that of "
-        f"full-bp ({said(model)}, the fastest way of each)."
+        f"full-bp ({said(cell.model)}, the fastest way of each)."
     )
 
 
-def _time_over(rows: list[Row], other: str) -> tuple[str, float] | None:
-    """A model, and in fp32 the time of ElasticZO's step over another's, the fastest way of each."""
+def _time_over(rows: list[Row], other: str) -> tuple[Cell, float] | None:
+    """Where both were measured in fp32, and the time of ElasticZO's step over another's, the
+    fastest way of each.
+    """
     peaks, processor = cells(rows, "peak_tensor_bytes"), _processor(rows)
     for cell in _cells(peaks, streamed=False):
         ways = [
@@ -100,7 +102,7 @@ def _time_over(rows: list[Row], other: str) -> tuple[str, float] | None:
             if (cell, "fp32", method) in peaks
         ]
         if len(ways) == 2 and all(ways):
-            return cell.model, min(ways[0].values()) / min(ways[1].values())
+            return cell, min(ways[0].values()) / min(ways[1].values())
     return None
 
 
@@ -115,22 +117,24 @@ def trade_off(rows: list[Row], data: str) -> str:
     told = []
     for other in ("full-bp", "full-zo"):
         timed = _time_over(rows, other)
-        group = Group(timed[0] if timed else "", data, "fp32")
+        if not timed:
+            continue
+        cell, time = timed
+        group = Group(cell.model, data, "fp32")
         seeds = seeds_of(ends, group, COMPARED_WITH_ITS_CONTROL, other)
-        if not timed or not seeds:
+        if not seeds:
             continue
         points = statistics.fmean(
             value(ends[Key(*group, COMPARED_WITH_ITS_CONTROL, seed)])
             - value(ends[Key(*group, other, seed)])
             for seed in seeds
         )
-        cell = next(c for c in _cells(peaks, streamed=False) if c.model == group.model)
-        ours_, theirs = (
+        mine, theirs = (
             value(peaks[cell, "fp32", method]) for method in (COMPARED_WITH_ITS_CONTROL, other)
         )
         told.append(
-            f"beside {other} {points:+.2f} points of accuracy, {ours_ / theirs:.3f} times the "
-            f"bytes and {timed[1]:.2f} times the time of a step"
+            f"beside {other} {points:+.2f} points of accuracy, {mine / theirs:.3f} times the "
+            f"bytes and {time:.2f} times the time of a step"
         )
     if not told:
         return ""

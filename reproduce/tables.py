@@ -172,11 +172,19 @@ def hypers(rows: list[Row]) -> Iterator[tuple[str, str, str, str, dict[str, Any]
         for run, row in sorted(final(own, "test_accuracy", which).items()):
             if (name, *run[:4]) not in seen:
                 seen.add((name, *run[:4]))
-                read = {*OF_ALL, *catalogue.find("precision", run.precision).reads(run.method)}
+                read = _read(run.method, run.precision)
                 yield (
                     *run[:4],
                     {name: row.config.get(name, "-") if name in read else "-" for name in HYPERS},
                 )
+
+
+def _read(method: str, precision: str) -> set[str]:
+    """Names of the settings that a run reads: all, of a method that is not here."""
+    try:
+        return {*OF_ALL, *catalogue.find("precision", precision).reads(method)}
+    except ValueError:
+        return set(HYPERS)
 
 
 def run_lines(rows: list[Row]) -> list[RunLine]:

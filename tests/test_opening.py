@@ -50,6 +50,26 @@ def test_the_fastest_way_stands_beside_the_usual_one_and_elastic_2_beside_bp() -
     assert "a step of elastic-2 takes 0.80 times that of full-bp" in table.about
 
 
+def test_the_trade_off_is_told_from_runs_and_measurements_of_the_same_model() -> None:
+    made = cell_rows("peak_tensor_bytes", {"elastic-2": 10_000_000, "full-bp": 20_000_000})
+    made += cell_rows("turn_seconds", {"elastic-2": 0.006, "full-bp": 0.005})
+    assert small_tables.trade_off(made, "mnist") == ""  # nothing was trained
+    for seed in range(2):
+        made += run_rows("elastic-2", seed, 97.0 + seed) + run_rows("full-bp", seed, 99.0)
+    assert small_tables.trade_off(made, "mnist") == (
+        "elastic-2 in FP32 has beside full-bp -1.50 points of accuracy, 0.500 times the bytes and "
+        "1.20 times the time of a step."
+    )
+    assert small_tables.trade_off(made, "fashion-mnist") == ""
+
+
+def test_the_table_of_settings_has_what_a_method_reads() -> None:
+    made = [*run_rows("full-bp", 0, 99.0), *run_rows("of-a-stranger", 0, 99.0)]
+    known, stranger = (config for *_, config in tables.hypers(made))
+    assert (known["lr"], known["bp_lr"], known["epochs"]) == ("-", 0.01, 2)
+    assert (stranger["lr"], stranger["bp_lr"]) == (1e-3, 0.01)
+
+
 def judged_of(made: list[Row]) -> list[Judged]:
     findings = judge.judge(made, True)
     return tables.judged((module.CLAIM for module in judge.claims()), findings)
